@@ -1,0 +1,246 @@
+"""The bundle: the folder that export writes and everything else reads.
+
+Written to a temporary sibling and renamed, so that a crash leaves no half bundle. A later change adds files under new
+names and replaces `manifest.json` last; files that the manifest does not name are ignored.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppd.errors import BundleError, ExportError, TreeError
+from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
+from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
+
+TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
+PROMPT_TOKENS_FILE, REFERENCE_FILE = "prompt_tokens.safetensors", "reference.npz"
+
+_AGAIN = "export the bundle again, or copy it again from where it was made"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, its files verified.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: What it holds.
+        tree: The tree that is folded into its tables.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tree: Tree
+
+    def path(self, role: str) -> Path:
+        """The file of a role.
+
+        Raises:
+            BundleError: The manifest names no such file.
+        """
+        if role not in self.manifest.files:
+            raise BundleError(f"{self.folder} has no {role} in its {MANIFEST_FILE}; {_AGAIN}")
+        return self.folder / self.manifest.files[role].path
+
+    def has(self, role: str) -> bool:
+        """Whether the bundle holds a file of this role (tokenizer and chat template are optional)."""
+        return role in self.manifest.files
+
+
+def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    """Open a bundle and verify it.
+
+    Args:
+        folder: The bundle's folder.
+        verify: Check every file's SHA-256. False skips the weights' only, whose size is still checked.
+
+    Raises:
+        BundleError: The folder is no bundle, or a file is missing, truncated, changed, or outside the folder.
+    """
+    root = Path(folder)
+    manifest = _read_manifest(root)
+    for role, entry in manifest.files.items():
+        _verify_file(root, entry, hashed=verify or role != WEIGHTS_FILE)
+    if TREE_FILE not in manifest.files:
+        raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {_AGAIN}")
+    try:
+        tree = tree_from_json((root / manifest.files[TREE_FILE].path).read_text("utf-8"))
+        tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
+    except (TreeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{root}: {error}; {_AGAIN}") from error
+    return Bundle(root, manifest, tree)
+
+
+def file_entry(folder: Path, name: str) -> FileEntry:
+    """Describe a file that lies in `folder`."""
+    path = folder / name
+    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` in one atomic step, durably."""
+    _write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
+
+
+def tree_info(tree: Tree, source: str) -> TreeInfo:
+    """What the manifest says of a tree; `source` tells where it came from."""
+    return TreeInfo(
+        source=source,
+        drafts=tree.drafts,
+        num_rows={str(state): tree.rows[state].num_rows for state in tree.states},
+        num_candidates={str(state): tree.rows[state].num_candidates for state in tree.states},
+    )
+
+
+def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> Bundle:
+    """Fold another tree into a bundle: `tree.bin`, `tree.json` and the manifest change, and nothing else.
+
+    The new files carry a hash in their names and the manifest is replaced last, so that a crash, or a runtime that
+    loads at the same time, sees the old bundle or the new one.
+
+    Args:
+        folder: An existing bundle.
+        tree: The tree to fold.
+        source: Where it came from, for the manifest.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        BundleError: The folder is no bundle, or one is damaged.
+        TreeError: The tree does not fit the model.
+    """
+    bundle = open_bundle(folder, verify=False)
+    tree.require_fit(bundle.manifest.prompt_tokens.count, bundle.manifest.num_top_ids)
+    files = dict(bundle.manifest.files)
+    for role, content in ((TREE_TABLES_FILE, tree_tables_bytes(tree)), (TREE_FILE, json_from_tree(tree).encode())):
+        name = f"tree-{hashlib.sha256(content).hexdigest()[:16]}{Path(role).suffix}"
+        _write_atomically(bundle.folder / name, content)
+        files[role] = file_entry(bundle.folder, name)
+    manifest = dataclasses.replace(bundle.manifest, files=files, tree=tree_info(tree, source), draft=None)
+    write_manifest(bundle.folder, manifest)
+    return Bundle(bundle.folder, manifest, tree)
+
+
+@contextlib.contextmanager
+def staged_folder(out: Path, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `out` that becomes `out` when the block ends, and vanishes if it raises.
+
+    Args:
+        out: The folder to make.
+        force: Replace an existing bundle (or empty folder). Anything else that lies there is never deleted.
+
+    Raises:
+        ExportError: `out` exists and may not be replaced, or its parent cannot be written.
+    """
+    require_writable(out, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write beside {out} ({error.strerror}); choose another --out") from error
+    try:
+        staging.chmod(0o755)
+        yield staging
+        for path in staging.rglob("*"):
+            _sync(path)
+        _replace_folder(staging, out, force=force)
+        _sync(out.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_writable(out: Path, *, force: bool) -> None:
+    """Refuse an output folder that exists, unless `force` is given and it is a bundle or empty.
+
+    Raises:
+        ExportError: It may not be written.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists()):
+        raise ExportError(f"{out} exists and is not a bundle; choose another --out")
+    if not force:
+        raise ExportError(f"{out} exists; give --force to replace it, or choose another --out")
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST_FILE
+    try:
+        return manifest_from_bytes(path.read_bytes())
+    except OSError as error:
+        what = (
+            "is not there" if isinstance(error, FileNotFoundError | NotADirectoryError) else f"cannot be read ({error})"
+        )
+        raise BundleError(f"{path} {what}; expected a bundle, the folder that ppd-export writes") from error
+    except BundleError as error:
+        raise BundleError(f"{root}: {error}") from error
+
+
+def _verify_file(root: Path, entry: FileEntry, *, hashed: bool) -> None:
+    path = root / entry.path
+    try:
+        size = path.stat().st_size
+        if size != entry.size_bytes:
+            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.size_bytes}: it is damaged; {_AGAIN}")
+        if hashed and _sha256(path) != entry.sha256:
+            raise BundleError(f"{path} does not match its SHA-256 in the manifest: it is damaged; {_AGAIN}")
+    except OSError as error:
+        raise BundleError(f"{path} is missing or cannot be read ({error.strerror}); {_AGAIN}") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _replace_folder(new: Path, out: Path, *, force: bool) -> None:
+    require_writable(out, force=force)
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    try:
+        if out.exists():
+            out.rename(old / "bundle")
+        try:
+            new.rename(out)
+        except OSError:
+            if (old / "bundle").exists():
+                (old / "bundle").rename(out)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ExportError(f"cannot write {path} ({error.strerror}); make the folder writable") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        _sync(path.parent)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, so that a power cut after the rename finds its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,108 @@
+"""A bundle in words: what `ppd inspect`, `ppd check` and the end of an export print."""
+
+from ppd.bundle import Bundle
+from ppd.manifest import CheckInfo
+from ppd.tree import Rows
+
+
+def describe_bundle(bundle: Bundle) -> str:
+    """Model, tree drawn as text, check, provenance and files of a bundle."""
+    manifest = bundle.manifest
+    model, prompts = manifest.model, manifest.prompt_tokens
+    lines = [
+        f"model          {model.name} ({model.architecture}) from {model.source}{_at(model.revision)}",
+        f"shape          {model.num_parameters:,} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
+        f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
+        f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
+        f"target         {manifest.target}, {manifest.precision}",
+        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}), {prompts.size_bytes:,} bytes",
+        f"check          {describe_check(manifest.check)}",
+        f"speed-up       {_expected_speed(manifest.draft)}",
+        f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
+        "",
+        *_tree_lines(bundle),
+        "",
+        "files",
+        *(f"  {entry.path:<28} {entry.size_bytes:>14,} bytes" for entry in manifest.files.values()),
+    ]
+    return "\n".join(lines)
+
+
+def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int) -> str:
+    """The summary at the end of an export.
+
+    Args:
+        bundle: What was written.
+        weights_bytes: Size of the graph and its weights.
+        added_parameters: Numbers of the prompt tokens.
+        added_bytes: Prompt tokens and tree tables.
+    """
+    manifest = bundle.manifest
+    model, prompts, tree = manifest.model, manifest.prompt_tokens, manifest.tree
+    per_state = "; ".join(
+        f"state {state}: {rows} rows, {tree.num_candidates[state]} candidates" for state, rows in tree.num_rows.items()
+    )
+    lines = [
+        f"bundle         {bundle.folder}",
+        f"model          {model.name} ({model.architecture}), {model.num_parameters:,} parameters, "
+        f"context {manifest.context}",
+        f"target         {manifest.target}, {manifest.precision}",
+        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}): {added_parameters:,} numbers, "
+        f"{100 * added_parameters / model.num_parameters:.2g} % of the parameters",
+        f"tree           {f'{tree.source}; {per_state}' if tree.drafts else 'none: plain decoding only'}",
+        f"size           {weights_bytes / 1e6:,.1f} MB graph and weights",
+        f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
+        f"check          {describe_check(manifest.check)}",
+    ]
+    if prompts.status == "untrained" and tree.drafts:
+        lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
+    return "\n".join(lines)
+
+
+def describe_check(check: CheckInfo) -> str:
+    """The outcome of a check against PyTorch's answers."""
+    return (
+        f"{check.engine}: {check.num_rows} rows agree with PyTorch, largest difference of a logit "
+        f"{check.max_difference:.2g} (allowed {check.tolerance:.2g}), {check.near_ties} near-ties"
+    )
+
+
+def draw_rows(rows: Rows) -> str:
+    """Draw one state: a line per node with its rank and its prompt rows, children indented below their parent."""
+    lines = [f"root  {_prompts(rows.nodes[0].prompts)}".rstrip()]
+
+    def draw(row: int, indent: str) -> None:
+        for child in rows.children[row]:
+            last = child == rows.children[row][-1]
+            node = rows.nodes[child]
+            lines.append(f"{indent}{'└─' if last else '├─'} {node.path[-1]}  {_prompts(node.prompts)}".rstrip())
+            draw(child, indent + ("   " if last else "│  "))
+
+    draw(0, "")
+    return "\n".join(lines)
+
+
+def _tree_lines(bundle: Bundle) -> list[str]:
+    info = bundle.manifest.tree
+    if not info.drafts:
+        return ["tree           none: plain decoding only"]
+    lines = [f"tree           {info.source}; numbers are ranks of guesses, * are prompt rows"]
+    for state in sorted(bundle.tree.states):
+        rows = bundle.tree.rows[state]
+        lines += [f"  state {state}: {rows.num_rows} rows, {rows.num_candidates} candidates"]
+        lines += [f"    {line}" for line in draw_rows(rows).splitlines()]
+    return lines
+
+
+def _prompts(count: int) -> str:
+    return "*" * count
+
+
+def _at(revision: str | None) -> str:
+    return f" at {revision}" if revision else ""
+
+
+def _expected_speed(draft: bool | None) -> str:
+    if draft is None:
+        return "not measured on a device; ppd bench measures it"
+    return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"

@@ -1,0 +1,1 @@
+"""Export: trace → fold → check → bundle."""

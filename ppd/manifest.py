@@ -1,0 +1,195 @@
+"""`manifest.json`: what a bundle holds, where it came from, and the hash of every file, itself included.
+
+The manifest is strict on reading: a key that this version does not know, a value of another type, or a byte that
+changed is an error, because everything else is trusted on its word.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from ppd.errors import BundleError
+
+MANIFEST_FILE = "manifest.json"
+MANIFEST_SCHEMA = 1
+_NO_DIGEST = "0" * 64
+_AGAIN = "export the bundle again, or copy it again from where it was made"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the bundle.
+
+    Attributes:
+        path: Its path inside the bundle, with forward slashes.
+        size_bytes: Its size.
+        sha256: Its SHA-256, in hexadecimal.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        path = PurePosixPath(self.path)
+        if not self.path or "\\" in self.path or ":" in self.path or path.is_absolute() or ".." in path.parts:
+            raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r}, which leaves the bundle; {_AGAIN}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The exported model: what the runtime needs to hold its cache and check its input, and what a reader asks."""
+
+    name: str
+    source: str
+    revision: str | None
+    architecture: str
+    num_parameters: int
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTokensInfo:
+    """The folded prompt tokens. `status` is "trained", or "untrained" for the mean of the token embeddings."""
+
+    count: int
+    status: str
+    source: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeInfo:
+    """The folded tree: where it came from; whether it drafts at all; rows and candidates per state."""
+
+    source: str
+    drafts: bool
+    num_rows: dict[str, int]
+    num_candidates: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInfo:
+    """The check at export: the engine against PyTorch.
+
+    Attributes:
+        engine: Name and version of the engine that was compared.
+        num_rows: Rows whose logits were compared, over all phases.
+        max_difference: Largest absolute difference of a logit.
+        tolerance: What it had to stay under.
+        near_ties: Rows whose order of ids differed, each within `tie_gap` of the reference's own logits.
+        tie_gap: The gap below which two logits count as equal (ε).
+    """
+
+    engine: str
+    num_rows: int
+    max_difference: float
+    tolerance: float
+    near_ties: int
+    tie_gap: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything about a bundle that is not in its other files.
+
+    Attributes:
+        files: Role → file. Roles are the names that export gives the files (`model.onnx`, `tree.bin`, …); a later
+            change stores its file under a new name and points the role at it.
+        draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
+        provenance: Versions and time of the export.
+    """
+
+    schema: int = MANIFEST_SCHEMA
+    digest: str = _NO_DIGEST
+    model: ModelInfo
+    context: int
+    eos_ids: list[int]
+    special_tokens: dict[str, str]
+    num_top_ids: int
+    max_rows: int
+    precision: str
+    target: str
+    prompt_tokens: PromptTokensInfo
+    tree: TreeInfo
+    draft: bool | None
+    check: CheckInfo
+    provenance: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+def bytes_from_manifest(manifest: Manifest) -> bytes:
+    """Serialise a manifest, with the SHA-256 of its own bytes (the digest itself read as zeros) in `digest`."""
+    text = json.dumps(dataclasses.asdict(dataclasses.replace(manifest, digest=_NO_DIGEST)), indent=1)
+    return text.replace(_NO_DIGEST, hashlib.sha256(text.encode()).hexdigest(), 1).encode()
+
+
+def manifest_from_bytes(content: bytes) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        BundleError: It is not JSON, has a newer schema, does not match its own digest, or has unknown or missing keys.
+    """
+    try:
+        data = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): it is damaged; {_AGAIN}") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if type(schema) is int and schema > MANIFEST_SCHEMA:
+        raise BundleError(
+            f"{MANIFEST_FILE} has schema {schema}, this version reads up to {MANIFEST_SCHEMA}; "
+            "upgrade with pip install --upgrade ppd-edge"
+        )
+    _check_digest(content, data)
+    return _decode(Manifest, data, MANIFEST_FILE)
+
+
+def _check_digest(content: bytes, data: Any) -> None:
+    digest = data.get("digest") if isinstance(data, dict) else None
+    if isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest):
+        blank = content.replace(digest.encode(), _NO_DIGEST.encode(), 1)
+        if hashlib.sha256(blank).hexdigest() == digest:
+            return
+    raise BundleError(f"{MANIFEST_FILE} does not match its own digest: it is damaged or was edited; {_AGAIN}")
+
+
+def _decode(kind: type[T], data: Any, where: str) -> T:
+    """Build a dataclass from JSON, strictly: every key known and present, every value of the declared type."""
+    if not isinstance(data, dict):
+        raise BundleError(f"{where} is not an object; {_AGAIN}")
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(data.keys() - hints.keys()):
+        raise BundleError(f"{where} has the unknown key {unknown[0]!r}; upgrade ppd-edge, or {_AGAIN}")
+    if missing := sorted(hints.keys() - data.keys()):
+        raise BundleError(f"{where} lacks the key {missing[0]!r}; {_AGAIN}")
+    return kind(**{key: _value(hints[key], data[key], f"{where}: {key}") for key in hints})
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _decode(typing.cast("type[Any]", kind), value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is list and isinstance(value, list):
+        return [_value(arguments[0], item, where) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if origin is types.UnionType and type(value) in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is kind:
+        return value
+    raise BundleError(f"{where} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}; {_AGAIN}")

@@ -1,0 +1,166 @@
+"""Load a Hugging Face folder's weights into the decoder, memory-mapped, so that the peak is near one copy of them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ppd.errors import ModelError
+from ppd.models.config import ModelConfig
+from ppd.models.decoder import Decoder
+
+# Ours → Hugging Face's, per layer. Projections are transposed on the way.
+_PROJECTIONS = {
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.o": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+_NORMS = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+}
+_IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
+
+
+def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.dtype) -> Decoder:
+    """Build the decoder and fill it from `*.safetensors`, single or sharded (or `pytorch_model*.bin`, tensors only).
+
+    The module is made without memory of its own; a tensor that already has `dtype` stays memory-mapped.
+
+    Args:
+        folder: A Hugging Face model folder.
+        config: Its configuration.
+        context: Tokens that prompt and answer may fill.
+        dtype: What the weights become.
+
+    Returns:
+        The decoder, in evaluation mode.
+
+    Raises:
+        ModelError: A file or tensor is missing, unexpected, damaged, or of the wrong shape; the message names it.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(config, context)
+    expected = decoder.state_dict()
+    with ExitStack() as stack:
+        source = _open_weights(folder, stack)
+        names = {ours: _hf_name(ours) for ours in expected}
+        _check_names(folder, set(names.values()), source.keys(), config)
+        state = {ours: _read(source, names[ours], like, dtype) for ours, like in expected.items()}
+        decoder.load_state_dict(state, assign=True)
+    return decoder.requires_grad_(False).eval()
+
+
+def _hf_name(ours: str) -> str:
+    if ours == "embedding.weight":
+        return "model.embed_tokens.weight"
+    if ours == "head.weight":
+        return "lm_head.weight"
+    if ours == "norm.weight":
+        return "model.norm.weight"
+    _, layer, rest = ours.split(".", 2)
+    module, parameter = rest.rsplit(".", 1)
+    return f"model.layers.{layer}.{(_PROJECTIONS | _NORMS)[module]}.{parameter}"
+
+
+def _read(source: Mapping[str, Tensor], name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = source[name]
+    transposed = tensor.ndim == 2 and name != "model.embed_tokens.weight"
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"the tensor {name} is {tensor.dtype}; expected floating point: quantised weights are not read"
+        )
+    if (tensor.T if transposed else tensor).shape != like.shape:
+        raise ModelError(
+            f"the tensor {name} has shape {list(tensor.shape)}; config.json asks for "
+            f"{list(like.T.shape if transposed else like.shape)}"
+        )
+    tensor = tensor.to(dtype)
+    return tensor.T if transposed else tensor
+
+
+def _check_names(folder: Path, expected: set[str], found: Any, config: ModelConfig) -> None:
+    if missing := sorted(expected - set(found)):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{folder} lacks the tensor {missing[0]}{more}; its config.json asks for it")
+    extra = {name for name in set(found) - expected if not name.endswith(_IGNORED_SUFFIXES)}
+    if config.tied:
+        extra.discard("lm_head.weight")  # the embedding, stored twice
+    if extra:
+        raise ModelError(
+            f"{folder} has the tensor {min(extra)}, which a {config.architecture} with this config.json does not have; "
+            "check config.json"
+        )
+
+
+class _SafetensorsSource(Mapping[str, Tensor]):
+    """Tensors of one or several safetensors files, read when asked for."""
+
+    def __init__(self, paths: list[Path], stack: ExitStack) -> None:
+        self._files = {}
+        for path in paths:
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise ModelError(f"cannot read {path} ({error}); expected a safetensors file, whole") from error
+            self._files.update(dict.fromkeys(file.keys(), file))
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _open_weights(folder: Path, stack: ExitStack) -> Mapping[str, Tensor]:
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        paths = [folder / single] if (folder / single).exists() else _shards(folder / index)
+        if paths and single.endswith(".safetensors"):
+            return _SafetensorsSource(paths, stack)
+        if paths:
+            return _load_bins(paths)
+    raise ModelError(
+        f"{folder} has no model.safetensors and no model.safetensors.index.json; expected the weights there"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    if not index.exists():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"cannot read {index} ({error!r}); expected an object with weight_map") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
+            raise ModelError(f"{index} names the shard {name!r}, which is not in its folder; download it again")
+    return [index.parent / name for name in names]
+
+
+def _load_bins(paths: list[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        try:  # weights_only: nothing but tensors is ever unpickled
+            tensors |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged or hostile file
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"cannot read {path} ({first_line}); convert the checkpoint to safetensors") from error
+    return tensors

@@ -1,0 +1,265 @@
+"""The decoder of the Llama family, written once: the module that is trained on, is the reference, and is exported.
+
+`Decoder` computes rows: embeddings, positions and a mask in, hidden states out, with or without a KV cache. `StepGraph`
+wraps it into the signature of the exported graph. Only operators that export to standard ONNX are used.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ppd.models.config import ModelConfig, Rope
+from ppd.signature import MAX_ROWS, causal_state, max_capacity, num_states
+
+
+@torch.library.custom_op("ppd::kv_write", mutates_args=())
+def kv_write(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:
+    """Write rows into a cache: the reference of ONNX `TensorScatter`, which engines do in place.
+
+    Args:
+        cache: [1, H, S, D].
+        update: [1, H, N, D].
+        index: int64 [1], row of the first update.
+
+    Returns:
+        The new cache, [1, H, S, D].
+    """
+    out = cache.clone()
+    out[:, :, int(index) : int(index) + update.shape[2]] = update
+    return out
+
+
+@kv_write.register_fake
+def _(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:  # noqa: ARG001 - the signature is the operator's
+    return torch.empty_like(cache)
+
+
+class Linear(nn.Module):
+    """A projection whose weight is kept as [in, out], the order that `MatMul` reads: the graph needs no transpose."""
+
+    def __init__(self, in_size: int, out_size: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_size, out_size))
+        self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project [..., in] to [..., out]."""
+        y = torch.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        kv_size = config.num_kv_heads * config.head_dim
+        self.q = Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.qkv_bias)
+        self.k = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.v = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.o = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.output_bias)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor,
+        cache: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x: [B, N, hidden].
+            rotary: cos and sin tables [positions, D/2], position of each row int64 [B, N].
+            mask: bool [B or 1, 1, N, columns]; columns are the N rows, or the S cache rows with a cache.
+            cache: k and v [1, H, S, D] and the number of committed rows int64 [1]; None attends to the rows alone.
+
+        Returns:
+            [B, N, hidden], and k and v: the whole cache, or the rows' own [B, H, N, D].
+        """
+        cos, sin, positions = rotary
+        q = torch.onnx.ops.rotary_embedding(self.q_norm(self._split(self.q(x), self.heads)), cos, sin, positions)
+        k = torch.onnx.ops.rotary_embedding(self.k_norm(self._split(self.k(x), self.kv_heads)), cos, sin, positions)
+        v = self._split(self.v(x), self.kv_heads)
+        if cache is not None:
+            k = torch.ops.ppd.kv_write(cache[0], k, cache[2])
+            v = torch.ops.ppd.kv_write(cache[1], v, cache[2])
+        attended = torch.onnx.ops.attention(q, k, v, mask)[0]  # [B, heads, N, D]
+        return self.o(attended.transpose(1, 2).reshape(x.shape[0], -1, self.heads * self.head_dim)), k, v
+
+    def _split(self, x: Tensor, heads: int) -> Tensor:
+        return x.view(x.shape[0], -1, heads, self.head_dim).transpose(1, 2)  # [B, heads, N, D]
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Linear(config.hidden_size, config.ffn_size, bias=config.mlp_bias)
+        self.up = Linear(config.hidden_size, config.ffn_size, bias=config.mlp_bias)
+        self.down = Linear(config.ffn_size, config.hidden_size, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, hidden] → [B, N, hidden]."""
+        down: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        return down
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each behind an RMS norm and a residual."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor,
+        cache: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Attention.forward`."""
+        attended, k, v = self.attention(self.attention_norm(x), rotary, mask, cache)
+        x = x + attended
+        return x + self.mlp(self.mlp_norm(x)), k, v
+
+
+class Decoder(nn.Module):
+    """Rows in, hidden states out.
+
+    Args:
+        config: The shape.
+        context: Tokens that prompt and answer may fill; positions reach C rows beyond.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig, context: int) -> None:
+        super().__init__()
+        self.config, self.context = config, context
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.head = None if config.tied else Linear(config.hidden_size, config.vocab_size, bias=False)
+        # Tables are made on the CPU whatever the default device is: a module built on "meta" gets real ones.
+        cos, sin = rotary_tables(config.rope, config.head_dim, max_capacity(context))
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        kv: list[Tensor] | None = None,
+        cache_len: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run all layers.
+
+        Args:
+            x: Embeddings [B, N, hidden].
+            positions: int64 [B, N].
+            mask: bool [B or 1, 1, N, columns], true where row r sees column c. Columns are the N rows, or the S rows
+                of the cache.
+            kv: `[k_0, v_0, k_1, …]`, each [1, H, S, D]; None runs without a cache.
+            cache_len: int64 [1], committed rows; given with `kv`.
+
+        Returns:
+            Hidden states before the final norm [B, N, hidden], and the new `kv` (empty without a cache).
+        """
+        rotary, caches = (self.cos, self.sin, positions), []
+        for i, block in enumerate(self.blocks):
+            cache = None if kv is None or cache_len is None else (kv[2 * i], kv[2 * i + 1], cache_len)
+            x, k, v = block(x, rotary, mask, cache)
+            if cache is not None:
+                caches += [k, v]
+        return x, caches
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final norm and LM head: [..., hidden] → [..., V]."""
+        x = self.norm(hidden)
+        logits: Tensor = nn.functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        return logits
+
+
+class StepGraph(nn.Module):
+    """The decoder behind the signature of the exported graph (see `ppd.signature`).
+
+    Args:
+        decoder: The model.
+        num_prompt_tokens: m. The tables of prompt tokens and trees are placeholders, which export folds.
+        num_top_ids: K.
+    """
+
+    prompt_tokens: Tensor
+    tree_mask: Tensor
+    tree_depth: Tensor
+
+    def __init__(self, decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> None:
+        super().__init__()
+        self.decoder, self.num_top_ids = decoder, num_top_ids
+        states, weight = num_states(num_prompt_tokens), decoder.embedding.weight
+        causal_mask = torch.ones(MAX_ROWS, MAX_ROWS, dtype=torch.bool, device="cpu").tril()
+        causal_depth = torch.arange(MAX_ROWS, device="cpu")
+        self.register_buffer(
+            "prompt_tokens",
+            torch.zeros(num_prompt_tokens, decoder.config.hidden_size, dtype=weight.dtype, device="cpu"),
+        )
+        self.register_buffer("tree_mask", causal_mask.repeat(states, 1, 1))  # [m+2, C, C]
+        self.register_buffer("tree_depth", causal_depth.repeat(states, 1))  # [m+2, C]
+        self.causal_state = causal_state(num_prompt_tokens)
+
+    def forward(
+        self, input_ids: Tensor, state: Tensor, cache_len: Tensor, head_rows: Tensor, kv: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """One step; shapes in `ppd.signature` and the inputs' names.
+
+        Returns:
+            `top_ids` int64 [1, R, K], `logits` [1, R, V], and the caches [1, H, S, D] in the order of `kv`.
+        """
+        num_rows, capacity = input_ids.shape[1], kv[0].shape[2]
+        # Slicing before the state is selected copies N·N entries per state instead of C·C.
+        tree = self.tree_mask[:, :num_rows, :num_rows].index_select(0, state)[0]  # [N, N]
+        offset = torch.arange(capacity) - cache_len  # [S]
+        in_step = (offset >= 0) & (offset < num_rows)
+        mask = (offset < 0) | (in_step & tree.index_select(1, offset.clamp(0, num_rows - 1)))  # [N, S]
+        positions = cache_len + self.tree_depth[:, :num_rows].index_select(0, state)  # [1, N]
+        hidden, caches = self.decoder(self._embed(input_ids), positions, mask[None, None], kv, cache_len)
+        logits = self.decoder.logits(hidden.index_select(1, head_rows))
+        return logits.topk(self.num_top_ids, -1).indices, logits, *caches
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """Ids below V select from the embedding, V.. from the prompt tokens."""
+        vocab_size = self.decoder.config.vocab_size
+        words = self.decoder.embedding(input_ids.clamp(max=vocab_size - 1))
+        prompts = nn.functional.embedding((input_ids - vocab_size).clamp(min=0), self.prompt_tokens)
+        return torch.where((input_ids < vocab_size)[..., None], words, prompts)
+
+
+def rotary_tables(rope: Rope, head_dim: int, num_positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, float32 [positions, D/2], on the CPU.
+
+    The arithmetic is float32 in the order that the published models were trained with, so that long positions round
+    alike; "llama3" is Llama 3.1's rule.
+    """
+    channels = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").float()
+    frequency = 1.0 / (rope.theta ** (channels / head_dim))  # [D/2], radians per position
+    if rope.scaling == "linear":
+        frequency = frequency / rope.factor
+    elif rope.scaling == "llama3":
+        wavelength = 2 * torch.pi / frequency
+        keep = (rope.original_context / wavelength - rope.low_freq_factor) / (
+            rope.high_freq_factor - rope.low_freq_factor
+        )
+        keep = keep.clamp(0, 1)
+        frequency = (1 - keep) * frequency / rope.factor + keep * frequency
+    angles = torch.arange(num_positions, device="cpu").float()[:, None] * frequency
+    return angles.cos(), angles.sin()

@@ -1,0 +1,76 @@
+"""The models known by a short name. A new one is an entry in `registry.json`."""
+
+import difflib
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppd.errors import ModelError
+
+_HERE = Path(__file__).parent
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """A known model.
+
+    Attributes:
+        name: What `--model` takes; also the folder of an embedded model.
+        hub_id: Its repository on the Hugging Face hub, "owner/name"; None for a model whose files are in this package.
+        context: The most tokens (prompt + new) that it was made for.
+        parameters: How many weights it has, in words ("1.4 B").
+        chat_template: File name in `chat_templates/`, used where the checkpoint brings no template; None if it does, or
+            if the model is not made for chat.
+        prompt_tokens: Hub id of published prompt tokens for it; None if there are none.
+        note: What to know before using it; may be empty.
+    """
+
+    name: str
+    hub_id: str | None
+    context: int
+    parameters: str
+    chat_template: str | None
+    prompt_tokens: str | None
+    note: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """The checkpoint's folder in this package; None for a model that comes from the hub."""
+        return _HERE / self.name if self.hub_id is None else None
+
+    def read_chat_template(self) -> str | None:
+        """The Jinja text of `chat_template`; None where there is none."""
+        if self.chat_template is None:
+            return None
+        return (_HERE / "chat_templates" / self.chat_template).read_text("utf-8")
+
+
+@functools.cache
+def _entries() -> tuple[ModelEntry, ...]:
+    data = json.loads((_HERE / "registry.json").read_text("utf-8"))
+    if data.get("schema") != _SCHEMA:
+        found = data.get("schema")
+        raise ModelError(f"registry.json has schema {found!r}, expected {_SCHEMA}; reinstall the package")
+    return tuple(ModelEntry(name=name, **fields) for name, fields in data["models"].items())
+
+
+def load_registry() -> dict[str, ModelEntry]:
+    """Every known model, by name, in the order of the file. The file is read once.
+
+    Raises:
+        ModelError: `registry.json` has a schema of another version.
+    """
+    return {entry.name: entry for entry in _entries()}
+
+
+def find_entry(name: str) -> ModelEntry | None:
+    """The entry whose name or hub id is exactly `name`; None if there is none."""
+    return next((entry for entry in _entries() if name in (entry.name, entry.hub_id)), None)
+
+
+def nearest_names(name: str, *, max_names: int = 3) -> list[str]:
+    """The known names most like `name`, best first; every name if none is like it."""
+    names = list(load_registry())
+    return difflib.get_close_matches(name.lower(), names, n=max_names, cutoff=0.4) or names

@@ -1,0 +1,8 @@
+"""The runtime: load a bundle and generate. Needs neither torch nor transformers nor onnx."""
+
+from ppd.runtime.check import check_bundle
+from ppd.runtime.model import Model, generate, load
+from ppd.runtime.result import Piece, Result, Stats, json_from_result
+from ppd.runtime.stream import Stream
+
+__all__ = ["Model", "Piece", "Result", "Stats", "Stream", "check_bundle", "generate", "json_from_result", "load"]

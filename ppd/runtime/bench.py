@@ -1,0 +1,148 @@
+"""Bench: plain decoding against drafting, on this device, in turns."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ppd.errors import ArgumentError
+from ppd.runtime.forks import TIE_GAP, first_fork, top_two_gap
+from ppd.runtime.model import Model
+from ppd.runtime.result import Result
+
+DEFAULT_PROMPTS = (
+    "def fibonacci(n):\n",
+    "import argparse\n\n\ndef main():\n    parser =",
+    "class Stack:\n    def __init__(self):\n",
+    "The quick brown fox jumps over the lazy dog, and then",
+    "Write a short story about a robot that learns to paint.\n",
+)
+_RANDOM_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport:
+    """Medians over prompts and turns.
+
+    Attributes:
+        plain_tokens_per_second: Of plain decoding, after the first token.
+        ppd_tokens_per_second: Of drafting.
+        speedup: Median of the paired ratios: a plain and a drafting run of the same prompt, one after the other.
+        speedup_min: Smallest ratio.
+        speedup_max: Largest ratio.
+        acceptance_length: Tokens emitted per step, over all prompts.
+        identical: Whether every drafting run gave the tokens of its plain run.
+        forks: Prompts whose tokens differ.
+        excused_forks: Forks where plain decoding's own two best logits are a near-tie.
+        prompts: Prompts used.
+        turns: Pairs of runs per prompt.
+        max_new_tokens: Asked for per run.
+        engine: Engine, version, device.
+        model: The model's name.
+    """
+
+    plain_tokens_per_second: float
+    ppd_tokens_per_second: float
+    speedup: float
+    speedup_min: float
+    speedup_max: float
+    acceptance_length: float
+    identical: bool
+    forks: int
+    excused_forks: int
+    prompts: int
+    turns: int
+    max_new_tokens: int
+    engine: str
+    model: str
+
+
+def bench(
+    model: Model,
+    *,
+    prompts: Sequence[str] | None = None,
+    max_new_tokens: int = 64,
+    turns: int = 5,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchReport:
+    """Time greedy plain decoding and drafting, one after the other, for every prompt and turn.
+
+    Args:
+        model: The model; its tree has to draft.
+        prompts: Texts; None for a built-in set, or for random ids where the bundle has no tokenizer.
+        max_new_tokens: Tokens per run, at least 2.
+        turns: Pairs of runs per prompt, after one pair that warms up.
+        progress: Called as each turn begins.
+
+    Raises:
+        ArgumentError: An argument is not allowed, no run had a step to time, or the tree does not draft.
+    """
+    if max_new_tokens < 2 or turns < 1:
+        raise ArgumentError(f"max_new_tokens is {max_new_tokens} and turns {turns}; expected at least 2 and 1")
+    prompt_ids = [model.encode(text) for text in prompts] if prompts else _default_prompts(model)
+    pairs: list[tuple[Result, Result]] = []
+    for turn in range(turns + 1):
+        progress("warm-up" if turn == 0 else f"turn {turn} of {turns}")
+        new = [_pair(model, ids, max_new_tokens) for ids in prompt_ids]
+        if turn:
+            pairs += new
+    timed = [(a.stats, b.stats) for a, b in pairs if a.stats.steps]
+    speeds = [(a.tokens_per_second or 0.0, b.tokens_per_second or 0.0) for a, b in timed]
+    if not speeds:
+        raise ArgumentError(
+            "every answer ended with its first token, so there is nothing to time; give other --prompts"
+        )
+    ratios = [ppd / plain for plain, ppd in speeds]
+    gaps = [gap for ids, pair in zip(prompt_ids, new, strict=True) if (gap := _fork_gap(model, ids, pair)) is not None]
+    return BenchReport(
+        plain_tokens_per_second=statistics.median(plain for plain, _ in speeds),
+        ppd_tokens_per_second=statistics.median(ppd for _, ppd in speeds),
+        speedup=statistics.median(ratios),
+        speedup_min=min(ratios),
+        speedup_max=max(ratios),
+        acceptance_length=sum(sum(b.accepted_per_step) for _, b in timed) / sum(b.steps for _, b in timed),
+        identical=all(a.token_ids == b.token_ids for a, b in pairs),
+        forks=len(gaps),
+        excused_forks=sum(gap < TIE_GAP for gap in gaps),
+        prompts=len(prompt_ids),
+        turns=turns,
+        max_new_tokens=max_new_tokens,
+        engine=model.engine.name,
+        model=model.bundle.manifest.model.name,
+    )
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts from a text file, one per line; empty lines are left out.
+
+    Raises:
+        ArgumentError: The file cannot be read, or has none.
+    """
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"cannot read {path} ({error}); expected a text file with one prompt per line") from error
+    if not lines:
+        raise ArgumentError(f"{path} has no prompts; expected one per line")
+    return lines
+
+
+def _pair(model: Model, ids: list[int], max_new_tokens: int) -> tuple[Result, Result]:
+    plain = model.generate(ids, max_new_tokens=max_new_tokens, draft=False)
+    return plain, model.generate(ids, max_new_tokens=max_new_tokens, draft=True)
+
+
+def _fork_gap(model: Model, ids: list[int], pair: tuple[Result, Result]) -> float | None:
+    fork = first_fork(pair[0].token_ids, pair[1].token_ids)
+    if fork is None:
+        return None
+    return top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, ids + pair[0].token_ids[:fork])
+
+
+def _default_prompts(model: Model) -> list[list[int]]:
+    if model.has_tokenizer:
+        return [model.encode(text) for text in DEFAULT_PROMPTS]
+    rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
+    return [rng.integers(0, vocab_size, _RANDOM_PROMPT_TOKENS).tolist() for _ in DEFAULT_PROMPTS]

@@ -1,0 +1,40 @@
+"""What the runtime asks of an engine: run a step, keep the KV of accepted rows, give a row's logits."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+Logits = npt.NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs the graph of one bundle on one device, and owns its KV cache."""
+
+    @property
+    def name(self) -> str:
+        """Engine, version and device, for reports."""
+
+    def restart(self, num_rows: int) -> None:
+        """Empty the cache and make room for a first step of `num_rows` rows."""
+
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
+        """Run one step.
+
+        Args:
+            input_ids: int64 [N]; ids V.. select prompt tokens.
+            state: Which folded tree the rows follow, or the causal state.
+            cache_len: Committed rows of the cache; this step's KV lands behind them.
+            head_rows: int64 [R], rows that go through the LM head.
+
+        Returns:
+            Best ids of each head row, int64 [R, K], best first. Valid until the next step.
+        """
+
+    def logits(self, index: int) -> Logits:
+        """Logits float32 [V] of the `index`-th head row of the last step. Valid until the next step."""
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
+        """Keep the KV of the accepted rows of the last step, in order, from `cache_len` on."""

@@ -1,0 +1,155 @@
+"""ONNX Runtime on the CPU: every buffer bound once, the KV cache written in place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from ppd.bundle import Bundle
+from ppd.errors import EngineError
+from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.kv_cache import KVCache
+from ppd.signature import (
+    CACHE_LEN,
+    GRAPH_FILE,
+    HEAD_ROWS,
+    INPUT_IDS,
+    LOGITS,
+    STATE,
+    TOP_IDS,
+    TREE_DEPTH,
+    TREE_MASK,
+    TREE_TABLES_FILE,
+    cache_names,
+)
+from ppd.tree import tree_tables_from_bytes
+
+_MAX_BINDINGS = 16
+"""Step shapes kept bound: one per state and plain decoding are in steady use, prefill brings others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """Buffers of one step shape, bound to the graph's inputs and outputs."""
+
+    io: ort.IOBinding
+    input_ids: Ids  # [1, N]
+    head_rows: Ids  # [R]
+    top_ids: Ids  # [1, R, K]
+    logits: Logits  # [1, R, V]
+
+
+class OnnxRuntimeEngine:
+    """Runs a bundle's graph in ONNX Runtime.
+
+    Args:
+        bundle: The bundle.
+        threads: Threads per operator; None leaves the choice to ONNX Runtime (one per physical core).
+
+    Raises:
+        EngineError: ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        manifest = bundle.manifest
+        self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
+        self._names = cache_names(manifest.model.num_layers)
+        model = manifest.model
+        self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context)
+        self._session = _open_session(bundle, threads)
+        self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._cache_values: list[ort.OrtValue] = []
+        self._logits = np.zeros((1, 0, self._vocab_size), np.float32)
+        self._last: _Binding | None = None
+
+    @property
+    def name(self) -> str:
+        """Engine, version and device."""
+        return f"onnxruntime {ort.__version__} (CPU)"
+
+    @property
+    def cache(self) -> KVCache:
+        """The KV cache; tests compare it with a naive one."""
+        return self._cache
+
+    def restart(self, num_rows: int) -> None:
+        """As `Engine.restart`."""
+        if self._cache.restart(num_rows):
+            self._bind_cache()
+
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
+        """As `Engine.run`."""
+        if self._cache.reserve(cache_len, len(input_ids)):
+            self._bind_cache()
+        shape = (len(input_ids), len(head_rows))
+        binding = self._bindings.get(shape) or self._bind(*shape)
+        binding.input_ids[0] = input_ids
+        binding.head_rows[:] = head_rows
+        self._state[0], self._cache_len[0] = state, cache_len
+        self._session.run_with_iobinding(binding.io)
+        self._last = binding
+        return binding.top_ids[0]
+
+    def logits(self, index: int) -> Logits:
+        """As `Engine.logits`."""
+        assert self._last is not None, "no step has run"
+        return self._last.logits[0, index]
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
+        """As `Engine.commit`."""
+        self._cache.commit(cache_len, rows)
+
+    def _bind_cache(self) -> None:
+        """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""
+        self._bindings.clear()
+        layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
+        self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
+
+    def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
+        if len(self._bindings) >= _MAX_BINDINGS:
+            del self._bindings[next(iter(self._bindings))]
+        if num_head_rows > self._logits.shape[1]:
+            self._logits = np.zeros((1, num_head_rows, self._vocab_size), np.float32)
+        io = self._session.io_binding()
+        binding = _Binding(
+            io,
+            np.zeros((1, num_rows), np.int64),
+            np.zeros(num_head_rows, np.int64),
+            np.zeros((1, num_head_rows, self._num_top_ids), np.int64),
+            self._logits[:, :num_head_rows],
+        )
+        inputs = {
+            INPUT_IDS: binding.input_ids,
+            STATE: self._state,
+            CACHE_LEN: self._cache_len,
+            HEAD_ROWS: binding.head_rows,
+        }
+        for name, buffer in inputs.items():
+            io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(buffer))
+        io.bind_ortvalue_output(TOP_IDS, ort.OrtValue.ortvalue_from_numpy(binding.top_ids))
+        io.bind_ortvalue_output(LOGITS, ort.OrtValue.ortvalue_from_numpy(binding.logits))
+        for name, value in zip(self._names, self._cache_values, strict=True):
+            io.bind_ortvalue_input(name, value)
+            io.bind_ortvalue_output(f"{name}_out", value)
+        self._bindings[num_rows, num_head_rows] = binding
+        return binding
+
+
+def _open_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # The manifest says which file holds the folded tree: after a re-fold it is not the one the graph names.
+    content = bundle.path(TREE_TABLES_FILE).read_bytes()
+    mask, depth = tree_tables_from_bytes(content, bundle.manifest.prompt_tokens.count)
+    tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
+    options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
+    try:
+        return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "
+            "upgrade it with pip install --upgrade onnxruntime"
+        ) from error

@@ -1,0 +1,71 @@
+"""What a caller may ask of a generation, checked before anything runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ppd.errors import ArgumentError
+
+Acceptance = Literal["exact", "typical"]
+Draft = bool | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options of one generation.
+
+    Attributes:
+        max_new_tokens: Most tokens to emit, at least 1.
+        temperature: 0 decodes greedily; above, tokens are sampled.
+        top_k: Sample from the k most probable ids only. Without effect at temperature 0, like `top_p` and `seed`.
+        top_p: Sample from the most probable ids whose probabilities reach p, 0 < p ≤ 1.
+        seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
+        stop: Texts that end the generation.
+        acceptance: "exact" keeps plain decoding's law; "typical" (temperature > 0) accepts more, and does not.
+        draft: Draft always (True), never (False), or as calibration found faster ("auto").
+
+    Raises:
+        ArgumentError: A value is not allowed.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    acceptance: Acceptance = "exact"
+    draft: Draft = "auto"
+
+    def __post_init__(self) -> None:
+        _require(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number above 0")
+        finite = _number(self.temperature) and 0 <= self.temperature < math.inf
+        _require(finite, "temperature", self.temperature, "0 or a number above 0")
+        _require(self.top_k is None or _whole(self.top_k, 1), "top_k", self.top_k, "a whole number above 0, or None")
+        in_range = self.top_p is None or (_number(self.top_p) and 0 < self.top_p <= 1)
+        _require(in_range, "top_p", self.top_p, "a number above 0 and at most 1, or None")
+        _require(_whole(self.seed, 0) and self.seed < 2**64, "seed", self.seed, "a whole number from 0 to 2^64 - 1")
+        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "texts that are not empty")
+        _require(self.acceptance in ("exact", "typical"), "acceptance", self.acceptance, "exact or typical")
+        typical_needs_heat = self.acceptance != "typical" or self.temperature > 0
+        _require(typical_needs_heat, "acceptance", "typical", "a temperature above 0 with it")
+        _require(self.draft in (True, False, "auto"), "draft", self.draft, "True, False or auto")
+
+
+def stop_texts(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """One stop text or several, as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ArgumentError(f"{name} is {value!r}; expected {expected}")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: object, minimum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum

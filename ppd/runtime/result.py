@@ -1,0 +1,73 @@
+"""What a generation returns."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts and times of one generation.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        steps: Passes after prefill.
+        accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
+        prefill_ms: Time to the first token, in milliseconds.
+        decode_ms: Time of all steps, in milliseconds; time in the caller's code between steps is not counted.
+    """
+
+    prompt_tokens: int
+    steps: int
+    accepted_per_step: Sequence[int]
+    prefill_ms: float
+    decode_ms: float
+
+    @property
+    def acceptance_length(self) -> float | None:
+        """Tokens emitted per step (τ); None without steps. Plain decoding has 1."""
+        return sum(self.accepted_per_step) / self.steps if self.steps else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens after the first per second of decoding; None without steps."""
+        return sum(self.accepted_per_step) / self.decode_ms * 1e3 if self.steps else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished generation.
+
+    Attributes:
+        text: The new text, without EOS and without a stop text; empty where the bundle has no tokenizer.
+        token_ids: The new tokens, EOS included; after a stop text they end with the token that completed it.
+        finish_reason: "stop" (EOS or stop text), "length" (`max_new_tokens`), or "context" (the context is full).
+        stats: Counts and times.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one step adds to a stream.
+
+    Attributes:
+        text: Text that is certain now: characters that are still incomplete, and what may become a stop text, wait.
+        token_ids: The tokens of this step; together the pieces have the result's tokens and text.
+    """
+
+    text: str
+    token_ids: list[int]
+
+
+def json_from_result(result: Result) -> dict[str, Any]:
+    """A result as `ppd generate --json` prints it: the attributes' names, `stats` an object of its own."""
+    stats = result.stats
+    derived = {"acceptance_length": stats.acceptance_length, "tokens_per_second": stats.tokens_per_second}
+    return {**asdict(result), "stats": {**asdict(stats), **derived}}

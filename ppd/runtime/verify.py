@@ -1,0 +1,81 @@
+"""Verify: find the longest correct path of a step. Pure: everything about the model comes in as functions of a row."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ppd.runtime.sampling import Distribution
+
+TYPICAL_EPSILON = 0.09
+"""Typical acceptance: a candidate more probable than this is always accepted (ε of Medusa, section 2.3.1)."""
+TYPICAL_DELTA = 0.3
+"""Typical acceptance: scale of the entropy-dependent threshold (δ of Medusa, section 2.3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The outcome of a step.
+
+    Attributes:
+        rows: The root's row 0 and the accepted candidates' rows, ascending.
+        tokens: Tokens emitted: the accepted candidates', then the bonus token.
+    """
+
+    rows: list[int]
+    tokens: list[int]
+
+
+def verify_exact(
+    children: Sequence[Sequence[int]], tokens: Sequence[int], choose: Callable[[int, int], int]
+) -> Accepted:
+    """Follow the model's own choices down the tree; the first that no candidate holds is the bonus token.
+
+    Args:
+        children: Rows of each node's children.
+        tokens: Token of each node.
+        choose: (row, depth) → the token that plain decoding picks after that node.
+    """
+    row, rows, emitted = 0, [0], list[int]()
+    while True:
+        token = choose(row, len(rows) - 1)
+        emitted.append(token)
+        for child in children[row]:
+            if tokens[child] == token:
+                row = child
+                rows.append(child)
+                break
+        else:
+            return Accepted(rows, emitted)
+
+
+def verify_typical(
+    children: Sequence[Sequence[int]],
+    tokens: Sequence[int],
+    distribution: Callable[[int], Distribution],
+    draw: Callable[[Distribution, int], int],
+) -> Accepted:
+    """Accept candidates that are probable enough: p > min(ε, δ·exp(-entropy)).
+
+    This is typical acceptance of Medusa (arXiv 2401.10774, section 2.3.1); it does not keep plain decoding's law. Of
+    the accepted paths the longest wins, ties by the product of p. The bonus token is drawn as without drafting.
+
+    Args:
+        children: Rows of each node's children.
+        tokens: Token of each node.
+        distribution: Row → its processed distribution.
+        draw: (distribution, depth) → the token drawn after a node of that depth.
+    """
+    best_rows, best_log_p, best_distribution = [0], 0.0, distribution(0)
+    todo = [(best_rows, best_log_p, best_distribution)]
+    while todo:
+        rows, log_p, here = todo.pop()
+        if (len(rows), log_p) > (len(best_rows), best_log_p):
+            best_rows, best_log_p, best_distribution = rows, log_p, here
+        threshold = math.log(min(TYPICAL_EPSILON, TYPICAL_DELTA * math.exp(-here.entropy())))
+        todo += [
+            ([*rows, child], log_p + child_log_p, distribution(child))
+            for child in children[rows[-1]]
+            if (child_log_p := here.log_probability(tokens[child])) > threshold
+        ]
+    bonus = draw(best_distribution, len(best_rows) - 1)
+    return Accepted(best_rows, [*(tokens[row] for row in best_rows[1:]), bonus])

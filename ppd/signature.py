@@ -1,0 +1,55 @@
+"""The graph's inputs, outputs and fixed sizes, shared by whoever writes the graph and whoever runs it.
+
+Axis letters used in this project's comments and docstrings:
+
+    N rows of a step                     m number of prompt tokens
+    R rows that go through the LM head   K best ids kept per row
+    C rows the folded tables have room for
+    L layers, H KV heads, S cache capacity in rows, D head size, V vocabulary (rows of the checkpoint's embedding)
+"""
+
+OPSET = 24
+"""ONNX opset of the graph: the first with `TensorScatter`, the in-place KV write."""
+
+MAX_TOP_IDS = 10
+"""K: best ids of a row that the graph returns (fewer only if the vocabulary is smaller)."""
+
+MAX_ROWS = 512
+"""C: rows of the folded tree tables, the most that one step can have."""
+
+MIN_CAPACITY = 128
+"""Smallest KV cache capacity S in rows; it doubles from here."""
+
+INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS = "input_ids", "state", "cache_len", "head_rows"
+TOP_IDS, LOGITS = "top_ids", "logits"
+PROMPT_TOKENS, TREE_MASK, TREE_DEPTH = "prompt_tokens", "tree_mask", "tree_depth"
+
+GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE = "model.onnx", "model.onnx.data", "tree.bin"
+
+
+def num_states(num_prompt_tokens: int) -> int:
+    """Entries of the folded tables: states 0..m, and the causal one."""
+    return num_prompt_tokens + 2
+
+
+def causal_state(num_prompt_tokens: int) -> int:
+    """The state whose rows see each other causally: prefill, plain decoding, measuring."""
+    return num_prompt_tokens + 1
+
+
+def cache_names(num_layers: int) -> list[str]:
+    """Names of the KV inputs in the graph's order: `k_0, v_0, k_1, …`. Outputs carry the suffix `_out`."""
+    return [f"{kind}_{layer}" for layer in range(num_layers) for kind in "kv"]
+
+
+def max_capacity(context: int) -> int:
+    """Largest S: a full step always fits behind a full context."""
+    return context + MAX_ROWS
+
+
+def capacity_for(num_rows: int, context: int) -> int:
+    """The bucket S, in rows, that holds `num_rows`: a doubling of `MIN_CAPACITY`, at most `max_capacity`."""
+    capacity = MIN_CAPACITY
+    while capacity < num_rows:
+        capacity *= 2
+    return min(capacity, max_capacity(context))

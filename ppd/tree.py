@@ -1,0 +1,322 @@
+"""Trees: which guesses a step verifies and where its prompt rows hang, per state; their rows; their folded tables.
+
+A step in state s holds the root (row 0), candidates of depth 1..s, and the prompt rows of every node. After the step
+the state becomes the number of prompt rows of the last accepted node (the paper's dynamic sparse tree, section 3.2).
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ppd.errors import TreeError
+from ppd.signature import MAX_ROWS, MAX_TOP_IDS, causal_state, num_states
+
+TREE_SCHEMA = 1
+
+NodePath = tuple[int, ...]
+"""Ranks from the root to a node; `()` is the root itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The root or a candidate.
+
+    Attributes:
+        path: Ranks from the root, one per distance.
+        prompts: Prompt rows that hang on it, 0..m.
+    """
+
+    path: NodePath
+    prompts: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree for every state that can be reached.
+
+    Attributes:
+        num_prompt_tokens: m, at least 1.
+        states: State s → its nodes, the root among them, in any order. State m is present, and every state that a
+            node leads to; the exception is the tree without any drafting, `Tree.none(m)`.
+
+    Raises:
+        TreeError: A rule of the tree file format is broken; the message names the state and the path.
+    """
+
+    num_prompt_tokens: int
+    states: Mapping[int, tuple[Node, ...]]
+
+    def __post_init__(self) -> None:
+        m = self.num_prompt_tokens
+        if not 1 <= m < MAX_ROWS:
+            raise TreeError(f"num_prompt_tokens is {m}; expected 1 to {MAX_ROWS - 1}")
+        for state, nodes in self.states.items():
+            if not 0 <= state <= m:
+                raise TreeError(f"state {state} is defined; with {m} prompt tokens the states are 0 to {m}")
+            _check_state(state, nodes, m)
+        if self.drafts:
+            _check_reachable(self)
+
+    @classmethod
+    def none(cls, num_prompt_tokens: int) -> "Tree":
+        """The tree that never drafts: one root, no prompt rows, prefill included."""
+        return cls(num_prompt_tokens, {0: (Node((), 0),)})
+
+    @property
+    def drafts(self) -> bool:
+        """False only for `Tree.none`."""
+        return dict(self.states) != {0: (Node((), 0),)}
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank used, -1 without candidates."""
+        return max((rank for nodes in self.states.values() for node in nodes for rank in node.path), default=-1)
+
+    @functools.cached_property
+    def rows(self) -> dict[int, "Rows"]:
+        """The ordered rows of every state 0..m. A state that is not defined is the root with m prompt rows."""
+        absent = (Node((), self.num_prompt_tokens if self.drafts else 0),)
+        return {s: order_rows(self.states.get(s, absent)) for s in range(self.num_prompt_tokens + 1)}
+
+    def require_fit(self, num_prompt_tokens: int, num_top_ids: int) -> None:
+        """Refuse a tree made for another number of prompt tokens, or for more ids per row than the graph returns.
+
+        Raises:
+            TreeError: It does not fit.
+        """
+        if self.num_prompt_tokens != num_prompt_tokens:
+            raise TreeError(
+                f"the tree is for {self.num_prompt_tokens} prompt tokens, the model has {num_prompt_tokens}; "
+                "use a tree made for this model"
+            )
+        if self.max_rank >= num_top_ids:
+            raise TreeError(f"the tree uses rank {self.max_rank}; the graph returns ranks 0 to {num_top_ids - 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one state, in the one order that everything uses.
+
+    Root; candidates depth-first, siblings by rank; then the prompt rows, node by node. Accepted rows therefore ascend
+    and never lie before the place they are moved to.
+
+    Attributes:
+        nodes: The nodes in row order; node i is row i.
+        parents: Row of each node's parent; -1 for the root.
+        first_prompts: Row of each node's first prompt row (where it would be, if the node has none).
+        children: Rows of each node's children, by rank.
+        num_rows: N, prompt rows included.
+    """
+
+    nodes: tuple[Node, ...]
+    parents: tuple[int, ...]
+    first_prompts: tuple[int, ...]
+    children: tuple[tuple[int, ...], ...]
+    num_rows: int
+
+    @property
+    def num_candidates(self) -> int:
+        """Nodes other than the root."""
+        return len(self.nodes) - 1
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Which rows see which: bool [N, N], entry (r, c) true where row r attends to row c."""
+        mask = np.eye(self.num_rows, dtype=np.bool_)
+        for row, parent in enumerate(self.parents):
+            if parent >= 0:
+                mask[row] |= mask[parent]
+            first, count = self.first_prompts[row], self.nodes[row].prompts
+            for j in range(count):
+                mask[first + j] |= mask[row]
+                mask[first + j, first : first + j] = True
+        return mask
+
+    def depths(self) -> npt.NDArray[np.int64]:
+        """Positions relative to the root: int64 [N]."""
+        depths = np.zeros(self.num_rows, np.int64)
+        for row, node in enumerate(self.nodes):
+            depth, first = len(node.path), self.first_prompts[row]
+            depths[row] = depth
+            depths[first : first + node.prompts] = depth + 1 + np.arange(node.prompts)
+        return depths
+
+    def input_ids(self, vocab_size: int) -> npt.NDArray[np.int64]:
+        """A step's ids: int64 [N], prompt rows filled in (ids V.. select prompt tokens), nodes left 0."""
+        ids = np.zeros(self.num_rows, np.int64)
+        for node, first in zip(self.nodes, self.first_prompts, strict=True):
+            ids[first : first + node.prompts] = vocab_size + np.arange(node.prompts)
+        return ids
+
+
+def order_rows(nodes: tuple[Node, ...]) -> Rows:
+    """Order the rows of one state.
+
+    Args:
+        nodes: The state's nodes, prefix-closed, in any order.
+
+    Returns:
+        The rows; sorting paths lexicographically is depth-first with siblings by rank.
+    """
+    ordered = tuple(sorted(nodes, key=lambda node: node.path))
+    row_of = {node.path: row for row, node in enumerate(ordered)}
+    parents = tuple(row_of[node.path[:-1]] if node.path else -1 for node in ordered)
+    children: list[list[int]] = [[] for _ in ordered]
+    first_prompts, next_row = [], len(ordered)
+    for row, (node, parent) in enumerate(zip(ordered, parents, strict=True)):
+        if parent >= 0:
+            children[parent].append(row)
+        first_prompts.append(next_row)
+        next_row += node.prompts
+    return Rows(ordered, parents, tuple(first_prompts), tuple(map(tuple, children)), next_row)
+
+
+def fold_tables(tree: Tree) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Fold a tree into the graph's constants.
+
+    Returns:
+        `tree_mask` bool [m+2, C, C] and `tree_depth` int64 [m+2, C]; entry m+1 is causal. Rows past a state's N see
+        only themselves.
+    """
+    m = tree.num_prompt_tokens
+    mask = np.tile(np.eye(MAX_ROWS, dtype=np.bool_), (num_states(m), 1, 1))  # [m+2, C, C]
+    depth = np.zeros((num_states(m), MAX_ROWS), np.int64)  # [m+2, C]
+    for state, rows in tree.rows.items():
+        mask[state, : rows.num_rows, : rows.num_rows] = rows.mask()
+        depth[state, : rows.num_rows] = rows.depths()
+    mask[causal_state(m)] = np.tri(MAX_ROWS, dtype=np.bool_)
+    depth[causal_state(m)] = np.arange(MAX_ROWS)
+    return mask, depth
+
+
+def tree_tables_bytes(tree: Tree) -> bytes:
+    """The content of `tree.bin`: `tree_mask` (one byte per entry), then `tree_depth` (little-endian int64)."""
+    mask, depth = fold_tables(tree)
+    return mask.tobytes() + depth.astype("<i8").tobytes()
+
+
+def tree_tables_from_bytes(
+    content: bytes, num_prompt_tokens: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Read `tree.bin` back, without a copy. Shapes as from `fold_tables`.
+
+    Raises:
+        TreeError: The content has another size than m asks for.
+    """
+    states = num_states(num_prompt_tokens)
+    mask_size, depth_size = states * MAX_ROWS * MAX_ROWS, states * MAX_ROWS * 8
+    if len(content) != mask_size + depth_size:
+        raise TreeError(f"the tree tables have {len(content)} bytes; expected {mask_size + depth_size}: export again")
+    mask = np.frombuffer(content, np.bool_, mask_size).reshape(states, MAX_ROWS, MAX_ROWS)
+    return mask, np.frombuffer(content, "<i8", offset=mask_size).reshape(states, MAX_ROWS)
+
+
+def tree_from_json(text: str, name: str = "tree.json") -> Tree:
+    """Read a tree file.
+
+    Args:
+        text: The file's content.
+        name: What messages call it.
+
+    Raises:
+        TreeError: The text is not JSON, or not a tree; the message says where.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TreeError(f"{name} is not JSON ({error}); expected a tree file") from error
+    _check_keys(data, {"schema", "num_prompt_tokens", "states"}, name)
+    if type(data["schema"]) is not int or data["schema"] != TREE_SCHEMA:
+        raise TreeError(f"{name} has schema {data['schema']!r}; this version reads schema {TREE_SCHEMA}")
+    if not isinstance(data["states"], dict):
+        raise TreeError(f"{name}: states is not an object; expected one list of nodes per state")
+    states = {}
+    for key, nodes in data["states"].items():
+        if not (isinstance(key, str) and key.isdecimal() and str(int(key)) == key and isinstance(nodes, list)):
+            raise TreeError(f"{name}: state {key!r} is not a number with a list of nodes")
+        states[int(key)] = tuple(_node_from_json(node, f"{name}: state {key}") for node in nodes)
+    try:
+        return Tree(_integer(data["num_prompt_tokens"], f"{name}: num_prompt_tokens"), states)
+    except TreeError as error:
+        raise error if str(error).startswith(name) else TreeError(f"{name}: {error}") from error
+
+
+def json_from_tree(tree: Tree) -> str:
+    """Write a tree file: states ascending, nodes in row order."""
+    states = {
+        str(state): [{"path": list(node.path), "prompts": node.prompts} for node in order_rows(nodes).nodes]
+        for state, nodes in sorted(tree.states.items())
+    }
+    return json.dumps({"schema": TREE_SCHEMA, "num_prompt_tokens": tree.num_prompt_tokens, "states": states}) + "\n"
+
+
+def load_tree(path: Path) -> Tree:
+    """Read a tree file from disk.
+
+    Raises:
+        TreeError: It cannot be read, or is not a tree.
+    """
+    try:
+        return tree_from_json(path.read_text("utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TreeError(f"cannot read the tree file {path} ({error}); expected a JSON tree file") from error
+
+
+def _check_state(state: int, nodes: tuple[Node, ...], num_prompt_tokens: int) -> None:
+    paths = {node.path for node in nodes}
+    if len(paths) != len(nodes):
+        twice = next(node.path for i, node in enumerate(nodes) if node.path in {n.path for n in nodes[:i]})
+        raise TreeError(f"state {state} has path {list(twice)} twice; every path may stand once")
+    if () not in paths:
+        raise TreeError(f"state {state} has no root; expected a node with path []")
+    for node in nodes:
+        where = f"state {state}, path {list(node.path)}"
+        if len(node.path) > state:
+            raise TreeError(f"{where} has depth {len(node.path)}; state {state} has guesses for depths up to {state}")
+        if node.path and node.path[:-1] not in paths:
+            raise TreeError(f"{where} has no parent; expected path {list(node.path[:-1])} in the same state")
+        if not all(0 <= rank < MAX_TOP_IDS for rank in node.path):
+            raise TreeError(f"{where} uses a rank outside 0 to {MAX_TOP_IDS - 1}")
+        if not 0 <= node.prompts <= num_prompt_tokens:
+            raise TreeError(f"{where} has {node.prompts} prompt rows; expected 0 to {num_prompt_tokens}")
+    num_rows = len(nodes) + sum(node.prompts for node in nodes)
+    if num_rows > MAX_ROWS:
+        raise TreeError(f"state {state} has {num_rows} rows; a step has room for {MAX_ROWS}: use a smaller tree")
+
+
+def _check_reachable(tree: Tree) -> None:
+    todo, seen, origin = [tree.num_prompt_tokens], set(), "prefill"
+    while todo:
+        state = todo.pop()
+        if state not in tree.states:
+            raise TreeError(f"state {state} is not defined, and {origin} leads to it; define it")
+        seen.add(state)
+        todo += {node.prompts for node in tree.states[state]} - seen - set(todo)
+        origin = "a node with that many prompt rows"
+
+
+def _node_from_json(data: Any, where: str) -> Node:
+    _check_keys(data, {"path", "prompts"}, f"{where}, node {data!r:.60}")
+    if not isinstance(data["path"], list):
+        raise TreeError(f"{where}: path {data['path']!r} is not a list of ranks")
+    path = tuple(_integer(rank, f"{where}: rank") for rank in data["path"])
+    return Node(path, _integer(data["prompts"], f"{where}, path {list(path)}: prompts"))
+
+
+def _integer(value: Any, what: str) -> int:
+    if type(value) is not int:
+        raise TreeError(f"{what} is {value!r}; expected a whole number")
+    return value
+
+
+def _check_keys(data: Any, expected: set[str], where: str) -> None:
+    if not isinstance(data, dict):
+        raise TreeError(f"{where} is not an object with {', '.join(sorted(expected))}")
+    if data.keys() != expected:
+        wrong = sorted(data.keys() ^ expected)
+        raise TreeError(f"{where} has keys {sorted(data)}; expected {sorted(expected)} (see {', '.join(wrong)})")

@@ -1,0 +1,334 @@
+"""Finding models and prompt tokens: in the package, in folders, and on a hub that is never really asked."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import filter_repo_objects
+
+from ppd.errors import ModelError, PromptTokensError
+from ppd.models.hub import resolve_model, resolve_prompt_tokens
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SMALL_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+]
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+BINS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]
+
+
+def hub_error(kind: type[Exception], message: str = "what the server said\nand more") -> Exception:
+    """An error of the library without the HTTP response that its constructor wants."""
+    return kind.__new__(kind, message)
+
+
+@dataclass
+class FakeHub:
+    """Stands in for the two calls that reach the hub; `cached` is what an earlier download left."""
+
+    root: Path
+    repositories: dict[str, list[str]] = field(default_factory=dict)
+    cached: dict[str, list[str]] = field(default_factory=dict)
+    failure: Exception | None = None
+    downloads: int = 0
+
+    def list_repo_files(self, _api: object, repo_id: str) -> list[str]:
+        if self.failure is not None:
+            raise self.failure
+        if repo_id not in self.repositories:
+            raise hub_error(errors.RepositoryNotFoundError)
+        return self.repositories[repo_id]
+
+    def snapshot_download(
+        self, repo_id: str, *, allow_patterns: list[str], ignore_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        available = self.cached.get(repo_id) if local_files_only else self.repositories[repo_id]
+        if available is None:
+            raise hub_error(errors.LocalEntryNotFoundError)
+        if not local_files_only:
+            self.downloads += 1
+        folder = self.root / ("models--" + repo_id.replace("/", "--")) / "snapshots" / COMMIT
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = filter_repo_objects(available, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for name in available if local_files_only else wanted:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"")
+        return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a test tried to reach the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fake = FakeHub(tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "list_repo_files", lambda api, repo_id: fake.list_repo_files(api, repo_id)
+    )
+    return fake
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# --- names, folders and everything else ---
+
+
+def test_embedded_model_resolves_to_its_folder_in_the_package(hub: FakeHub) -> None:
+    source = resolve_model("tinypy")
+    assert source.folder.joinpath("model.safetensors").is_file()
+    assert (source.name, source.source, source.revision) == ("tinypy", "tinypy", None)
+    assert source.entry is not None
+    assert source.entry.context == 512
+    assert hub.downloads == 0
+
+
+def test_folder_is_known_by_its_name_and_never_by_its_path(tmp_path: Path, hub: FakeHub) -> None:
+    folder = tmp_path / "my model (v2)"
+    folder.mkdir()
+    source = resolve_model(str(folder))
+    assert source.folder == folder
+    assert source.source == "my model (v2)"
+    assert source.name == "my-model-v2"
+    assert (source.revision, source.entry, hub.downloads) == (None, None, 0)
+
+
+def test_current_folder_has_its_real_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    monkeypatch.chdir(tmp_path / "checkpoint")
+    assert resolve_model(".").source == "checkpoint"
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_model("~/checkpoint").folder == tmp_path / "checkpoint"
+
+
+def test_registry_name_wins_over_a_folder_and_dot_slash_over_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tinypy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("tinypy").entry is not None
+    assert resolve_model("./tinypy").entry is None
+
+
+def test_folder_named_like_a_hub_id_wins_over_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: FakeHub
+) -> None:
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    hub.repositories["owner/model"] = ["config.json", "model.safetensors"]
+    assert resolve_model("owner/model").revision is None
+    assert hub.downloads == 0
+
+
+@pytest.mark.parametrize("model", ["vicuna7b", "/no/such/folder", "./missing", "a/b/c", "", "https://x.y/z", "../up"])
+def test_anything_else_names_itself_the_nearest_names_and_how_to_pass_a_folder(model: str, hub: FakeHub) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve_model(model)
+    message = str(caught.value)
+    assert repr(model) in message
+    assert "vicuna-7b" in message
+    assert "--model ./my-model" in message
+    assert hub.downloads == 0
+
+
+def test_a_file_in_place_of_a_folder_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="is a file, expected the folder"):
+        resolve_model(str(tmp_path / "model.safetensors"))
+
+
+# --- downloads ---
+
+
+def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> None:
+    needed = [*SMALL_FILES, *SHARDS]
+    other = ["README.md", "LICENSE", ".gitattributes", "consolidated.safetensors", "original/consolidated.00.pth"]
+    other += [*BINS, "onnx/model.onnx", "fp16/model.safetensors", "tf_model.h5", "vocab.json", "training_args.bin"]
+    hub.repositories["lmsys/vicuna-7b-v1.3"] = needed + other
+    source = resolve_model("vicuna-7b")
+    assert names_in(source.folder) == set(needed)
+    assert (source.name, source.source, source.revision) == ("vicuna-7b", "vicuna-7b", COMMIT)
+    assert source.entry is not None
+    assert source.entry.chat_template == "vicuna.jinja"
+
+
+def test_bin_weights_are_taken_only_where_there_are_no_safetensors(hub: FakeHub) -> None:
+    hub.repositories["o/bin"] = ["config.json", "tokenizer.model", "training_args.bin", "sub/model.safetensors", *BINS]
+    assert names_in(resolve_model("o/bin").folder) == {"config.json", "tokenizer.model", *BINS}
+
+
+def test_safetensors_of_another_name_are_taken_where_there_is_no_model_safetensors(hub: FakeHub) -> None:
+    hub.repositories["o/other"] = ["config.json", "weights.safetensors", *BINS]
+    assert names_in(resolve_model("o/other").folder) == {"config.json", "weights.safetensors"}
+
+
+def test_hub_id_of_a_known_model_brings_its_entry(hub: FakeHub) -> None:
+    hub.repositories["Qwen/Qwen3-0.6B"] = ["config.json", "model.safetensors"]
+    source = resolve_model("Qwen/Qwen3-0.6B")
+    assert source.entry is not None
+    assert (source.entry.name, source.name, source.source) == ("qwen3-0.6b", "qwen3-0.6b", "Qwen/Qwen3-0.6B")
+
+
+def test_hub_id_of_an_unknown_model_is_named_after_the_repository(hub: FakeHub) -> None:
+    hub.repositories["Some-One/My_Llama.v2"] = ["config.json", "model.safetensors"]
+    source = resolve_model("Some-One/My_Llama.v2")
+    assert (source.name, source.source, source.revision) == ("My_Llama.v2", "Some-One/My_Llama.v2", COMMIT)
+    assert source.entry is None
+
+
+def test_repository_without_weights_is_refused(hub: FakeHub) -> None:
+    hub.repositories["o/gguf"] = ["config.json", "model-q4.gguf"]
+    with pytest.raises(ModelError, match=r"o/gguf on the hub has no model\*\.safetensors or .*--model path/to/folder"):
+        resolve_model("o/gguf")
+
+
+# --- the hub fails ---
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (hub_error(errors.GatedRepoError), "is gated: accept its licence on https://huggingface.co/o/m"),
+        (hub_error(errors.RepositoryNotFoundError), "no public repository"),
+        (errors.OfflineModeIsEnabled("offline mode"), "OfflineModeIsEnabled: offline mode"),
+        (hub_error(errors.HTTPError, "name resolution failed"), "name resolution failed"),
+        (OSError("no space left"), "OSError: no space left"),
+        (errors.HFValidationError("bad id"), "HFValidationError: bad id"),
+    ],
+)
+def test_every_failure_is_one_model_error_with_the_id_and_the_way_out(
+    hub: FakeHub, failure: Exception, expected: str
+) -> None:
+    hub.failure = failure
+    with pytest.raises(ModelError) as caught:
+        resolve_model("o/m")
+    message = str(caught.value)
+    assert "o/m" in message
+    assert expected in message
+    assert "--model path/to/folder" in message
+    assert "\n" not in message
+    assert caught.value.__cause__ is failure
+
+
+@pytest.mark.parametrize("weights", [["model.safetensors"], SHARDS, ["weights.safetensors"], BINS])
+def test_offline_takes_the_snapshot_in_the_cache(hub: FakeHub, weights: list[str]) -> None:
+    hub.failure = errors.OfflineModeIsEnabled("offline")
+    hub.cached["o/m"] = ["config.json", *weights]
+    source = resolve_model("o/m")
+    assert source.revision == COMMIT
+    assert set(weights) <= names_in(source.folder)
+
+
+def test_offline_with_a_cached_snapshot_without_weights_is_refused(hub: FakeHub) -> None:
+    hub.failure = errors.OfflineModeIsEnabled("offline")
+    hub.cached["o/m"] = ["config.json", "tokenizer.json"]
+    with pytest.raises(ModelError, match="no complete copy is in the cache"):
+        resolve_model("o/m")
+
+
+def test_missing_hub_library_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ModelError, match=r'pip install "ppd-edge\[export\]"'):
+        resolve_model("qwen3-0.6b")
+    assert resolve_model("tinypy").name == "tinypy"
+
+
+# --- the library itself, offline ---
+
+
+@pytest.fixture
+def offline_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder for the real library, in its offline mode."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    yield tmp_path
+    if hasattr(huggingface_hub, "close_session"):
+        huggingface_hub.close_session()
+
+
+def test_real_library_offline_finds_a_cached_snapshot(offline_cache: Path) -> None:
+    repository = offline_cache / "models--o--m"
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT, "utf-8")
+    for name in ("config.json", "pytorch_model.bin"):
+        (snapshot / name).write_bytes(b"{}")
+    source = resolve_model("o/m")
+    assert source.folder == snapshot
+    assert source.revision == COMMIT
+
+
+def test_real_library_offline_without_a_snapshot_is_one_clear_error(offline_cache: Path) -> None:
+    assert not any(offline_cache.iterdir())
+    with pytest.raises(ModelError, match=r"o/m cannot be downloaded \(OfflineModeIsEnabled.*--model path/to/folder"):
+        resolve_model("o/m")
+
+
+# --- prompt tokens ---
+
+
+def test_prompt_tokens_of_a_folder_and_of_a_file(tmp_path: Path, hub: FakeHub) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    source = resolve_prompt_tokens(str(folder))
+    assert (source.folder, source.source, source.revision) == (folder, "adapter", None)
+    for name in ("tokens.safetensors", "tokens.bin"):
+        file = tmp_path / name
+        file.write_bytes(b"")
+        source = resolve_prompt_tokens(str(file))
+        assert (source.folder, source.source, source.revision) == (file, name, None)
+    assert hub.downloads == 0
+
+
+def test_prompt_tokens_of_the_hub_prefer_safetensors(hub: FakeHub) -> None:
+    config = "adapter_config.json"
+    hub.repositories["o/both"] = [config, "adapter_model.safetensors", "adapter_model.bin", "README.md"]
+    hub.repositories["o/bin"] = [config, "adapter_model.bin", "README.md", "sub/adapter_model.safetensors"]
+    source = resolve_prompt_tokens("o/both")
+    assert names_in(source.folder) == {config, "adapter_model.safetensors"}
+    assert (source.source, source.revision) == ("o/both", COMMIT)
+    assert names_in(resolve_prompt_tokens("o/bin").folder) == {config, "adapter_model.bin"}
+
+
+def test_prompt_tokens_offline_take_the_snapshot_in_the_cache(hub: FakeHub) -> None:
+    hub.failure = errors.OfflineModeIsEnabled("offline")
+    hub.cached["o/bin"] = ["adapter_config.json", "adapter_model.bin"]
+    assert resolve_prompt_tokens("o/bin").revision == COMMIT
+
+
+def test_prompt_tokens_that_cannot_be_downloaded_are_a_prompt_tokens_error(hub: FakeHub) -> None:
+    hub.failure = hub_error(errors.RepositoryNotFoundError)
+    with pytest.raises(PromptTokensError, match=r"o/m is no folder here.*--prompt-tokens path/to/folder"):
+        resolve_prompt_tokens("o/m")
+
+
+@pytest.mark.parametrize(
+    "spec", ["missing", "/no/such/folder", "out/tokens.safetensors", "out/tokens.bin", "", "a.txt"]
+)
+def test_anything_else_is_no_prompt_tokens(spec: str, hub: FakeHub) -> None:
+    with pytest.raises(PromptTokensError, match=r"expected a folder with adapter_config\.json"):
+        resolve_prompt_tokens(spec)
+    assert hub.downloads == 0
