@@ -1,15 +1,13 @@
 """Llama's sentencepiece models (`tokenizer.model`) as a `tokenizers` pipeline that encodes the same.
 
 sentencepiece joins, of all neighbouring symbols whose concatenation is a piece, the pair whose concatenation scores
-highest, leftmost first. `tokenizers` ranks pairs of symbols instead. The two agree where
+highest, leftmost first. `tokenizers` ranks pairs of symbols instead. The two agree where no two pieces that joining
+makes have the same score, and where every character of such a piece is a piece itself, so that both start from the same
+symbols. Both are checked. Pairs that make the same piece rank next to each other; which of them comes first has no
+effect (the tests try all short texts on random vocabularies).
 
-1. no two pieces that merging can make have the same score,
-2. every character of such a piece is a piece itself, so that both start from the same symbols, and
-3. of two overlapping pairs with the same concatenation, the one that can stand on the left ranks first.
-
-The first two are checked, the third is how the merges are sorted. Special tokens differ on purpose: sentencepiece never
-finds them in text, while the converted tokenizer does, since chat templates write them; the text after one starts anew,
-with a space put before it, as it did when these models were trained.
+Special tokens differ on purpose: sentencepiece never finds them in text, while the converted tokenizer does, since chat
+templates write them; the text after one starts anew, with a space put before it, as when these models were trained.
 """
 
 from collections.abc import Iterable, Mapping
@@ -193,14 +191,7 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-
-    def rank(pair: tuple[str, str]) -> tuple[float, bool, int]:
-        left, right = pair
-        # (a, b) and (b, c) overlap with one concatenation if a + b == b + c: what (a, b) gives then starts with b.
-        is_left_pair = (left + right).startswith(right)
-        return -scores[left + right], not is_left_pair, -len(left)
-
-    return sorted(pairs, key=rank)
+    return sorted(pairs, key=lambda pair: -scores["".join(pair)])
 
 
 def _set_pipeline(tokenizer: Tokenizer, user_defined: list[str]) -> None:
@@ -236,7 +227,7 @@ def _add_special_tokens(tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Map
                 path,
                 f"added token {token!r} has id {token_id}, expected {expected[token]}: ids have to follow the model's",
             )
-    tokens = dict.fromkeys((*pieces.special, *added_tokens.keys() - set(new), *new))
+    tokens = dict.fromkeys((*pieces.special, *(token for token in added_tokens if token in pieces.ids), *new))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
 
 

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -63,6 +64,12 @@ def test_bin_adapter_is_read_where_there_are_no_safetensors(tmp_path: Path) -> N
     assert torch.equal(load_prompt_tokens(folder, expected.shape[1]), expected)
 
 
+def test_safetensors_are_read_where_there_is_a_bin_as_well(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path, torch.ones(2, HIDDEN))
+    torch.save({"prompt_embeddings": torch.zeros(2, HIDDEN)}, folder / "adapter_model.bin")
+    assert torch.equal(load_prompt_tokens(folder, HIDDEN), torch.ones(2, HIDDEN))
+
+
 @pytest.mark.parametrize("name", ["tokens.safetensors", "tokens.bin"])
 def test_single_file_needs_no_config(tmp_path: Path, name: str) -> None:
     tensor = torch.randn(2, HIDDEN)
@@ -108,11 +115,11 @@ def test_any_number_of_rows_and_any_float_type(tmp_path: Path, num_rows: int, dt
 # --- errors ---
 
 
-def corrupt(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: [(folder / name).write_bytes(content), None][1]
+def corrupt(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
 
 
-def only_bin(content: object) -> Callable[[Path], None]:
+def only_bin(content: object) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         (folder / "adapter_model.safetensors").unlink()
         torch.save(content, folder / "adapter_model.bin")
@@ -121,7 +128,7 @@ def only_bin(content: object) -> Callable[[Path], None]:
 
 
 class Malicious:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return (Path.touch, (Path("unpickled"),))
 
 
@@ -150,7 +157,7 @@ def test_missing_and_damaged_files(tmp_path: Path, change: Callable[[Path], obje
 
 def test_pickled_code_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.bin").write_bytes(pickle.dumps({"prompt_embeddings": Malicious()}))
+    (tmp_path / "a.bin").write_bytes(pickle.dumps({"prompt_embeddings": Malicious()}, protocol=2))
     torch.save({"prompt_embeddings": Malicious()}, tmp_path / "b.bin")
     for name in ("a.bin", "b.bin"):
         with pytest.raises(PromptTokensError, match="more than tensors"):
@@ -274,31 +281,37 @@ def test_bad_tensors_are_not_written(tmp_path: Path, tensor: torch.Tensor) -> No
     assert not (tmp_path / "adapter").exists()
 
 
-@pytest.mark.parametrize("num_rows", [1, 3, 5])
-@pytest.mark.filterwarnings("ignore")
-def test_peft_loads_what_is_written(tmp_path: Path, num_rows: int) -> None:
+def tiny_llama() -> transformers.LlamaForCausalLM:
     config = transformers.LlamaConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
     )
+    return transformers.LlamaForCausalLM(config)
+
+
+def peft_prompt_tokens(model: Any) -> torch.Tensor:
+    weight: torch.Tensor = model.prompt_encoder["default"].embedding.weight
+    return weight.detach()
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 5])
+@pytest.mark.filterwarnings("ignore")
+def test_peft_loads_what_is_written(tmp_path: Path, num_rows: int) -> None:
     tensor = torch.randn(num_rows, 16)
     save_prompt_tokens(tensor, tmp_path, "owner/model")
     adapter_config = peft.PeftConfig.from_pretrained(str(tmp_path))
     assert isinstance(adapter_config, peft.PromptTuningConfig)
     assert adapter_config.num_virtual_tokens == num_rows
-    model = peft.PeftModel.from_pretrained(transformers.LlamaForCausalLM(config), str(tmp_path))
-    assert torch.equal(model.prompt_encoder["default"].embedding.weight.detach(), tensor)
+    model = peft.PeftModel.from_pretrained(tiny_llama(), str(tmp_path))
+    assert torch.equal(peft_prompt_tokens(model), tensor)
     assert model(input_ids=torch.tensor([[1, 2]])).logits.shape == (1, 2 + num_rows, 32)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_peft_writes_is_read(tmp_path: Path) -> None:
-    config = transformers.LlamaConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
-    )
     tuning = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, prompt_tuning_init="RANDOM")
-    model = peft.get_peft_model(transformers.LlamaForCausalLM(config), tuning)
+    model = peft.get_peft_model(tiny_llama(), tuning)
     model.save_pretrained(str(tmp_path))
-    assert torch.equal(load_prompt_tokens(tmp_path, 16), model.prompt_encoder["default"].embedding.weight.detach())
+    assert torch.equal(load_prompt_tokens(tmp_path, 16), peft_prompt_tokens(model))
 
 
 # --- untrained ---
@@ -325,7 +338,7 @@ def test_untrained_prompt_tokens_never_convert_the_whole_table(monkeypatch: pyte
 
     def record(tensor: torch.Tensor, *args: object) -> torch.Tensor:
         sizes.append(tensor.shape[0])
-        return convert(tensor, *args)  # type: ignore[call-overload, no-any-return]
+        return convert(tensor, *args)  # type: ignore[call-overload]
 
     monkeypatch.setattr(torch.Tensor, "to", record)
     untrained_prompt_tokens(torch.ones(50_000, 2, dtype=torch.bfloat16), 1)

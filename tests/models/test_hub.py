@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from ppd.errors import ModelError, PromptTokensError
 from ppd.models.hub import resolve_model, resolve_prompt_tokens
@@ -31,6 +31,10 @@ BINS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]
 def hub_error(kind: type[Exception], message: str = "what the server said\nand more") -> Exception:
     """An error of the library without the HTTP response that its constructor wants."""
     return kind.__new__(kind, message)
+
+
+class ConnectError(Exception):
+    """Stands in for what an HTTP library raises: no subclass of OSError, and none of the hub's own errors."""
 
 
 @dataclass
@@ -124,12 +128,14 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_registry_name_wins_over_a_folder_and_dot_slash_over_the_registry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: FakeHub
 ) -> None:
-    (tmp_path / "tinypy").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve_model("tinypy").entry is not None
-    assert resolve_model("./tinypy").entry is None
+    hub.repositories["Qwen/Qwen3-0.6B"] = ["config.json", "model.safetensors"]
+    for name in ("tinypy", "qwen3-0.6b"):
+        (tmp_path / name).mkdir()
+        assert resolve_model(name).entry is not None
+        assert resolve_model(f"./{name}").entry is None
 
 
 def test_folder_named_like_a_hub_id_wins_over_the_hub(
@@ -180,7 +186,7 @@ def test_bin_weights_are_taken_only_where_there_are_no_safetensors(hub: FakeHub)
 
 
 def test_safetensors_of_another_name_are_taken_where_there_is_no_model_safetensors(hub: FakeHub) -> None:
-    hub.repositories["o/other"] = ["config.json", "weights.safetensors", *BINS]
+    hub.repositories["o/other"] = ["config.json", "weights.safetensors", "fp16/weights.safetensors", *BINS]
     assert names_in(resolve_model("o/other").folder) == {"config.json", "weights.safetensors"}
 
 
@@ -213,7 +219,7 @@ def test_repository_without_weights_is_refused(hub: FakeHub) -> None:
         (hub_error(errors.GatedRepoError), "is gated: accept its licence on https://huggingface.co/o/m"),
         (hub_error(errors.RepositoryNotFoundError), "no public repository"),
         (errors.OfflineModeIsEnabled("offline mode"), "OfflineModeIsEnabled: offline mode"),
-        (hub_error(errors.HTTPError, "name resolution failed"), "name resolution failed"),
+        (ConnectError("name resolution failed"), "ConnectError: name resolution failed"),
         (OSError("no space left"), "OSError: no space left"),
         (errors.HFValidationError("bad id"), "HFValidationError: bad id"),
     ],

@@ -1,0 +1,40 @@
+"""Fixtures: bundles that are exported once per run."""
+
+import os
+from pathlib import Path
+
+# One thread per test process: the workers of a parallel run would otherwise wait for each other's threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+from filelock import FileLock
+
+from ppd import runtime
+from ppd.export.exporter import export
+
+torch.set_num_threads(1)
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all workers of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def tinypy_bundle(shared_dir: Path) -> Path:
+    """The embedded model, exported for the CPU. Copy it before changing it."""
+    folder = shared_dir / "tinypy-cpu"
+    with FileLock(shared_dir / "tinypy-cpu.lock"):
+        if not folder.exists():
+            export("tinypy", "cpu", out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tinypy(tinypy_bundle: Path) -> runtime.Model:
+    """The embedded model, loaded."""
+    return runtime.load(tinypy_bundle, threads=1)

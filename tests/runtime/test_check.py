@@ -1,0 +1,116 @@
+"""The check finds what it is there for: a wrong weight, mask, position, prompt token or commit."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
+from ppd.errors import BundleError, EngineError
+from ppd.runtime import check_bundle
+from ppd.runtime.check import Reference, check_engine, load_reference
+from ppd.runtime.decode import Plans
+from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.signature import TREE_TABLES_FILE
+from ppd.tree import fold_tables
+
+
+@pytest.fixture(scope="module")
+def parts(tinypy_bundle: Path) -> tuple[OnnxRuntimeEngine, Plans, Reference]:
+    bundle = open_bundle(tinypy_bundle)
+    engine = OnnxRuntimeEngine(bundle, threads=1)
+    return engine, Plans(bundle.manifest, bundle.tree), load_reference(bundle.path(REFERENCE_FILE))
+
+
+def test_bundle_passes(tinypy_bundle: Path) -> None:
+    info = check_bundle(tinypy_bundle, threads=1)
+    assert info.num_rows > 100
+    assert 0 < info.max_difference < info.tolerance
+
+
+def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: Path) -> OnnxRuntimeEngine:
+    """An engine whose graph has these tree tables."""
+    path = tmp_path / "tables.bin"
+    path.write_bytes(mask.tobytes() + depth.tobytes())
+
+    class Changed(Bundle):
+        def path(self, role: str) -> Path:
+            return path if role == TREE_TABLES_FILE else super().path(role)
+
+    return OnnxRuntimeEngine(Changed(bundle.folder, bundle.manifest, bundle.tree), threads=1)
+
+
+@pytest.mark.parametrize("state", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["root unseen", "sibling seen", "prompt row unseen", "position"])
+def test_wrong_tree_tables_are_found(
+    tinypy_bundle: Path, parts: tuple[OnnxRuntimeEngine, Plans, Reference], state: int, kind: str, tmp_path: Path
+) -> None:
+    bundle = open_bundle(tinypy_bundle)
+    mask, depth = fold_tables(bundle.tree)
+    rows = bundle.tree.rows[state]
+    assert len(rows.children[0]) > 1
+    if kind == "root unseen":
+        mask[state, 1, 0] = False
+    elif kind == "sibling seen":
+        mask[state, rows.children[0][0], rows.children[0][1]] = True
+    elif kind == "prompt row unseen":
+        mask[state, rows.first_prompts[0], 0] = False
+    else:
+        depth[state, rows.first_prompts[0]] += 1
+    with pytest.raises(EngineError, match=f"tree state {state}"):
+        check_engine(with_tables(bundle, mask, depth, tmp_path), parts[1], parts[2])
+
+
+def test_wrong_causal_state_is_found(
+    tinypy_bundle: Path, parts: tuple[OnnxRuntimeEngine, Plans, Reference], tmp_path: Path
+) -> None:
+    bundle = open_bundle(tinypy_bundle)
+    mask, depth = fold_tables(bundle.tree)
+    mask[4, 40, 39] = False
+    with pytest.raises(EngineError, match="prefill"):
+        check_engine(with_tables(bundle, mask, depth, tmp_path), parts[1], parts[2])
+
+
+def test_lost_commit_is_found(
+    parts: tuple[OnnxRuntimeEngine, Plans, Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, plans, reference = parts
+    path = plans.by_state[2].rows
+    assert any(len(node.path) == 2 for node in path.nodes)
+    monkeypatch.setattr(engine, "commit", lambda cache_len, rows: engine.cache.commit(cache_len, [r + 1 for r in rows]))
+    with pytest.raises(EngineError, match=r"plain decoding|commit"):
+        check_engine(engine, plans, reference)
+
+
+@pytest.mark.parametrize("field", ["top_ids", "top_logits", "ids"])
+def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Reference], field: str) -> None:
+    engine, plans, reference = parts
+    changed = getattr(reference, field).copy()
+    if field == "top_ids":
+        changed[3, 0, [0, 9]] = changed[3, 0, [9, 0]]
+    elif field == "top_logits":
+        changed[3, 1, 0] += 0.01
+    else:
+        changed[0] += 1
+    with pytest.raises(EngineError, match=r"position \d+"):
+        check_engine(engine, plans, dataclasses.replace(reference, **{field: changed}))
+
+
+def test_near_ties_may_stand_in_either_order(parts: tuple[OnnxRuntimeEngine, Plans, Reference]) -> None:
+    engine, plans, reference = parts
+    ids, logits = reference.top_ids.copy(), reference.top_logits.copy()
+    # What a PyTorch with other rounding might have said: places 0 and 1 swapped, as if their logits were nearly equal.
+    ids[3, 0, [0, 1]] = ids[3, 0, [1, 0]]
+    logits[3, 0, :2] = logits[3, 0, 1]
+    with pytest.raises(EngineError, match="differ from the reference"):
+        check_engine(engine, plans, dataclasses.replace(reference, top_ids=ids, top_logits=logits))
+    swapped = dataclasses.replace(reference, top_ids=ids, top_logits=reference.top_logits)
+    with pytest.raises(EngineError):
+        check_engine(engine, plans, swapped)
+
+
+def test_damaged_reference_file(tmp_path: Path) -> None:
+    (tmp_path / "reference.npz").write_bytes(b"PK nothing")
+    with pytest.raises(BundleError, match=r"reference\.npz"):
+        load_reference(tmp_path / "reference.npz")

@@ -1,0 +1,167 @@
+"""PPD = plain decoding = transformers greedy, in ONNX Runtime with fp32 weights.
+
+A fork is excused only where plain decoding's own two best logits are closer than 1e-4; forks are printed, and none is
+expected on these prompts.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ppd import runtime
+from ppd.bundle import Bundle, open_bundle
+from ppd.export.exporter import export
+from ppd.models.registry import load_registry
+from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.runtime.forks import TIE_GAP, first_fork, top_two_gap
+from ppd.runtime.model import Model
+from ppd.signature import TREE_TABLES_FILE
+from ppd.tree import Tree, load_tree, tree_tables_bytes
+from tests.conftest import FIXTURES
+from tests.strategies import trees
+from tests.tiny_models import save_tiny_model
+
+PROMPTS = [
+    "def fibonacci(n):\n",
+    "import os\nimport sys\n",
+    "class Stack:\n    def __init__(self):\n",
+    "def read_lines(path):\n    with open(path) as f:\n",
+    "for i in range(10):\n",
+    "try:\n    import json\nexcept ImportError:\n",
+    "def test_add():\n    assert",
+    "if __name__ == '__main__':\n",
+    "x = np.zeros((3, 4))\n",
+    "    def forward(self, x):\n        return",
+    "# Copyright 2001 by the authors\n",
+    "def quicksort(items):\n    if len(items) <",
+    "@property\ndef name(self):\n",
+    "raise ValueError(",
+    "async def main():\n    await",
+    "parser = argparse.ArgumentParser(",
+    '"""Utilities for working with dates.\n',
+    "result = [",
+    "while True:\n    line =",
+    "torch.nn.functional.",
+    "return sorted(d.items(), key=lambda",
+]
+assert len(PROMPTS) >= 20
+WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
+
+
+def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path) -> Model:
+    """The bundle's model with another tree folded in, without writing a bundle."""
+    tables = tmp_path / "tables.bin"
+    tables.write_bytes(tree_tables_bytes(tree))
+
+    class WithTables(Bundle):
+        def path(self, role: str) -> Path:
+            return tables if role == TREE_TABLES_FILE else super().path(role)
+
+    changed = WithTables(bundle.folder, bundle.manifest, tree)
+    return Model(changed, OnnxRuntimeEngine(changed, threads=1))
+
+
+def assert_same(model: Model, prompt: list[int], plain: list[int], drafted: list[int]) -> None:
+    """Equal tokens, or a fork at a near-tie, which is printed."""
+    fork = first_fork(plain, drafted)
+    if fork is not None:
+        gap = top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, prompt + plain[:fork])
+        print(f"fork at token {fork}, gap {gap:.2e}")
+        assert gap < TIE_GAP
+
+
+@pytest.fixture(scope="session")
+def wide(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The embedded model with a tree of 25 to 40 rows."""
+    return model_with_tree(open_bundle(tinypy_bundle), load_tree(WIDE_TREE), tmp_path_factory.mktemp("wide"))
+
+
+@pytest.fixture(scope="session")
+def greedy(shared_dir: Path) -> dict[str, list[int]]:
+    """What transformers generates greedily for every prompt, 128 tokens."""
+    cache = shared_dir / "greedy.npz"
+    with FileLock(shared_dir / "greedy.lock"):
+        if not cache.exists():
+            folder = load_registry()["tinypy"].folder
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            answers = {}
+            for prompt in PROMPTS:
+                ids = tokenizer(prompt, return_tensors="pt").input_ids
+                with torch.no_grad():
+                    output = theirs.generate(ids, max_new_tokens=128, do_sample=False)
+                answers[prompt] = output[0, ids.shape[1] :].numpy()
+            np.savez(cache, **{str(i): answers[prompt] for i, prompt in enumerate(PROMPTS)})
+    saved = np.load(cache)
+    return {prompt: saved[str(i)].tolist() for i, prompt in enumerate(PROMPTS)}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_ppd_equals_plain_equals_transformers(
+    prompt: str, tinypy: Model, wide: Model, greedy: dict[str, list[int]]
+) -> None:
+    plain = tinypy.generate(prompt, max_new_tokens=128, draft=False)
+    ids = tinypy.encode(prompt)
+    assert plain.stats.acceptance_length in (None, 1.0)
+    for model in (tinypy, wide):
+        drafted = model.generate(prompt, max_new_tokens=128, draft=True)
+        assert_same(model, ids, plain.token_ids, drafted.token_ids)
+        print(f"acceptance length {drafted.stats.acceptance_length:.2f}")
+    assert_same(tinypy, ids, greedy[prompt], plain.token_ids)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS[:6])
+@pytest.mark.parametrize("kwargs", [{"temperature": 0.8}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9}], ids=str)
+def test_sampling_with_a_seed_equals_plain(prompt: str, kwargs: dict[str, float], tinypy: Model, wide: Model) -> None:
+    for seed in range(3):
+        plain = tinypy.generate(prompt, max_new_tokens=64, seed=seed, draft=False, **kwargs)
+        for model in (tinypy, wide):
+            drafted = model.generate(prompt, max_new_tokens=64, seed=seed, draft=True, **kwargs)
+            assert drafted.token_ids == plain.token_ids
+    other = tinypy.generate(prompt, max_new_tokens=64, seed=99, **kwargs)
+    assert other.token_ids != plain.token_ids
+
+
+@pytest.fixture(scope="session", params=["llama_gqa", "qwen3", "mistral_window"])
+def random_bundle(request: pytest.FixtureRequest, shared_dir: Path) -> Bundle:
+    """A tiny random model whose prompt tokens are random too: 4 of them, so that trees reach depth 4."""
+    from ppd.models.adapter import save_prompt_tokens
+
+    folder = shared_dir / f"random-{request.param}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            save_tiny_model(request.param, shared_dir / f"model-{request.param}")
+            save_prompt_tokens(torch.randn(4, 32), shared_dir / f"adapter-{request.param}", "random")
+            adapter = str(shared_dir / f"adapter-{request.param}")
+            export(str(shared_dir / f"model-{request.param}"), "cpu", prompt_tokens=adapter, out=folder)
+    return open_bundle(folder)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tree=trees(max_prompt_tokens=4, max_nodes=16).filter(lambda tree: tree.num_prompt_tokens == 4),
+    prompt=st.lists(st.integers(3, 60), min_size=1, max_size=12),
+    temperature=st.sampled_from([0.0, 0.7]),
+)
+def test_random_trees_on_random_models(
+    random_bundle: Bundle, tmp_path: Path, tree: Tree, prompt: list[int], temperature: float
+) -> None:
+    model = model_with_tree(random_bundle, tree, tmp_path)
+    plain = model.generate(prompt, max_new_tokens=40, temperature=temperature, seed=5, draft=False)
+    drafted = model.generate(prompt, max_new_tokens=40, temperature=temperature, seed=5, draft=True)
+    if temperature:
+        assert drafted.token_ids == plain.token_ids
+    assert_same(model, prompt, plain.token_ids, drafted.token_ids)
+
+
+def test_result_text_is_the_continuation(tinypy: Model) -> None:
+    result = runtime.generate(tinypy.bundle.folder, "import os\n", max_new_tokens=20)
+    assert tinypy.generate("import os\n", max_new_tokens=20).token_ids == result.token_ids
+    pieces = list(tinypy.stream("import os\n", max_new_tokens=20))
+    assert "".join(piece.text for piece in pieces) == result.text != ""

@@ -1,0 +1,161 @@
+"""Streams hold the model; closing, dropping, finishing or interrupting them frees it."""
+
+import gc
+import threading
+import time
+
+import pytest
+
+from ppd.errors import BusyError, PPDError
+from ppd.runtime.model import Model
+from ppd.runtime.turn import Turn
+from tests.runtime.fake_engine import fake_model
+from tests.runtime.test_generation import WIDE
+
+PROMPT = [1, 2, 3]
+
+
+@pytest.fixture
+def model() -> Model:
+    return fake_model(WIDE)
+
+
+def test_pieces_are_the_result(model: Model) -> None:
+    expected = model.generate(PROMPT, max_new_tokens=30)
+    stream = model.stream(PROMPT, max_new_tokens=30)
+    pieces = list(stream)
+    assert [token for piece in pieces for token in piece.token_ids] == expected.token_ids == stream.result.token_ids
+    assert [len(piece.token_ids) for piece in pieces] == [1, *expected.stats.accepted_per_step]
+    assert list(stream) == []
+
+
+def test_second_generation_of_the_same_thread_is_refused(model: Model) -> None:
+    stream = model.stream(PROMPT)
+    next(stream)
+    with pytest.raises(BusyError, match="open stream"):
+        model.generate(PROMPT)
+    with pytest.raises(BusyError):
+        model.stream(PROMPT)
+    assert len(list(stream)) > 5  # the refusals did not disturb it
+    model.generate(PROMPT)
+
+
+def test_unstarted_stream_holds_the_model_too(model: Model) -> None:
+    stream = model.stream(PROMPT)
+    with pytest.raises(BusyError):
+        model.generate(PROMPT)
+    stream.close()
+    stream.close()
+    model.generate(PROMPT)
+
+
+def test_dropping_frees_the_model(model: Model) -> None:
+    stream = model.stream(PROMPT)
+    next(stream)
+    del stream
+    gc.collect()
+    model.generate(PROMPT)
+
+
+def test_breaking_out_of_a_loop_frees_the_model(model: Model) -> None:
+    for _ in model.stream(PROMPT):
+        break
+    gc.collect()
+    model.generate(PROMPT)
+
+
+def test_with_block_frees_the_model(model: Model) -> None:
+    with model.stream(PROMPT) as stream:
+        next(stream)
+    model.generate(PROMPT)
+    with pytest.raises(PPDError, match="not read to its end"):
+        _ = stream.result
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_step_frees_the_model_and_leaves_it_usable(model: Model, error: type[BaseException]) -> None:
+    expected = model.generate(PROMPT, max_new_tokens=20).token_ids
+    run, calls = model.engine.run, 0
+
+    def interrupted(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise error
+        return run(*args)
+
+    model.engine.run = interrupted
+    with pytest.raises(error):
+        model.generate(PROMPT, max_new_tokens=20)
+    stream = model.stream(PROMPT, max_new_tokens=20)
+    calls = 2
+    with pytest.raises(error):
+        list(stream)
+    assert model.generate(PROMPT, max_new_tokens=20).token_ids == expected
+
+
+def test_bad_arguments_do_not_hold_the_model(model: Model) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        model.stream(PROMPT, temperature=-1)
+    with pytest.raises(ValueError, match="token id"):
+        model.stream([99])
+    model.generate(PROMPT)
+
+
+def test_threads_queue(model: Model) -> None:
+    expected = model.generate(PROMPT, max_new_tokens=25).token_ids
+    results: list[list[int]] = []
+
+    def work() -> None:
+        results.extend(model.generate(PROMPT, max_new_tokens=25).token_ids for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert results == [expected] * 20
+
+
+def test_other_threads_wait_for_an_open_stream(model: Model) -> None:
+    stream = model.stream(PROMPT, max_new_tokens=10)
+    next(stream)
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (model.generate(PROMPT), done.set()))
+    thread.start()
+    assert not done.wait(0.2)
+    list(stream)
+    assert done.wait(30)
+    thread.join()
+
+
+def test_a_stream_may_be_closed_by_another_thread(model: Model) -> None:
+    stream = model.stream(PROMPT)
+    next(stream)
+    thread = threading.Thread(target=stream.close)
+    thread.start()
+    thread.join()
+    model.generate(PROMPT)
+
+
+def test_turn_remembers_threads_not_their_numbers() -> None:
+    turn = Turn()
+    thread = threading.Thread(target=turn.take)
+    thread.start()
+    thread.join()  # its identifier may be given to the next thread, which must wait and not be refused
+    outcome: list[str] = []
+
+    def wait() -> None:
+        try:
+            turn.take()
+            outcome.append("taken")
+        except BusyError:
+            outcome.append("refused")
+
+    second = threading.Thread(target=wait)
+    second.start()
+    time.sleep(0.1)
+    turn.give_back()
+    second.join(30)
+    assert outcome == ["taken"]

@@ -1,0 +1,103 @@
+"""Hypothesis strategies that several test files share."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from ppd.manifest import CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
+from ppd.signature import MAX_TOP_IDS
+from ppd.tree import Node, NodePath, Tree
+
+MANY = settings(deadline=None, max_examples=100)
+"""For properties that take well under a millisecond. No deadline: the machine may be busy."""
+FEW = settings(deadline=None, max_examples=25)
+"""For properties that fold whole tables."""
+
+
+@st.composite
+def trees(draw: st.DrawFn, max_prompt_tokens: int = 4, max_rank: int = MAX_TOP_IDS - 1, max_nodes: int = 12) -> Tree:
+    """Valid trees that draft: 1 to `max_prompt_tokens` prompt tokens, any set of states that is closed, nodes shuffled.
+
+    Args:
+        draw: Given by Hypothesis.
+        max_prompt_tokens: Largest m.
+        max_rank: Largest rank of a candidate.
+        max_nodes: Most nodes of a state, the root included. `max_nodes * (max_prompt_tokens + 1)` is at most 512.
+    """
+    m = draw(st.integers(1, max_prompt_tokens))
+    defined = sorted(draw(st.sets(st.integers(0, m))) | {m})
+    return Tree(m, {state: draw(_state_nodes(state, defined, max_rank, max_nodes)) for state in defined})
+
+
+@st.composite
+def _state_nodes(draw: st.DrawFn, state: int, defined: list[int], max_rank: int, max_nodes: int) -> tuple[Node, ...]:
+    """Nodes of one state. Prompt rows are drawn from the states that are defined, so that every lead ends somewhere."""
+    paths: list[NodePath] = [()]
+    if state:
+        for _ in range(draw(st.integers(0, max_nodes - 1))):
+            parent = draw(st.sampled_from([path for path in paths if len(path) < state]))
+            path = (*parent, draw(st.integers(0, max_rank)))
+            if path not in paths:
+                paths.append(path)
+    nodes = [Node(path, draw(st.sampled_from(defined))) for path in paths]
+    return tuple(draw(st.permutations(nodes)))
+
+
+_NAMES = st.text(max_size=12)
+_COUNTS = st.integers(0, 2**40)
+_NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+_DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+_FILE_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
+
+
+def manifests() -> st.SearchStrategy[Manifest]:
+    """Manifests of this version with arbitrary content; their digest is a placeholder, as before they are written."""
+    files = st.builds(FileEntry, path=_FILE_NAMES | st.just("engines/a.engine"), size_bytes=_COUNTS, sha256=_DIGESTS)
+    sizes = (
+        "num_parameters",
+        "vocab_size",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+    )
+    return st.builds(
+        Manifest,
+        schema=st.just(1),
+        digest=st.just("0" * 64),
+        model=st.builds(
+            ModelInfo,
+            name=_NAMES,
+            source=_NAMES | _DIGESTS,
+            revision=st.none() | _NAMES,
+            architecture=_NAMES,
+            **dict.fromkeys(sizes, _COUNTS),
+        ),
+        context=_COUNTS,
+        eos_ids=st.lists(_COUNTS, max_size=3),
+        special_tokens=st.dictionaries(_NAMES, _NAMES, max_size=3),
+        num_top_ids=_COUNTS,
+        max_rows=_COUNTS,
+        precision=_NAMES,
+        target=_NAMES,
+        prompt_tokens=st.builds(PromptTokensInfo, count=_COUNTS, status=_NAMES, source=_NAMES, size_bytes=_COUNTS),
+        tree=st.builds(
+            TreeInfo,
+            source=_NAMES,
+            drafts=st.booleans(),
+            num_rows=st.dictionaries(_NAMES, _COUNTS, max_size=3),
+            num_candidates=st.dictionaries(_NAMES, _COUNTS, max_size=3),
+        ),
+        draft=st.none() | st.booleans(),
+        check=st.builds(
+            CheckInfo,
+            engine=_NAMES,
+            num_rows=_COUNTS,
+            max_difference=_NUMBERS,
+            tolerance=_NUMBERS,
+            near_ties=_COUNTS,
+            tie_gap=_NUMBERS,
+        ),
+        provenance=st.dictionaries(_NAMES, _NAMES, max_size=3),
+        files=st.dictionaries(_NAMES, files, max_size=3),
+    )

@@ -1,0 +1,160 @@
+"""Who may import whom. Arrows point down: cli → train, export, calibrate → models, runtime → core."""
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import ppd
+
+PACKAGE = Path(ppd.__file__).parent
+CORE = ("errors", "signature", "tree", "manifest", "bundle", "targets", "describe")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the modules of a layer may import besides the standard library and each other.
+
+    Attributes:
+        layers: Other layers of this package.
+        packages: Other packages, or parts of them ("google.protobuf").
+    """
+
+    layers: frozenset[str]
+    packages: frozenset[str]
+
+
+def layer(layers: str, packages: str) -> Layer:
+    return Layer(frozenset(layers.split()), frozenset(packages.split()))
+
+
+LAYERS = {
+    "core": layer("", "numpy"),
+    "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
+    "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
+    "export": layer("core models runtime", "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime"),
+    "calibrate": layer("core runtime", "numpy"),
+    "train": layer("core models runtime", "numpy torch safetensors accelerate"),
+    "cli": layer("core models runtime export calibrate train", "typer rich"),
+}
+
+
+def layer_of(module: str) -> str:
+    """The layer of a module such as `ppd.runtime.model`; the package's own `__init__` belongs to the core."""
+    parts = module.split(".")
+    assert parts[0] == "ppd"
+    name = parts[1] if len(parts) > 1 else "errors"
+    return "core" if name in CORE else name
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(tree: ast.AST, module: str, *, is_package: bool) -> set[str]:
+    """Everything that a module imports, wherever the statement stands: in functions, conditions and type checking."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+def complaints(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Imports of a module that its layer does not allow."""
+    name = layer_of(module)
+    if name not in LAYERS:
+        return [f"{module} belongs to no layer"]
+    allowed, wrong = LAYERS[name], []
+    for imported in sorted(imports(ast.parse(source), module, is_package=is_package)):
+        root = imported.split(".")[0]
+        if root == "ppd":
+            fine = imported == "ppd.__version__" or layer_of(imported) in {name, *allowed.layers}
+        else:
+            fine = root in sys.stdlib_module_names or any(
+                imported == package or imported.startswith(f"{package}.") for package in allowed.packages
+            )
+        if not fine:
+            wrong.append(f"{module} imports {imported}")
+    return wrong
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    path = MODULES[module]
+
+    assert complaints(path.read_text("utf-8"), module, is_package=path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ppd.tree", "import torch"),
+        ("ppd.bundle", "def f():\n    from ppd.runtime import load"),
+        ("ppd.bundle", "from ppd import runtime"),
+        ("ppd.bundle", "from . import cli"),
+        ("ppd.bundle", "from .runtime.model import load"),
+        ("ppd.runtime.model", "import onnx"),
+        ("ppd.runtime.model", "from onnx import checker"),
+        ("ppd.runtime.model", "from ppd.models.registry import load_registry"),
+        ("ppd.runtime.engines.onnxruntime", "from ...export import fold"),
+        ("ppd.runtime.model", "if TYPE_CHECKING:\n    import transformers"),
+        ("ppd.models.hub", "import requests"),
+        ("ppd.models.hub", "from google import auth"),
+        ("ppd.models.hub", "from ppd.runtime.model import load"),
+        ("ppd.export.fold", "import transformers"),
+        ("ppd.export.fold", "import ppd.cli"),
+        ("ppd.calibrate.search", "import onnx"),
+        ("ppd.cli", "import torch"),
+        ("ppd.somewhere.new", ""),
+    ],
+)
+def test_an_import_that_points_elsewhere_is_found(module: str, source: str) -> None:
+    assert len(complaints(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ppd.tree", "import json, numpy.typing\nfrom ppd.errors import TreeError\nfrom . import signature"),
+        ("ppd.runtime.model", "import ppd\nfrom ppd.bundle import Bundle\nfrom .decode import Plans"),
+        ("ppd.models.sentencepiece_tokenizer", "from google.protobuf import message\nimport google.protobuf.message"),
+        ("ppd.export.exporter", "import onnx\nfrom ppd import __version__\nfrom ppd.runtime.check import Reference"),
+        ("ppd.cli", "import typer\ndef f():\n    from ppd.export.exporter import export"),
+    ],
+)
+def test_an_import_that_points_down_is_allowed(module: str, source: str) -> None:
+    assert complaints(source, module) == []
+
+
+def test_the_runtime_generates_without_torch_transformers_or_onnx(tinypy_bundle: Path) -> None:
+    code = """
+import json, sys
+from ppd import runtime
+model = runtime.load(sys.argv[1], threads=1)
+plain, drafted = (model.generate("def f(", max_new_tokens=4, draft=draft).token_ids for draft in (False, True))
+info = runtime.check_bundle(sys.argv[1], threads=1)
+modules = sorted({name.split(".")[0] for name in sys.modules})
+print(json.dumps({"same": plain == drafted, "rows": info.num_rows, "modules": modules}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tinypy_bundle)], capture_output=True, text=True, check=True, timeout=120
+    )
+    answer = json.loads(done.stdout)
+
+    assert answer["same"]
+    assert answer["rows"] > 0
+    assert "onnxruntime" in answer["modules"]
+    assert not {"torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors"} & set(answer["modules"])

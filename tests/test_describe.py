@@ -1,0 +1,147 @@
+"""Bundles in words."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from ppd.bundle import Bundle, open_bundle, tree_info
+from ppd.describe import describe_bundle, describe_check, describe_export, draw_rows
+from ppd.tree import Node, Tree, order_rows
+
+TREE = Tree(
+    2,
+    {
+        2: (
+            Node((1,), 0),
+            Node((), 2),
+            Node((0,), 2),
+            Node((0, 3), 0),
+            Node((0, 1), 1),
+            Node((7,), 0),
+            Node((7, 0), 0),
+        ),
+        1: (Node((), 2), Node((0,), 1)),
+        0: (Node((), 2),),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tinypy_bundle: Path) -> Bundle:
+    return open_bundle(tinypy_bundle)
+
+
+def with_tree(bundle: Bundle, tree: Tree, source: str) -> Bundle:
+    return dataclasses.replace(
+        bundle, tree=tree, manifest=dataclasses.replace(bundle.manifest, tree=tree_info(tree, source))
+    )
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """The labelled lines of a description."""
+    pairs = (re.split(r"\s{2,}", line, maxsplit=1) for line in text.splitlines() if re.match(r"\w.*\s{2,}", line))
+    return dict(pairs)
+
+
+def test_a_state_is_drawn_with_ranks_and_prompt_rows() -> None:
+    assert draw_rows(TREE.rows[2]).splitlines() == [
+        "root  **",
+        "├─ 0  **",
+        "│  ├─ 1  *",
+        "│  └─ 3",
+        "├─ 1",
+        "└─ 7",
+        "   └─ 0",
+    ]
+
+
+def test_a_root_alone_is_drawn_as_one_line() -> None:
+    assert draw_rows(order_rows((Node((), 0),))) == "root"
+    assert draw_rows(order_rows((Node((), 3),))) == "root  ***"
+
+
+def test_a_bundle_is_described(bundle: Bundle) -> None:
+    text = describe_bundle(bundle)
+    lines = lines_of(text)
+
+    assert lines["model"] == "tinypy (llama) from tinypy"
+    assert "8,392,960 parameters" in lines["shape"]
+    assert "vocabulary 8192" in lines["shape"]
+    assert lines["context"] == "512 tokens; EOS ids 1"
+    assert lines["target"] == "cpu, fp32"
+    assert lines["prompt tokens"] == "3 untrained (mean of the token embeddings), 3,072 bytes"
+    assert lines["check"] == describe_check(bundle.manifest.check)
+    assert "not measured" in lines["speed-up"]
+    assert re.search(r"created \d{4}-\d\d-\d\dT.*torch \d", lines["provenance"])
+    assert lines["tree"].startswith("hand-made")
+    for entry in bundle.manifest.files.values():
+        assert re.search(rf"^  {re.escape(entry.path)} +{entry.size_bytes:,} bytes$", text, re.MULTILINE)
+
+
+def test_every_state_of_the_tree_is_drawn(bundle: Bundle) -> None:
+    text = describe_bundle(with_tree(bundle, TREE, "mine.json"))
+
+    assert lines_of(text)["tree"].startswith("mine.json")
+    assert "  state 0: 3 rows, 0 candidates\n    root  **\n" in text
+    assert "  state 1: 5 rows, 1 candidates\n    root  **\n    └─ 0  *\n" in text
+    assert "  state 2: 12 rows, 6 candidates\n    root  **\n    ├─ 0  **\n    │  ├─ 1  *\n" in text
+
+
+def test_a_tree_that_never_drafts_says_so(bundle: Bundle) -> None:
+    text = describe_bundle(with_tree(bundle, Tree.none(3), "none"))
+
+    assert "none: plain decoding only" in text
+    assert "root" not in text
+
+
+@pytest.mark.parametrize(
+    ("draft", "words"),
+    [(True, "drafting was measured to be faster"), (False, "plain decoding was measured to be faster")],
+)
+def test_what_was_measured_is_told(bundle: Bundle, draft: bool, words: str) -> None:
+    measured = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, draft=draft))
+
+    assert lines_of(describe_bundle(measured))["speed-up"] == words
+
+
+def test_revision_and_missing_eos_are_told(bundle: Bundle) -> None:
+    model = dataclasses.replace(bundle.manifest.model, source="someone/tiny", revision="0123abcd")
+    manifest = dataclasses.replace(bundle.manifest, model=model, eos_ids=[])
+    lines = lines_of(describe_bundle(dataclasses.replace(bundle, manifest=manifest)))
+
+    assert lines["model"] == "tinypy (llama) from someone/tiny at 0123abcd"
+    assert lines["context"] == "512 tokens; EOS ids none"
+
+
+def test_a_check_is_told_with_its_tolerance(bundle: Bundle) -> None:
+    check = dataclasses.replace(
+        bundle.manifest.check, engine="some engine", num_rows=7, max_difference=1.24e-5, tolerance=1e-3, near_ties=2
+    )
+
+    assert describe_check(check) == (
+        "some engine: 7 rows agree with PyTorch, largest difference of a logit 1.2e-05 (allowed 0.001), 2 near-ties"
+    )
+
+
+def test_an_export_is_summed_up(bundle: Bundle) -> None:
+    text = describe_export(bundle, weights_bytes=33_900_000, added_parameters=768, added_bytes=1_334_272)
+    lines = lines_of(text)
+
+    assert lines["bundle"] == str(bundle.folder)
+    assert lines["prompt tokens"].endswith("768 numbers, 0.0092 % of the parameters")
+    assert lines["size"] == "33.9 MB graph and weights"
+    assert lines["added"] == "1,334,272 bytes for prompt tokens and tree, 3.9 %"
+    assert lines["tree"].startswith("hand-made; state 0: 3 rows, 0 candidates; ")
+    assert "untrained prompt tokens guess poorly" in lines["note"]
+
+
+def test_trained_prompt_tokens_or_no_tree_need_no_note(bundle: Bundle) -> None:
+    trained = dataclasses.replace(bundle.manifest.prompt_tokens, status="trained", source="mine")
+    with_trained = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=trained))
+    plain = with_tree(bundle, Tree.none(3), "none")
+
+    assert "note" not in lines_of(describe_export(with_trained, 1, 1, 1))
+    assert "note" not in lines_of(describe_export(plain, 1, 1, 1))
+    assert lines_of(describe_export(plain, 1, 1, 1))["tree"] == "none: plain decoding only"

@@ -1,0 +1,80 @@
+"""Targets: the presets of devices, found by name."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import ppd.targets
+from ppd.errors import ArgumentError, PPDError
+from ppd.targets import PRECISIONS, Target, find_target, load_targets, resolve_precision
+
+CPU = find_target("cpu")
+
+
+def test_every_preset_is_found_by_its_name_and_is_whole() -> None:
+    targets = load_targets()
+
+    assert {"cpu", "jetson-orin", "rtx-4090"} <= targets.keys()
+    for name, target in targets.items():
+        assert find_target(name) is target
+        assert target.name == name
+        assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name)
+        assert target.description
+        assert target.compute_capability is None or re.fullmatch(r"\d+\.\d", target.compute_capability)
+        assert resolve_precision("auto", target) == target.precision
+
+
+def test_presets_are_read_from_the_data_file() -> None:
+    data = json.loads((Path(ppd.targets.__file__).parent / "targets.json").read_text("utf-8"))
+
+    assert data["schema"] == 1
+    assert list(load_targets()) == list(data["targets"])
+
+
+@pytest.mark.parametrize(
+    ("name", "compute_capability"), [("jetson-orin", "8.7"), ("rtx-4090", "8.9"), ("a100-40", "8.0"), ("cpu", None)]
+)
+def test_compute_capabilities_are_those_that_nvidia_lists(name: str, compute_capability: str | None) -> None:
+    assert find_target(name).compute_capability == compute_capability
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("jetson-oren", "jetson-orin"), ("rtx4090", "rtx-4090"), ("CPU ", "cpu"), ("raspberry", "raspberry-pi-5")],
+)
+def test_an_unknown_name_lists_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ArgumentError, match=f"no target is called {name!r}") as caught:
+        find_target(name)
+
+    assert nearest in str(caught.value)
+    assert "ppd targets" in str(caught.value)
+    assert isinstance(caught.value, PPDError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("name", ["", "§§§§"])
+def test_a_name_like_no_other_lists_them_all(name: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        find_target(name)
+
+    assert all(known in str(caught.value) for known in load_targets())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_precision_that_can_be_exported_is_taken_as_asked(precision: str) -> None:
+    assert resolve_precision(precision, CPU) == precision
+
+
+@pytest.mark.parametrize("precision", ["fp64", "FP32", "", "Auto"])
+def test_any_other_precision_is_refused(precision: str) -> None:
+    with pytest.raises(ArgumentError, match=f"precision {precision!r} cannot be exported.*{PRECISIONS[0]}"):
+        resolve_precision(precision, CPU)
+
+
+def test_a_preset_asks_for_what_can_be_exported() -> None:
+    hopeful = Target(name="later", description="a device", compute_capability=None, precision="int3")
+
+    with pytest.raises(ArgumentError, match="precision 'int3' cannot be exported"):
+        resolve_precision("auto", hopeful)

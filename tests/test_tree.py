@@ -1,0 +1,480 @@
+"""Trees: their file format, the order of their rows, what a row sees, and the folded tables."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ppd.errors import TreeError
+from ppd.signature import MAX_ROWS, MAX_TOP_IDS
+from ppd.tree import (
+    Node,
+    NodePath,
+    Rows,
+    Tree,
+    fold_tables,
+    json_from_tree,
+    load_tree,
+    order_rows,
+    tree_from_json,
+    tree_tables_bytes,
+    tree_tables_from_bytes,
+)
+from tests.strategies import FEW, MANY, trees
+
+REFERENCE = Path(__file__).parent / "fixtures" / "reference_cases"
+
+Label = tuple[NodePath, int]
+"""What a row is: its node's path, and 0 for the node itself or j for its j-th prompt row."""
+
+
+def labels(nodes: tuple[Node, ...]) -> list[Label]:
+    """The rows in order, worked out by walking the tree: root, candidates depth-first, then prompt rows."""
+    prompts = {node.path: node.prompts for node in nodes}
+
+    def walk(path: NodePath) -> list[NodePath]:
+        children = [(*path, rank) for rank in range(MAX_TOP_IDS) if (*path, rank) in prompts]
+        return [path, *(below for child in children for below in walk(child))]
+
+    walked = walk(())
+    return [(path, 0) for path in walked] + [(path, j + 1) for path in walked for j in range(prompts[path])]
+
+
+def sees(row: Label, column: Label) -> bool:
+    """Every row sees root, ancestors and itself; prompt row j also prompt rows 1..j-1 of its node; no one else's."""
+    (path, j), (other, i) = row, column
+    if i == 0:
+        return path[: len(other)] == other
+    return path == other and i <= j
+
+
+def naive_mask(rows: list[Label]) -> list[list[bool]]:
+    return [[sees(row, column) for column in rows] for row in rows]
+
+
+def naive_depths(rows: list[Label]) -> list[int]:
+    return [len(path) + j for path, j in rows]
+
+
+# ---- the file format
+
+
+@MANY
+@given(trees())
+def test_json_round_trip(tree: Tree) -> None:
+    back = tree_from_json(json_from_tree(tree))
+
+    assert back.num_prompt_tokens == tree.num_prompt_tokens
+    assert {s: set(nodes) for s, nodes in back.states.items()} == {s: set(nodes) for s, nodes in tree.states.items()}
+    assert back.rows == tree.rows
+    assert json_from_tree(back) == json_from_tree(tree)
+
+
+def test_a_tree_file_reads_as_written() -> None:
+    nodes = [{"path": [], "prompts": 2}, {"path": [0], "prompts": 1}, {"path": [0, 3], "prompts": 2}]
+    data = {"schema": 1, "num_prompt_tokens": 2, "states": {"1": nodes[:2], "2": nodes}}
+
+    tree = tree_from_json(json.dumps(data))
+
+    assert tree == Tree(2, {1: (Node((), 2), Node((0,), 1)), 2: (Node((), 2), Node((0,), 1), Node((0, 3), 2))})
+    assert json.loads(json_from_tree(tree)) == data
+    assert tree.max_rank == 3
+    assert tree.drafts
+
+
+def document() -> dict[str, Any]:
+    """A valid tree file with two prompt tokens and every state."""
+    root = {"path": [], "prompts": 2}
+    return {
+        "schema": 1,
+        "num_prompt_tokens": 2,
+        "states": {
+            "0": [dict(root)],
+            "1": [dict(root), {"path": [1], "prompts": 1}],
+            "2": [dict(root), {"path": [0], "prompts": 0}, {"path": [0, 0], "prompts": 1}],
+        },
+    }
+
+
+def put(data: Any, place: tuple[str | int, ...], value: Any) -> Any:
+    """A copy of a document with another value at a place."""
+    data = copy.deepcopy(data)
+    target = data
+    for step in place[:-1]:
+        target = target[step]
+    target[place[-1]] = value
+    return data
+
+
+def with_node(state: str, path: list[Any], prompts: Any = 1) -> dict[str, Any]:
+    data = document()
+    data["states"][state].append({"path": path, "prompts": prompts})
+    return data
+
+
+def without(place: tuple[str | int, ...]) -> dict[str, Any]:
+    data = document()
+    target: Any = data
+    for step in place[:-1]:
+        target = target[step]
+    del target[place[-1]]
+    return data
+
+
+def test_the_document_that_the_rules_are_tried_on_is_valid() -> None:
+    assert tree_from_json(json.dumps(document())).num_prompt_tokens == 2
+
+
+BROKEN = {
+    "parent missing": (with_node("2", [1, 0]), r"state 2, path \[1, 0\] has no parent; expected path \[1\]"),
+    "parent in another state only": (with_node("1", [0, 0]), r"state 1, path \[0, 0\]"),
+    "deeper than the state": (with_node("1", [1, 0]), r"path \[1, 0\] has depth 2; state 1"),
+    "candidate in state 0": (with_node("0", [0]), r"path \[0\] has depth 1; state 0"),
+    "too many prompt rows": (with_node("2", [3], 3), r"path \[3\] has 3 prompt rows; expected 0 to 2"),
+    "negative prompt rows": (with_node("2", [3], -1), r"path \[3\] has -1 prompt rows; expected 0 to 2"),
+    "rank K": (with_node("2", [MAX_TOP_IDS]), r"path \[10\] uses a rank outside 0 to 9"),
+    "negative rank": (with_node("2", [-1]), r"path \[-1\] uses a rank outside 0 to 9"),
+    "path twice": (with_node("2", [0, 0], 2), r"state 2 has path \[0, 0\] twice"),
+    "root twice": (with_node("2", [], 2), r"state 2 has path \[\] twice"),
+    "no root": (put(document(), ("states", "0"), []), "state 0 has no root"),
+    "root replaced": (without(("states", "2", 0)), "state 2 has no root"),
+    "state m missing": (without(("states", "2")), "state 2 is not defined, and prefill leads to it"),
+    "state led to missing": (without(("states", "1")), "state 1 is not defined, and a node with that many"),
+    "no states": (put(document(), ("states",), {}), "state 2 is not defined"),
+    "state above m": (put(document(), ("states", "3"), [{"path": [], "prompts": 2}]), "state 3 is defined; .*0 to 2"),
+    "no prompt tokens": (put(document(), ("num_prompt_tokens",), 0), "num_prompt_tokens is 0; expected 1"),
+    "negative prompt tokens": (put(document(), ("num_prompt_tokens",), -1), "num_prompt_tokens is -1; expected 1"),
+    "far too many prompt tokens": (put(document(), ("num_prompt_tokens",), MAX_ROWS), "num_prompt_tokens is 512"),
+    "more prompt tokens than states": (put(document(), ("num_prompt_tokens",), 3), "state 3 is not defined"),
+    "a list": ([], "is not an object with num_prompt_tokens, schema, states"),
+    "null": (None, "is not an object"),
+    "a number": (1, "is not an object"),
+    "states a list": (put(document(), ("states",), [[]]), "states is not an object"),
+    "states null": (put(document(), ("states",), None), "states is not an object"),
+    "state not a list": (put(document(), ("states", "1"), {}), "state '1' is not a number with a list of nodes"),
+    "state not a number": (put(document(), ("states", "one"), []), "state 'one' is not a number"),
+    "state negative": (put(document(), ("states", "-1"), []), "state '-1' is not a number"),
+    "state padded": (put(document(), ("states", "01"), []), "state '01' is not a number"),
+    "state in another script": (put(document(), ("states", "\u0661"), []), "is not a number"),
+    "state of 5,000 digits": (put(document(), ("states", "1" * 5000), []), "is not a number|is defined"),
+    "node a path": (put(document(), ("states", "1", 1), [1]), r"state 1, node \[1\] is not an object"),
+    "path a number": (put(document(), ("states", "1", 1, "path"), 1), "path 1 is not a list of ranks"),
+    "path text": (put(document(), ("states", "1", 1, "path"), "1"), "path '1' is not a list of ranks"),
+    "rank text": (put(document(), ("states", "1", 1, "path"), ["1"]), "rank is '1'; expected a whole number"),
+    "rank true": (put(document(), ("states", "1", 1, "path"), [True]), "rank is True; expected a whole number"),
+    "rank 1.0": (put(document(), ("states", "1", 1, "path"), [1.0]), "rank is 1.0; expected a whole number"),
+    "prompts true": (put(document(), ("states", "1", 1, "prompts"), True), "prompts is True; expected a whole"),
+    "prompts 1.0": (put(document(), ("states", "1", 1, "prompts"), 1.0), "prompts is 1.0; expected a whole"),
+    "prompts null": (put(document(), ("states", "1", 1, "prompts"), None), "prompts is None; expected a whole"),
+    "prompt tokens true": (
+        put(document(), ("num_prompt_tokens",), True),
+        "num_prompt_tokens is True; expected a whole",
+    ),
+    "prompt tokens 2.0": (put(document(), ("num_prompt_tokens",), 2.0), "num_prompt_tokens is 2.0; expected a whole"),
+    "prompt tokens text": (put(document(), ("num_prompt_tokens",), "2"), "num_prompt_tokens is '2'; expected a whole"),
+    "schema 2": (put(document(), ("schema",), 2), "has schema 2; this version reads schema 1"),
+    "schema 0": (put(document(), ("schema",), 0), "has schema 0; this version reads schema 1"),
+    "schema true": (put(document(), ("schema",), True), "has schema True"),
+    "schema 1.0": (put(document(), ("schema",), 1.0), "has schema 1.0"),
+    "schema text": (put(document(), ("schema",), "1"), "has schema '1'"),
+    "schema missing": (without(("schema",)), r"expected \['num_prompt_tokens', 'schema', 'states'\] \(see schema\)"),
+    "states missing": (without(("states",)), r"\(see states\)"),
+    "prompt tokens missing": (without(("num_prompt_tokens",)), r"\(see num_prompt_tokens\)"),
+    "unknown key": (put(document(), ("comment",), ""), r"\(see comment\)"),
+    "unknown key of a node": (put(document(), ("states", "1", 1, "acc"), 0.3), r"state 1, node .*\(see acc\)"),
+    "path missing": (without(("states", "1", 1, "path")), r"state 1, node .*\(see path\)"),
+    "prompts missing": (without(("states", "1", 1, "prompts")), r"state 1, node .*\(see prompts\)"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_rule_is_refused_with_its_place(data: Any, message: str) -> None:
+    with pytest.raises(TreeError, match=message) as caught:
+        tree_from_json(json.dumps(data), "mine.json")
+
+    assert str(caught.value).startswith("mine.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "tree", '{"schema": 1,}', "\ufeff{}", "[" * 100_000])
+def test_what_is_not_json_is_refused(text: str) -> None:
+    with pytest.raises(TreeError, match=r"mine\.json is not JSON"):
+        tree_from_json(text, "mine.json")
+
+
+def test_more_rows_than_the_tables_hold_name_the_limit() -> None:
+    at_limit = Tree(MAX_ROWS - 1, {MAX_ROWS - 1: _root(MAX_ROWS - 1)})
+    assert at_limit.rows[MAX_ROWS - 1].num_rows == MAX_ROWS
+
+    with pytest.raises(TreeError, match="state 511 has 513 rows; a step has room for 512"):
+        Tree(MAX_ROWS - 1, {0: _root(0), MAX_ROWS - 1: (Node((), MAX_ROWS - 1), Node((0,), 0))})
+
+
+def _root(prompts: int) -> tuple[Node, ...]:
+    return (Node((), prompts),)
+
+
+ANY_JSON = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    2,
+    -1,
+    600,
+    1.0,
+    float("nan"),
+    "",
+    "1",
+    [],
+    [0],
+    [[]],
+    {},
+    {"path": [], "prompts": 1},
+)
+
+
+def places(data: Any, here: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Every place inside a document."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [place for key, value in items for place in ((*here, key), *places(value, (*here, key)))]
+
+
+@pytest.mark.parametrize("place", places(document()), ids=str)
+def test_any_value_anywhere_is_read_or_refused_never_a_crash(place: tuple[str | int, ...]) -> None:
+    for value in ANY_JSON:
+        try:
+            tree = tree_from_json(json.dumps(put(document(), place, value)))
+        except TreeError:
+            continue
+        assert tree_from_json(json_from_tree(tree)).rows == tree.rows  # what was read can be written and read again
+
+
+@MANY
+@given(trees(), st.data())
+def test_a_node_without_its_parent_is_refused(tree: Tree, data: st.DataObject) -> None:
+    state = data.draw(st.sampled_from(sorted(tree.states)))
+    parents = {node.path[:-1] for node in tree.states[state] if node.path} - {()}
+    if not parents:
+        return
+    gone = data.draw(st.sampled_from(sorted(parents)))
+    nodes = tuple(node for node in tree.states[state] if node.path != gone)
+
+    with pytest.raises(TreeError, match="no parent"):
+        Tree(tree.num_prompt_tokens, {**tree.states, state: nodes})
+
+
+@MANY
+@given(trees())
+def test_a_state_that_a_node_leads_to_is_required(tree: Tree) -> None:
+    reached, todo = set[int](), {tree.num_prompt_tokens}
+    while todo:
+        reached |= todo
+        todo = {node.prompts for state in todo for node in tree.states[state]} - reached
+    for state in tree.states:
+        rest = {other: nodes for other, nodes in tree.states.items() if other != state}
+        if state in reached and rest != {0: _root(0)}:  # that one is the tree that never drafts
+            with pytest.raises(TreeError, match=f"state {state} is not defined"):
+                Tree(tree.num_prompt_tokens, rest)
+        else:
+            assert Tree(tree.num_prompt_tokens, rest).states == rest
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{}", None])
+def test_a_tree_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(TreeError, match=r"mine\.json.*expected"):
+        load_tree(path)
+
+
+def test_a_tree_file_is_loaded_from_disk(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps(document()), "utf-8")
+
+    assert load_tree(tmp_path / "mine.json") == tree_from_json(json.dumps(document()))
+
+
+def test_a_tree_for_another_model_does_not_fit() -> None:
+    tree = tree_from_json(json.dumps(document()))
+
+    tree.require_fit(2, 2)
+    with pytest.raises(TreeError, match="the tree is for 2 prompt tokens, the model has 3"):
+        tree.require_fit(3, 10)
+    with pytest.raises(TreeError, match="uses rank 1; the graph returns ranks 0 to 0"):
+        tree.require_fit(2, 1)
+
+
+# ---- rows
+
+
+@MANY
+@given(trees())
+def test_rows_are_root_then_candidates_depth_first_then_prompt_rows_node_by_node(tree: Tree) -> None:
+    for state, nodes in tree.states.items():
+        rows, expected = tree.rows[state], labels(nodes)
+        assert row_labels(rows) == expected
+        assert rows.num_rows == len(expected)
+        assert rows.num_candidates == len(nodes) - 1
+
+
+@MANY
+@given(trees())
+def test_parents_and_children_agree_with_the_paths(tree: Tree) -> None:
+    for rows in tree.rows.values():
+        paths = [node.path for node in rows.nodes]
+        assert rows.parents[0] == -1
+        assert [paths[parent] for parent in rows.parents[1:]] == [path[:-1] for path in paths[1:]]
+        for row, path in enumerate(paths):
+            below = sorted(other for other in paths if other[:-1] == path and other)
+            assert [paths[child] for child in rows.children[row]] == below
+
+
+@MANY
+@given(trees())
+def test_accepted_rows_ascend_and_never_lie_before_their_destination(tree: Tree) -> None:
+    for rows in tree.rows.values():
+        row_of = {node.path: row for row, node in enumerate(rows.nodes)}
+        for node in rows.nodes:
+            accepted = [row_of[node.path[:length]] for length in range(len(node.path) + 1)]
+            assert accepted == sorted(set(accepted))
+            assert all(row >= destination for destination, row in enumerate(accepted))
+            if not any(node.path):  # the likeliest path moves nothing
+                assert accepted == list(range(len(accepted)))
+
+
+@MANY
+@given(trees())
+def test_prompt_rows_take_the_ids_behind_the_vocabulary(tree: Tree) -> None:
+    for state, nodes in tree.states.items():
+        ids = tree.rows[state].input_ids(vocab_size=1000)
+        assert ids.dtype == np.int64
+        assert ids.tolist() == [1000 + j - 1 if j else 0 for _, j in labels(nodes)]
+
+
+def row_labels(rows: Rows) -> list[Label]:
+    """What `Rows` says each row is."""
+    found: list[Label | None] = [None] * rows.num_rows
+    for row, (node, first) in enumerate(zip(rows.nodes, rows.first_prompts, strict=True)):
+        for place, label in [(row, 0), *((first + j, j + 1) for j in range(node.prompts))]:
+            assert found[place] is None, f"two rows stand at {place}"
+            found[place] = (node.path, label)
+    return [label for label in found if label is not None]
+
+
+# ---- what a row sees
+
+
+@MANY
+@given(trees())
+def test_mask_and_depths_equal_the_naive_definition(tree: Tree) -> None:
+    for state, nodes in tree.states.items():
+        rows, expected = tree.rows[state], labels(nodes)
+        assert rows.mask().dtype == np.bool_
+        np.testing.assert_array_equal(rows.mask(), naive_mask(expected))
+        np.testing.assert_array_equal(rows.depths(), naive_depths(expected))
+
+
+def test_a_small_mask_by_hand() -> None:
+    rows = order_rows((Node((0,), 0), Node((), 2), Node((1,), 1), Node((0, 0), 0)))
+
+    # root, 0, 0-0, 1, root's prompt rows 1 and 2, prompt row 1 of candidate 1
+    expected = """
+        1......
+        11.....
+        111....
+        1..1...
+        1...1..
+        1...11.
+        1..1..1
+    """
+    assert rows.mask().tolist() == [[mark == "1" for mark in line] for line in expected.split()]
+    assert rows.depths().tolist() == [0, 1, 2, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("state", [1, 2, 3])
+def test_the_authors_buffers_are_the_same_up_to_the_order_of_rows(name: str, state: int) -> None:
+    given_tree = json.loads((REFERENCE / f"tree_{name}.json").read_text("utf-8"))[str(state)]
+    theirs = json.loads((REFERENCE / f"buffers_tree_{name}.json").read_text("utf-8"))[str(state)]
+    nodes = (Node((), 3), *(Node(tuple(path), prompts) for path, _, prompts in given_tree))
+    rows = order_rows(nodes)
+    by_length = sorted((node.path for node in nodes), key=lambda path: (len(path), path))
+    their_row = {}
+    for path, node_row, prompt_rows in zip(
+        by_length, theirs["normal_token_indices"], theirs["special_token_indices"], strict=True
+    ):
+        their_row |= {(path, j): row for j, row in enumerate([node_row, *prompt_rows])}
+    order = [their_row[label] for label in row_labels(rows)]
+
+    assert sorted(order) == list(range(theirs["n_rows"]))
+    np.testing.assert_array_equal(rows.mask(), np.array(theirs["attn_mask"], bool)[np.ix_(order, order)])
+    np.testing.assert_array_equal(rows.depths(), np.array(theirs["position_ids"])[order])
+
+
+# ---- folded tables
+
+
+@FEW
+@given(trees())
+@example(Tree.none(2))
+def test_folded_tables_hold_every_state_and_the_causal_one(tree: Tree) -> None:
+    m = tree.num_prompt_tokens
+    mask, depth = fold_tables(tree)
+
+    assert (mask.shape, mask.dtype) == ((m + 2, MAX_ROWS, MAX_ROWS), np.bool_)
+    assert (depth.shape, depth.dtype) == ((m + 2, MAX_ROWS), np.int64)
+    np.testing.assert_array_equal(mask[m + 1], np.tril(np.ones((MAX_ROWS, MAX_ROWS), bool)))
+    np.testing.assert_array_equal(depth[m + 1], np.arange(MAX_ROWS))
+    absent = _root(m if tree.drafts else 0)
+    for state in range(m + 1):
+        expected = labels(tree.states.get(state, absent))
+        num_rows = len(expected)
+        np.testing.assert_array_equal(mask[state, :num_rows, :num_rows], naive_mask(expected))
+        np.testing.assert_array_equal(depth[state, :num_rows], naive_depths(expected))
+        np.testing.assert_array_equal(mask[state, num_rows:], np.eye(MAX_ROWS, dtype=bool)[num_rows:])
+        assert not mask[state, :num_rows, num_rows:].any()
+
+
+@FEW
+@given(trees())
+def test_tree_tables_round_trip(tree: Tree) -> None:
+    content = tree_tables_bytes(tree)
+    mask, depth = tree_tables_from_bytes(content, tree.num_prompt_tokens)
+
+    np.testing.assert_array_equal(mask, fold_tables(tree)[0])
+    np.testing.assert_array_equal(depth, fold_tables(tree)[1])
+    assert mask.dtype == np.bool_
+    assert depth.dtype == np.int64
+
+
+def test_tree_tables_of_another_size_are_refused() -> None:
+    content = tree_tables_bytes(Tree.none(1))
+
+    for changed in (content[:-1], content + b"\0", b""):
+        with pytest.raises(TreeError, match=rf"have {len(changed)} bytes; expected {len(content)}.*again"):
+            tree_tables_from_bytes(changed, 1)
+    with pytest.raises(TreeError, match="again"):
+        tree_tables_from_bytes(content, 2)
+
+
+@pytest.mark.parametrize("num_prompt_tokens", [1, 3])
+def test_the_tree_that_never_drafts_has_one_row_in_every_state(num_prompt_tokens: int) -> None:
+    tree = Tree.none(num_prompt_tokens)
+
+    assert not tree.drafts
+    assert tree.max_rank == -1
+    assert {state: rows.num_rows for state, rows in tree.rows.items()} == dict.fromkeys(range(num_prompt_tokens + 1), 1)
+    assert tree_from_json(json_from_tree(tree)) == tree
+
+
+def test_a_root_without_prompt_rows_needs_state_m_unless_nothing_drafts() -> None:
+    with pytest.raises(TreeError, match="state 2 is not defined"):
+        Tree(2, {0: _root(0), 1: _root(0)})
+    assert Tree(2, {0: _root(0), 2: _root(0)}).drafts
