@@ -140,7 +140,9 @@ def staged_folder(out: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         ExportError: `out` exists and may not be replaced, or its parent cannot be written.
     """
+    out = out.absolute()
     require_writable(out, force=force)
+    new_parents = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -153,8 +155,15 @@ def staged_folder(out: Path, *, force: bool) -> Iterator[Path]:
             _sync(path)
         _replace_folder(staging, out, force=force)
         _sync(out.parent)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write {out} ({error.strerror or error}); free space, or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for parent in new_parents:  # of a failed export; they hold the bundle otherwise, and stay
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def require_writable(out: Path, *, force: bool) -> None:
@@ -233,6 +242,8 @@ def _write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         _sync(path.parent)
+    except OSError as error:
+        raise ExportError(f"cannot write {path} ({error.strerror}); free space, or make the folder writable") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -143,7 +143,7 @@ def generate(
     from ppd import runtime
 
     model = runtime.load(bundle, engine=engine, threads=threads)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _read_stdin() if prompt == "-" else prompt
     given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer
     with model.stream(
@@ -309,6 +309,13 @@ def _progress(stages: Sized) -> Iterator[Callable[[str], None]]:
             started = True
 
         yield advance
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"standard input is not UTF-8 text ({error}); convert it first") from error
 
 
 def _parse_ids(text: str) -> list[int]:

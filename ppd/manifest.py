@@ -11,7 +11,6 @@ import re
 import types
 import typing
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from ppd.errors import BundleError
@@ -39,8 +38,7 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        path = PurePosixPath(self.path)
-        if not self.path or "\\" in self.path or ":" in self.path or path.is_absolute() or ".." in path.parts:
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", self.path, re.ASCII) or ".." in self.path.split("/"):
             raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r}, which leaves the bundle; {_AGAIN}")
 
 
@@ -148,11 +146,9 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): it is damaged; {_AGAIN}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
-    if type(schema) is int and schema > MANIFEST_SCHEMA:
-        raise BundleError(
-            f"{MANIFEST_FILE} has schema {schema}, this version reads up to {MANIFEST_SCHEMA}; "
-            "upgrade with pip install --upgrade ppd-edge"
-        )
+    if type(schema) is int and schema != MANIFEST_SCHEMA:
+        remedy = "upgrade with pip install --upgrade ppd-edge" if schema > MANIFEST_SCHEMA else _AGAIN
+        raise BundleError(f"{MANIFEST_FILE} has schema {schema}, this version reads schema {MANIFEST_SCHEMA}; {remedy}")
     _check_digest(content, data)
     return _decode(Manifest, data, MANIFEST_FILE)
 
@@ -188,7 +184,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if origin is None and type(value) is kind:
         return value

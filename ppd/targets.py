@@ -44,7 +44,7 @@ def find_target(name: str) -> Target:
     """
     targets = load_targets()
     if name not in targets:
-        near = difflib.get_close_matches(name, targets, n=3, cutoff=0.3) or sorted(targets)
+        near = difflib.get_close_matches(name.lower(), targets, n=3, cutoff=0.3) or sorted(targets)
         raise ArgumentError(f"no target is called {name!r}; nearest: {', '.join(near)} (ppd targets lists them all)")
     return targets[name]
 

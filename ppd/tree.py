@@ -6,6 +6,7 @@ the state becomes the number of prompt rows of the last accepted node (the paper
 
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,7 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
         TreeError: The text is not JSON, or not a tree; the message says where.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_object_without_repetitions)
     except (ValueError, RecursionError) as error:
         raise TreeError(f"{name} is not JSON ({error}); expected a tree file") from error
     _check_keys(data, {"schema", "num_prompt_tokens", "states"}, name)
@@ -237,8 +238,8 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
         raise TreeError(f"{name}: states is not an object; expected one list of nodes per state")
     states = {}
     for key, nodes in data["states"].items():
-        if not (isinstance(key, str) and key.isdecimal() and str(int(key)) == key and isinstance(nodes, list)):
-            raise TreeError(f"{name}: state {key!r} is not a number with a list of nodes")
+        if not re.fullmatch("0|[1-9][0-9]{0,2}", key) or not isinstance(nodes, list):
+            raise TreeError(f"{name}: state {key!r:.20} is not a number from 0 to {MAX_ROWS - 1} with a list of nodes")
         states[int(key)] = tuple(_node_from_json(node, f"{name}: state {key}") for node in nodes)
     try:
         return Tree(_integer(data["num_prompt_tokens"], f"{name}: num_prompt_tokens"), states)
@@ -290,14 +291,23 @@ def _check_state(state: int, nodes: tuple[Node, ...], num_prompt_tokens: int) ->
 
 
 def _check_reachable(tree: Tree) -> None:
-    todo, seen, origin = [tree.num_prompt_tokens], set(), "prefill"
-    while todo:
-        state = todo.pop()
-        if state not in tree.states:
-            raise TreeError(f"state {state} is not defined, and {origin} leads to it; define it")
-        seen.add(state)
-        todo += {node.prompts for node in tree.states[state]} - seen - set(todo)
-        origin = "a node with that many prompt rows"
+    if tree.num_prompt_tokens not in tree.states:
+        raise TreeError(f"state {tree.num_prompt_tokens} is not defined, and prefill leads to it; define it")
+    for state, nodes in tree.states.items():
+        for node in nodes:
+            if node.prompts not in tree.states:
+                raise TreeError(
+                    f"state {node.prompts} is not defined, and state {state}, path {list(node.path)}, "
+                    f"with {node.prompts} prompt rows leads to it; define it"
+                )
+
+
+def _object_without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {twice!r} stands twice")
+    return data
 
 
 def _node_from_json(data: Any, where: str) -> Node:

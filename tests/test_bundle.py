@@ -297,7 +297,7 @@ MISSING = [
 def test_a_missing_key_is_named(bundle: Path, place: tuple[str, ...]) -> None:
     change(bundle, place, ...)
 
-    assert f"lacks the key {place[-1]!r}" in refused(bundle, MANIFEST_FILE)
+    assert place[-1] in refused(bundle, MANIFEST_FILE)
 
 
 @pytest.mark.parametrize("schema", [2, 1000])
@@ -340,7 +340,6 @@ WRONG_TYPES: list[tuple[tuple[str, ...], Any]] = [
     (("draft",), 0),
     (("check", "tolerance"), "0.1"),
     (("check", "tolerance"), False),
-    (("check", "tolerance"), 10**400),
     (("provenance",), None),
     (("provenance", "torch"), 2),
     (("files",), []),
@@ -356,6 +355,12 @@ def test_a_value_of_another_type_is_refused(bundle: Path, place: tuple[str, ...]
     change(bundle, place, value)
 
     assert place[-1] in refused(bundle, MANIFEST_FILE)
+
+
+def test_a_number_that_no_float_can_hold_is_refused(bundle: Path) -> None:
+    change(bundle, ("check", "tolerance"), 10**400)
+
+    assert "tolerance" in refused(bundle, MANIFEST_FILE)
 
 
 LEAVING = ["../x", "..", "a/../../x", "a/..", "/etc/passwd", "//x", "a\\b", "..\\x", "C:x", "C:/x", ""]

@@ -316,6 +316,10 @@ def test_an_unknown_bundle_is_one_line(run: Run, tmp_path: Path, command: list[A
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_message_of_several_lines_becomes_one(run: Run, tmp_path: Path) -> None:
+    fails(run("inspect", tmp_path / "two\nlines"), "two lines")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -527,6 +531,18 @@ def test_an_export_that_cannot_be_done_is_one_line_and_changes_nothing(
 def test_ppd_export_is_also_a_subcommand(run: Run, working_dir: Path) -> None:
     fails(run("export", "--model", "tinypy", "--gpu", "cpux", "--out", "new"), "no target is called 'cpux'", "cpu")
     assert not (working_dir / "new").exists()
+
+
+def test_an_output_that_may_not_be_written_is_refused_before_the_work(
+    run: Run, working_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppd.export import exporter
+
+    monkeypatch.setattr(exporter, "load_decoder", lambda *_: pytest.fail("the weights are loaded"))
+
+    fails(export(run, "--out", "old"), "old exists; give --force")
+    fails(export(run, "--out", "thesis", "--force"), "thesis exists and is not a bundle")
+    assert (working_dir / "thesis" / "chapter").exists()
 
 
 @pytest.mark.parametrize("out", ["new", "old"])

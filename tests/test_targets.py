@@ -42,13 +42,14 @@ def test_compute_capabilities_are_those_that_nvidia_lists(name: str, compute_cap
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("jetson-oren", "jetson-orin"), ("rtx4090", "rtx-4090"), ("CPU ", "cpu"), ("raspberry", "raspberry-pi-5")],
+    [("jetson-oren", "jetson-orin"), ("rtx4090", "rtx-4090"), ("cpus", "cpu"), ("raspberry", "raspberry-pi-5")],
 )
 def test_an_unknown_name_lists_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ArgumentError, match=f"no target is called {name!r}") as caught:
         find_target(name)
 
     assert nearest in str(caught.value)
+    assert "h200" not in str(caught.value)  # only the nearest
     assert "ppd targets" in str(caught.value)
     assert isinstance(caught.value, PPDError)
     assert isinstance(caught.value, ValueError)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import gc
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import ppd
 from ppd.bundle import (
@@ -35,7 +36,7 @@ from ppd.export.trace import trace
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import load_decoder
-from ppd.models.config import read_config
+from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.models.hub import ModelSource, resolve_model, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
@@ -71,10 +72,13 @@ class ExportReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """Everything that goes into a bundle."""
+    """Everything that goes into a bundle, but for the weights."""
 
     source: ModelSource
-    decoder: Decoder
+    config: ModelConfig
+    context: int
+    num_parameters: int
+    num_top_ids: int
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor
     prompt_tokens_source: str | None
@@ -122,16 +126,16 @@ def export(
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force)
     progress(STAGES[1])
-    parts = _load_parts(source, prompt_tokens, tree, given_tree, context)
-    num_top_ids = min(MAX_TOP_IDS, parts.decoder.config.vocab_size)
-    parts.tree.require_fit(len(parts.prompt_tokens), num_top_ids)
+    decoder, parts = _load_parts(source, prompt_tokens, tree, given_tree, context)
     with staged_folder(folder, force=force) as staging:
-        _write_files(parts, num_top_ids, staging, progress)
+        _write_files(decoder, parts, staging, progress)
         progress(STAGES[4])
-        reference = record_reference(parts.decoder, parts.prompt_tokens, num_top_ids)
+        reference = record_reference(decoder, parts.prompt_tokens, parts.num_top_ids)
         reference.save(staging / REFERENCE_FILE)
+        del decoder
+        gc.collect()  # the tracer leaves cycles that hold the weights, and the engine is about to load them again
         progress(STAGES[5])
-        manifest = _manifest(parts, num_top_ids, target, resolved_precision, staging)
+        manifest = _manifest(parts, target, resolved_precision, staging)
         write_manifest(staging, manifest)
         checked = dataclasses.replace(manifest, check=_check(staging, reference))
         progress(STAGES[6])
@@ -148,7 +152,7 @@ def export(
 
 def _load_parts(
     source: ModelSource, prompt_tokens: str | None, tree: str, given_tree: Tree | None, context: int | None
-) -> _Parts:
+) -> tuple[Decoder, _Parts]:
     config = read_config(source.folder)
     if context is not None and not 2 <= context <= config.context:
         raise ArgumentError(f"context is {context}; {source.name} takes 2 to {config.context}")
@@ -164,9 +168,14 @@ def _load_parts(
     if len(table) >= MAX_ROWS:
         raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
     folded = given_tree or (Tree.none(len(table)) if tree == "none" else hand_made_tree(len(table)))
-    return _Parts(
+    num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
+    folded.require_fit(len(table), num_top_ids)
+    return decoder, _Parts(
         source=source,
-        decoder=decoder,
+        config=config,
+        context=decoder.context,
+        num_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
+        num_top_ids=num_top_ids,
         tokenizer=tokenizer,
         prompt_tokens=table,
         prompt_tokens_source=trained.source if trained is not None else None,
@@ -175,12 +184,13 @@ def _load_parts(
     )
 
 
-def _write_files(parts: _Parts, num_top_ids: int, staging: Path, progress: Progress) -> None:
+def _write_files(decoder: Decoder, parts: _Parts, staging: Path, progress: Progress) -> None:
     progress(STAGES[2])
-    graph = trace(parts.decoder, len(parts.prompt_tokens), num_top_ids)
+    graph = trace(decoder, len(parts.prompt_tokens), parts.num_top_ids)
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.numpy(), parts.tree, staging)
-    save_file({"prompt_embeddings": parts.prompt_tokens}, staging / PROMPT_TOKENS_FILE)
+    # Not `save_file`, which makes a file that only its owner may read.
+    (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.tree), "utf-8")
     if parts.tokenizer is not None:
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
@@ -203,8 +213,8 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 
 
-def _manifest(parts: _Parts, num_top_ids: int, target: str, precision: str, staging: Path) -> Manifest:
-    config, source = parts.decoder.config, parts.source
+def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Manifest:
+    config, source = parts.config, parts.source
     trained = parts.prompt_tokens_source is not None
     return Manifest(
         model=ModelInfo(
@@ -212,7 +222,7 @@ def _manifest(parts: _Parts, num_top_ids: int, target: str, precision: str, stag
             source=source.source,
             revision=source.revision,
             architecture=config.architecture,
-            num_parameters=sum(parameter.numel() for parameter in parts.decoder.parameters()),
+            num_parameters=parts.num_parameters,
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
@@ -220,10 +230,10 @@ def _manifest(parts: _Parts, num_top_ids: int, target: str, precision: str, stag
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
         ),
-        context=parts.decoder.context,
+        context=parts.context,
         eos_ids=list(config.eos_ids),
         special_tokens=parts.tokenizer.special_tokens if parts.tokenizer is not None else {},
-        num_top_ids=num_top_ids,
+        num_top_ids=parts.num_top_ids,
         max_rows=MAX_ROWS,
         precision=precision,
         target=target,

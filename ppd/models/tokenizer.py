@@ -66,9 +66,9 @@ def _convert(file: Path, config: dict[str, Any]) -> tuple[str, dict[str, str]]:
     except ImportError as error:
         raise TokenizerError(f'converting {file} needs sentencepiece: pip install "ppd-edge[export]"') from error
     config_file = file.parent / "tokenizer_config.json"
-    for name in ("legacy", "add_prefix_space"):
-        if config.get(name) is False:
-            raise TokenizerError(f"{file} cannot be converted: {config_file} sets {name} to false; {REMEDY}")
+    # `legacy` is not looked at: it decides about a space after a special token, and nothing in other text.
+    if config.get("add_prefix_space") is False:
+        raise TokenizerError(f"{file} cannot be converted: {config_file} sets add_prefix_space to false; {REMEDY}")
     tokens = _tokens_in_config(config, config_file) | _read_object(file.parent / "added_tokens.json")
     for token, token_id in tokens.items():
         if not isinstance(token_id, int):

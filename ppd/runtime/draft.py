@@ -39,7 +39,8 @@ class Plan:
         """
         num_nodes = len(self.rows.nodes)
         self.input_ids[0] = root
-        guesses.reshape(-1).take(self.guess_index, out=self.input_ids[1:num_nodes])
+        if num_nodes > 1:  # "clip", because "raise" would copy through a buffer; the indices are in range
+            guesses.reshape(-1).take(self.guess_index, out=self.input_ids[1:num_nodes], mode="clip")
         tokens: list[int] = self.input_ids[:num_nodes].tolist()
         return tokens
 

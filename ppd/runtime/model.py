@@ -283,6 +283,10 @@ class Model:
             raise TokenizerError(
                 "the bundle has no tokenizer, so it takes token ids, not text; export from a folder with one"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # what was typed was not UTF-8
+            raise ArgumentError(f"the prompt is not valid Unicode text ({error}); give it as UTF-8") from error
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 

@@ -474,7 +474,6 @@ def test_added_tokens_come_from_both_files_and_empty_ones_do_not_count(vicuna_li
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"tokenizer_config__json": {"legacy": False}}, "sets legacy to false; add a tokenizer.json"),
         ({"tokenizer_config__json": {"add_prefix_space": False}}, "sets add_prefix_space to false"),
         ({"added_tokens__json": {"<a>": "3000"}}, "added token '<a>' has id '3000', expected a whole number"),
         ({"added_tokens__json": {"<a>": 17}}, "'<a>' has id 17, expected 3000"),

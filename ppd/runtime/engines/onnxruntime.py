@@ -58,6 +58,7 @@ class OnnxRuntimeEngine:
         model = manifest.model
         self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context)
         self._session = _open_session(bundle, threads)
+        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings: dict[tuple[int, int], _Binding] = {}
         self._cache_values: list[ort.OrtValue] = []
@@ -153,3 +154,13 @@ def _open_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "
             "upgrade it with pip install --upgrade onnxruntime"
         ) from error
+
+
+def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle) -> None:
+    """Refuse a graph that is not the one the manifest describes."""
+    found = [value.name for value in session.get_inputs()]
+    if found != expected:
+        raise EngineError(
+            f"{bundle.path(GRAPH_FILE)} has {len(found)} inputs, the manifest asks for {len(expected)} "
+            f"({bundle.manifest.model.num_layers} layers); export the bundle again"
+        )
