@@ -174,6 +174,8 @@ def require_writable(out: Path, *, force: bool) -> None:
     """
     if not out.exists() and not out.is_symlink():
         return
+    if out.resolve() == Path.cwd():
+        raise ExportError(f"{out} is the working directory, which cannot be replaced; choose another --out")
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists()):
         raise ExportError(f"{out} exists and is not a bundle; choose another --out")
     if not force:
