@@ -18,6 +18,7 @@ from ppd.bundle import open_bundle, refold_tree, staged_folder, tree_info, write
 from ppd.errors import ArgumentError, BundleError, ExportError, TreeError
 from ppd.manifest import MANIFEST_FILE, Manifest, bytes_from_manifest, manifest_from_bytes
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from tests.copies import link_bundle
 from tests.strategies import MANY, manifests
 
 REMEDY = "export the bundle again|upgrade|the folder that ppd-export writes"
@@ -38,11 +39,7 @@ CHAIN = Tree(3, {s: tuple(Node((0,) * depth, 3) for depth in range(s + 1)) for s
 @pytest.fixture
 def bundle(tinypy_bundle: Path, tmp_path: Path) -> Path:
     """A bundle of its own, whose files are links: `replace` them, never write into them."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    for path in tinypy_bundle.iterdir():
-        (folder / path.name).hardlink_to(path)
-    return folder
+    return link_bundle(tinypy_bundle, tmp_path / "bundle")
 
 
 def replace(path: Path, content: bytes) -> None:

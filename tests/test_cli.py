@@ -22,6 +22,7 @@ from ppd.manifest import MANIFEST_FILE
 from ppd.models.registry import load_registry
 from ppd.targets import load_targets
 from ppd.tree import Node, Tree, json_from_tree
+from tests.copies import link_bundle
 
 PROMPT = "def fibonacci(n):"
 COMMANDS = ("export", "refold", "generate", "check", "inspect", "bench", "targets", "models")
@@ -367,7 +368,7 @@ def test_inspect_describes_the_bundle(run: Run, tinypy_bundle: Path) -> None:
     outcome = run("inspect", tinypy_bundle)
 
     assert (outcome.code, outcome.err) == (0, "")
-    for words in ("tinypy", "untrained", "hand-made", "provenance", "root  **", "└─", "tree.bin"):
+    for words in ("tinypy", "untrained", "hand-made", "provenance", "root  *", "└─", "tree.bin"):
         assert words in outcome.out
 
 
@@ -433,11 +434,7 @@ def test_models_lists_every_known_model(run: Run) -> None:
 @pytest.fixture
 def own_bundle(tinypy_bundle: Path, tmp_path: Path) -> Path:
     """A bundle of its own, whose files are links."""
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    for path in tinypy_bundle.iterdir():
-        (folder / path.name).hardlink_to(path)
-    return folder
+    return link_bundle(tinypy_bundle, tmp_path / "bundle")
 
 
 def test_refold_folds_a_file_and_none(run: Run, own_bundle: Path, tmp_path: Path) -> None:

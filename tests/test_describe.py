@@ -133,7 +133,7 @@ def test_an_export_is_summed_up(bundle: Bundle) -> None:
     assert lines["prompt tokens"].endswith("768 numbers, 0.0092 % of the parameters")
     assert lines["size"] == "33.9 MB graph and weights"
     assert lines["added"] == "1,334,272 bytes for prompt tokens and tree, 3.9 %"
-    assert lines["tree"].startswith("hand-made; state 0: 3 rows, 0 candidates; ")
+    assert lines["tree"].startswith("hand-made; state 1: 6 rows, 2 candidates; ")
     assert "untrained prompt tokens guess poorly" in lines["note"]
 
 

@@ -8,10 +8,10 @@ import pytest
 from filelock import FileLock
 
 from ppd import runtime
-from ppd.bundle import refold_tree
 from ppd.export.exporter import export
 from ppd.tree import load_tree
 from tests.conftest import FIXTURES
+from tests.copies import refolded_copy
 
 CASES = ("case_0", "case_1", "case_4")
 ROOT = FIXTURES / "reference_cases"
@@ -28,14 +28,7 @@ def case(request: pytest.FixtureRequest, shared_dir: Path) -> tuple[Path, Path]:
 
 
 def load_with_tree(bundle: Path, tree: Path, tmp_path: Path) -> runtime.Model:
-    copy = tmp_path / "bundle"
-    copy.mkdir()
-    for path in bundle.iterdir():
-        (copy / path.name).hardlink_to(path)
-    (copy / "manifest.json").unlink()
-    (copy / "manifest.json").write_bytes((bundle / "manifest.json").read_bytes())
-    refold_tree(copy, load_tree(tree), source=tree.name)
-    return runtime.load(copy, threads=1)
+    return runtime.load(refolded_copy(bundle, tmp_path / "bundle", load_tree(tree)), threads=1)
 
 
 @pytest.mark.parametrize("run", ["run_a", "run_b"])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ppd.runtime.sampling import Distribution
 
@@ -12,8 +12,7 @@ TYPICAL_DELTA = 0.3
 """Typical acceptance: scale of the entropy-dependent threshold (δ of Medusa, section 2.3.1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The outcome of a step.
 
     Attributes:

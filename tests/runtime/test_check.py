@@ -13,18 +13,28 @@ from ppd.runtime.check import Reference, check_engine, load_reference
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
-from ppd.tree import fold_tables
+from ppd.tree import fold_tables, load_tree
+from tests.conftest import FIXTURES
+from tests.copies import refolded_copy
+
+WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 
 
 @pytest.fixture(scope="module")
-def parts(tinypy_bundle: Path) -> tuple[OnnxRuntimeEngine, Plans, Reference]:
-    bundle = open_bundle(tinypy_bundle)
-    engine = OnnxRuntimeEngine(bundle, threads=1)
-    return engine, Plans(bundle.manifest, bundle.tree), load_reference(bundle.path(REFERENCE_FILE))
+def wide(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The embedded model with a tree of three states, each with siblings, prompt rows and depth."""
+    folder = tmp_path_factory.mktemp("wide") / "bundle"
+    return open_bundle(refolded_copy(tinypy_bundle, folder, load_tree(WIDE_TREE)))
 
 
-def test_bundle_passes(tinypy_bundle: Path) -> None:
-    info = check_bundle(tinypy_bundle, threads=1)
+@pytest.fixture(scope="module")
+def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Plans, Reference]:
+    engine = OnnxRuntimeEngine(wide, threads=1)
+    return engine, Plans(wide.manifest, wide.tree), load_reference(wide.path(REFERENCE_FILE))
+
+
+def test_bundle_passes(wide: Bundle) -> None:
+    info = check_bundle(wide.folder, threads=1)
     assert info.num_rows > 100
     assert 0 < info.max_difference < info.tolerance
 
@@ -44,11 +54,10 @@ def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: P
 @pytest.mark.parametrize("state", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["root unseen", "sibling seen", "prompt row unseen", "position"])
 def test_wrong_tree_tables_are_found(
-    tinypy_bundle: Path, parts: tuple[OnnxRuntimeEngine, Plans, Reference], state: int, kind: str, tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Reference], state: int, kind: str, tmp_path: Path
 ) -> None:
-    bundle = open_bundle(tinypy_bundle)
-    mask, depth = fold_tables(bundle.tree)
-    rows = bundle.tree.rows[state]
+    mask, depth = fold_tables(wide.tree)
+    rows = wide.tree.rows[state]
     assert len(rows.children[0]) > 1
     if kind == "root unseen":
         mask[state, 1, 0] = False
@@ -59,17 +68,16 @@ def test_wrong_tree_tables_are_found(
     else:
         depth[state, rows.first_prompts[0]] += 1
     with pytest.raises(EngineError, match=f"tree state {state}"):
-        check_engine(with_tables(bundle, mask, depth, tmp_path), parts[1], parts[2])
+        check_engine(with_tables(wide, mask, depth, tmp_path), parts[1], parts[2])
 
 
 def test_wrong_causal_state_is_found(
-    tinypy_bundle: Path, parts: tuple[OnnxRuntimeEngine, Plans, Reference], tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Reference], tmp_path: Path
 ) -> None:
-    bundle = open_bundle(tinypy_bundle)
-    mask, depth = fold_tables(bundle.tree)
+    mask, depth = fold_tables(wide.tree)
     mask[4, 40, 39] = False
     with pytest.raises(EngineError, match="prefill"):
-        check_engine(with_tables(bundle, mask, depth, tmp_path), parts[1], parts[2])
+        check_engine(with_tables(wide, mask, depth, tmp_path), parts[1], parts[2])
 
 
 def test_lost_commit_is_found(
