@@ -165,7 +165,7 @@ def generate(
     if as_json:
         print(json.dumps(runtime.json_from_result(stream.result)))
     else:
-        print()
+        print(flush=True)
     if stats:
         _print_stats(stream.result.stats, len(stream.result.token_ids), stream.result.finish_reason)
 

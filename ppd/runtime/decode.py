@@ -65,7 +65,9 @@ class Decoding:
         rows = np.concatenate([prompt_ids[start:], self._plans.vocab_size + np.arange(num_prompts)])
         self._top_ids = self._engine.run(rows, state, start, np.arange(last - 1, last + num_prompts))
         self._cache_len = len(prompt_ids)
-        self._root = self._choose(0, -1)
+        self._root = (
+            self._draw(self._distribution(0), -1) if self._options.temperature > 0 else int(self._top_ids[0, 0])
+        )
         self._prepare(self._top_ids[1:])
         return self._root
 
@@ -79,7 +81,8 @@ class Decoding:
     def commit(self, accepted: Accepted, num_tokens: int) -> None:
         """Keep the first `num_tokens` tokens of a step: their KV rows, and the guesses behind the last one."""
         rows = accepted.rows[:num_tokens]
-        self._engine.commit(self._cache_len, rows)
+        if rows[-1] >= num_tokens:  # rows ascend from 0, so otherwise every one is in its place
+            self._engine.commit(self._cache_len, rows)
         self._cache_len += num_tokens
         self._root = accepted.tokens[num_tokens - 1]
         last, layout = rows[-1], self._plan.rows
@@ -97,23 +100,21 @@ class Decoding:
 
     def _verify_greedy(self, plan: Plan, tokens: list[int]) -> Accepted:
         best: list[int] = self._top_ids[: len(tokens), 0].tolist()
-        return verify_exact(plan.rows.children, tokens, lambda row, _: best[row])
+        return verify_exact(plan.rows.children, tokens, best.__getitem__)
 
     def _verify_sampled(self, plan: Plan, tokens: list[int]) -> Accepted:
-        return verify_exact(plan.rows.children, tokens, self._choose)
+        def choose(row: int) -> int:
+            return self._draw(self._distribution(row), len(plan.rows.nodes[row].path))
+
+        return verify_exact(plan.rows.children, tokens, choose)
 
     def _verify_typical(self, plan: Plan, tokens: list[int]) -> Accepted:
         return verify_typical(plan.rows.children, tokens, self._distribution, self._draw)
-
-    def _choose(self, row: int, depth: int) -> int:
-        """What plain decoding picks after a row; depth -1 is the prompt's last token."""
-        if self._options.temperature > 0:
-            return self._draw(self._distribution(row), depth)
-        return int(self._top_ids[row, 0])
 
     def _distribution(self, row: int) -> Distribution:
         options = self._options
         return process_logits(self._engine.logits(row), options.temperature, options.top_k, options.top_p)
 
     def _draw(self, distribution: Distribution, depth: int) -> int:
+        """Draw what follows a node of this depth; -1 is the prompt's last token."""
         return draw(distribution, self._plans.vocab_size, self._options.seed, self._cache_len + depth + 1)

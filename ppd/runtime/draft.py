@@ -18,6 +18,7 @@ class Plan:
         rows: The rows.
         input_ids: int64 [N]; prompt rows hold their ids, the nodes are filled in by each step.
         head_rows: int64 [N]; every row goes through the LM head.
+        candidates: int64 [candidates], the candidates' part of `input_ids`.
         guess_index: int64 [candidates], place of each candidate's guess in the flattened guesses [s, K].
     """
 
@@ -25,6 +26,7 @@ class Plan:
     rows: Rows
     input_ids: Ids
     head_rows: Ids
+    candidates: Ids
     guess_index: Ids
 
     def fill(self, root: int, guesses: Ids) -> list[int]:
@@ -37,12 +39,12 @@ class Plan:
         Returns:
             The nodes' tokens, root first.
         """
-        num_nodes = len(self.rows.nodes)
         self.input_ids[0] = root
-        if num_nodes > 1:  # "clip", because "raise" would copy through a buffer; the indices are in range
-            guesses.reshape(-1).take(self.guess_index, out=self.input_ids[1:num_nodes], mode="clip")
-        tokens: list[int] = self.input_ids[:num_nodes].tolist()
-        return tokens
+        if not len(self.candidates):
+            return [root]
+        # "clip", because "raise" would copy through a buffer; the indices are in range.
+        guesses.reshape(-1).take(self.guess_index, out=self.candidates, mode="clip")
+        return [root, *self.candidates.tolist()]
 
 
 def plans_from_tree(tree: Tree, vocab_size: int, num_top_ids: int) -> list[Plan]:
@@ -57,4 +59,6 @@ def plain_plan(num_prompt_tokens: int, vocab_size: int, num_top_ids: int) -> Pla
 
 def _plan(state: int, rows: Rows, vocab_size: int, num_top_ids: int) -> Plan:
     index = [(len(node.path) - 1) * num_top_ids + node.path[-1] for node in rows.nodes[1:]]
-    return Plan(state, rows, rows.input_ids(vocab_size), np.arange(rows.num_rows), np.array(index, np.int64))
+    input_ids = rows.input_ids(vocab_size)
+    candidates = input_ids[1 : len(rows.nodes)]
+    return Plan(state, rows, input_ids, np.arange(rows.num_rows), candidates, np.array(index, np.int64))

@@ -24,19 +24,17 @@ class Accepted(NamedTuple):
     tokens: list[int]
 
 
-def verify_exact(
-    children: Sequence[Sequence[int]], tokens: Sequence[int], choose: Callable[[int, int], int]
-) -> Accepted:
+def verify_exact(children: Sequence[Sequence[int]], tokens: Sequence[int], choose: Callable[[int], int]) -> Accepted:
     """Follow the model's own choices down the tree; the first that no candidate holds is the bonus token.
 
     Args:
         children: Rows of each node's children.
         tokens: Token of each node.
-        choose: (row, depth) → the token that plain decoding picks after that node.
+        choose: Row → the token that plain decoding picks after that node.
     """
     row, rows, emitted = 0, [0], list[int]()
     while True:
-        token = choose(row, len(rows) - 1)
+        token = choose(row)
         emitted.append(token)
         for child in children[row]:
             if tokens[child] == token:

@@ -17,19 +17,19 @@ TOKENS = [10, 11, 12, 13, 14]
 
 
 def test_first_miss_is_the_bonus_token() -> None:
-    accepted = verify_exact(CHILDREN, TOKENS, lambda row, _: {0: 11, 1: 99}[row])
+    accepted = verify_exact(CHILDREN, TOKENS, lambda row: {0: 11, 1: 99}[row])
     assert accepted.rows == [0, 1]
     assert accepted.tokens == [11, 99]
 
 
 def test_nothing_accepted_still_emits_one_token() -> None:
-    accepted = verify_exact(CHILDREN, TOKENS, lambda *_: 0)
+    accepted = verify_exact(CHILDREN, TOKENS, lambda _: 0)
     assert accepted.rows == [0]
     assert accepted.tokens == [0]
 
 
 def test_whole_path_and_bonus_behind_a_leaf() -> None:
-    accepted = verify_exact(CHILDREN, TOKENS, lambda row, depth: {0: 11, 1: 13, 3: 20 + depth}[row])
+    accepted = verify_exact(CHILDREN, TOKENS, lambda row: {0: 11, 1: 13, 3: 22}[row])
     assert accepted.rows == [0, 1, 3]
     assert accepted.tokens == [11, 13, 22]
 
@@ -39,7 +39,7 @@ def test_rows_ascend_and_tokens_follow_the_choices(tree: Tree, data: st.DataObje
     rows = tree.rows[tree.num_prompt_tokens]
     tokens = data.draw(st.lists(st.integers(0, 3), min_size=len(rows.nodes), max_size=len(rows.nodes)))
     choices = data.draw(st.lists(st.integers(0, 3), min_size=len(rows.nodes), max_size=len(rows.nodes)))
-    accepted = verify_exact(rows.children, tokens, lambda row, _: choices[row])
+    accepted = verify_exact(rows.children, tokens, lambda row: choices[row])
     assert accepted.rows == sorted(accepted.rows)
     assert accepted.tokens == [choices[row] for row in accepted.rows]
     for parent, row in zip(accepted.rows, accepted.rows[1:], strict=False):

@@ -61,6 +61,7 @@ class OnnxRuntimeEngine:
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._capacity = 0
         self._cache_values: list[ort.OrtValue] = []
         self._logits = np.zeros((1, 0, self._vocab_size), np.float32)
         self._last: _Binding | None = None
@@ -82,9 +83,10 @@ class OnnxRuntimeEngine:
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
-        if self._cache.reserve(cache_len, len(input_ids)):
+        num_rows = len(input_ids)
+        if cache_len + num_rows > self._capacity and self._cache.reserve(cache_len, num_rows):
             self._bind_cache()
-        shape = (len(input_ids), len(head_rows))
+        shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
         binding.input_ids[0] = input_ids
         binding.head_rows[:] = head_rows
@@ -105,6 +107,7 @@ class OnnxRuntimeEngine:
     def _bind_cache(self) -> None:
         """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""
         self._bindings.clear()
+        self._capacity = self._cache.capacity
         layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
 
