@@ -1,4 +1,4 @@
-"""Fixtures: bundles that are exported once per run."""
+"""Fixtures: bundles that are exported once per run, and copies of them."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,10 @@ from filelock import FileLock
 
 from ppd import runtime
 from ppd.export.exporter import export
+from tests.copies import link_bundle
 
+# Helpers that assert show the values, as tests do.
+pytest.register_assert_rewrite("tests.damage", "tests.cli.helpers")
 torch.set_num_threads(1)
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -38,3 +41,9 @@ def tinypy_bundle(shared_dir: Path) -> Path:
 def tinypy(tinypy_bundle: Path) -> runtime.Model:
     """The embedded model, loaded."""
     return runtime.load(tinypy_bundle, threads=1)
+
+
+@pytest.fixture
+def own_bundle(tinypy_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of its own, whose files are links: replace them, never write into them."""
+    return link_bundle(tinypy_bundle, tmp_path / "bundle")

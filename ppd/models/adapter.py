@@ -145,7 +145,7 @@ def _read_config(file: Path, *, required: bool) -> dict[str, Any]:
         if config.get(key) not in (None, expected):
             raise PromptTokensError(
                 f"{file}: {key} is {config[key]!r}, expected {expected!r}: only plain prompt tokens, one embedding for "
-                "each distance, are supported; train them with: ppd train"
+                "each distance, are supported"
             )
     return config
 
