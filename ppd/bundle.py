@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppd.errors import BundleError, ExportError, TreeError
-from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
+from ppd.manifest import AGAIN, MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
 from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
 PROMPT_TOKENS_FILE, REFERENCE_FILE = "prompt_tokens.safetensors", "reference.npz"
-
-_AGAIN = "export the bundle again, or copy it again from where it was made"
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Bundle:
             BundleError: The manifest names no such file.
         """
         if role not in self.manifest.files:
-            raise BundleError(f"{self.folder} has no {role} in its {MANIFEST_FILE}; {_AGAIN}")
+            raise BundleError(f"{self.folder} has no {role} in its {MANIFEST_FILE}; {AGAIN}")
         return self.folder / self.manifest.files[role].path
 
     def has(self, role: str) -> bool:
@@ -69,12 +67,12 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
     for role, entry in manifest.files.items():
         _verify_file(root, entry, hashed=verify or role != WEIGHTS_FILE)
     if TREE_FILE not in manifest.files:
-        raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {_AGAIN}")
+        raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {AGAIN}")
     try:
         tree = tree_from_json((root / manifest.files[TREE_FILE].path).read_text("utf-8"))
         tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
     except (TreeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{root}: {error}; {_AGAIN}") from error
+        raise BundleError(f"{root}: {error}; {AGAIN}") from error
     return Bundle(root, manifest, tree)
 
 
@@ -176,10 +174,19 @@ def require_writable(out: Path, *, force: bool) -> None:
         return
     if out.resolve() == Path.cwd():
         raise ExportError(f"{out} is the working directory, which cannot be replaced; choose another --out")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).exists()):
+    if not out.is_dir() or (any(out.iterdir()) and not _looks_like_bundle(out)):
         raise ExportError(f"{out} exists and is not a bundle; choose another --out")
     if not force:
         raise ExportError(f"{out} exists; give --force to replace it, or choose another --out")
+
+
+def _looks_like_bundle(folder: Path) -> bool:
+    """Whether the folder's manifest is one of ours, damaged or not; other programs have a manifest.json too."""
+    try:
+        content = (folder / MANIFEST_FILE).read_bytes()
+    except OSError:
+        return False
+    return all(word in content for word in (b'"schema"', b'"digest"', b'"num_top_ids"', b'"prompt_tokens"'))
 
 
 def _read_manifest(root: Path) -> Manifest:
@@ -200,11 +207,11 @@ def _verify_file(root: Path, entry: FileEntry, *, hashed: bool) -> None:
     try:
         size = path.stat().st_size
         if size != entry.size_bytes:
-            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.size_bytes}: it is damaged; {_AGAIN}")
+            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.size_bytes}: it is damaged; {AGAIN}")
         if hashed and _sha256(path) != entry.sha256:
-            raise BundleError(f"{path} does not match its SHA-256 in the manifest: it is damaged; {_AGAIN}")
+            raise BundleError(f"{path} does not match its SHA-256 in the manifest: it is damaged; {AGAIN}")
     except OSError as error:
-        raise BundleError(f"{path} is missing or cannot be read ({error.strerror}); {_AGAIN}") from error
+        raise BundleError(f"{path} is missing or cannot be read ({error.strerror}); {AGAIN}") from error
 
 
 def _sha256(path: Path) -> str:
@@ -217,18 +224,20 @@ def _sha256(path: Path) -> str:
 
 def _replace_folder(new: Path, out: Path, *, force: bool) -> None:
     require_writable(out, force=force)
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    if not out.exists():
+        new.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent)) / "bundle"
     try:
-        if out.exists():
-            out.rename(old / "bundle")
-        try:
-            new.rename(out)
-        except OSError:
-            if (old / "bundle").exists():
-                (old / "bundle").rename(out)
-            raise
+        out.rename(old)
+        new.rename(out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():  # if even the way back failed, the old bundle stays where it is
+            shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 Subcommands import what they need when they run, so that `--help` needs neither torch nor an engine.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sized
@@ -243,14 +244,15 @@ def models() -> None:
     from ppd.models.registry import load_registry
 
     _print_table(
-        ("model", "checkpoint", "parameters", "context", "prompt tokens"),
+        ("model", "checkpoint", "parameters", "context", "prompt tokens", "note"),
         [
             (
                 e.name,
                 e.hub_id or "in this package",
                 e.parameters,
                 str(e.context),
-                e.prompt_tokens or "untrained default",
+                e.prompt_tokens or "untrained",
+                e.note,
             )
             for e in load_registry().values()
         ],
@@ -270,17 +272,15 @@ def export_main() -> None:
 
 
 def _run(command: Callable[..., Any]) -> None:
-    """Run a command; bad input becomes one line and exit code 1."""
+    """Run a command; bad input becomes one line and exit code 1. Typer turns Ctrl-C into 130 and misuse into 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         command()
     except PPDError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away
-        sys.stderr.close()
-        sys.exit(141)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ def describe_bundle(bundle: Bundle) -> str:
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
         f"target         {manifest.target}, {manifest.precision}",
-        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}), {prompts.size_bytes:,} bytes",
+        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
+        f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
         f"speed-up       {_expected_speed(manifest.draft)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",

@@ -18,7 +18,8 @@ from ppd.errors import BundleError
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 1
 _NO_DIGEST = "0" * 64
-_AGAIN = "export the bundle again, or copy it again from where it was made"
+AGAIN = "export the bundle again, or copy it again from where it was made"
+"""What to do about a damaged bundle."""
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", self.path, re.ASCII) or ".." in self.path.split("/"):
-            raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r}, which leaves the bundle; {_AGAIN}")
+            raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r}, which leaves the bundle; {AGAIN}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class PromptTokensInfo:
     count: int
     status: str
     source: str
+    revision: str | None
     size_bytes: int
 
 
@@ -144,10 +146,10 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     try:
         data = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): it is damaged; {_AGAIN}") from error
+        raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): it is damaged; {AGAIN}") from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is int and schema != MANIFEST_SCHEMA:
-        remedy = "upgrade with pip install --upgrade ppd-edge" if schema > MANIFEST_SCHEMA else _AGAIN
+        remedy = "upgrade with pip install --upgrade ppd-edge" if schema > MANIFEST_SCHEMA else AGAIN
         raise BundleError(f"{MANIFEST_FILE} has schema {schema}, this version reads schema {MANIFEST_SCHEMA}; {remedy}")
     _check_digest(content, data)
     return _decode(Manifest, data, MANIFEST_FILE)
@@ -159,18 +161,18 @@ def _check_digest(content: bytes, data: Any) -> None:
         blank = content.replace(digest.encode(), _NO_DIGEST.encode(), 1)
         if hashlib.sha256(blank).hexdigest() == digest:
             return
-    raise BundleError(f"{MANIFEST_FILE} does not match its own digest: it is damaged or was edited; {_AGAIN}")
+    raise BundleError(f"{MANIFEST_FILE} does not match its own digest: it is damaged or was edited; {AGAIN}")
 
 
 def _decode(kind: type[T], data: Any, where: str) -> T:
     """Build a dataclass from JSON, strictly: every key known and present, every value of the declared type."""
     if not isinstance(data, dict):
-        raise BundleError(f"{where} is not an object; {_AGAIN}")
+        raise BundleError(f"{where} is not an object; {AGAIN}")
     hints = typing.get_type_hints(kind)
     if unknown := sorted(data.keys() - hints.keys()):
-        raise BundleError(f"{where} has the unknown key {unknown[0]!r}; upgrade ppd-edge, or {_AGAIN}")
+        raise BundleError(f"{where} has the unknown key {unknown[0]!r}; upgrade ppd-edge, or {AGAIN}")
     if missing := sorted(hints.keys() - data.keys()):
-        raise BundleError(f"{where} lacks the key {missing[0]!r}; {_AGAIN}")
+        raise BundleError(f"{where} lacks the key {missing[0]!r}; {AGAIN}")
     return kind(**{key: _value(hints[key], data[key], f"{where}: {key}") for key in hints})
 
 
@@ -188,4 +190,4 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and type(value) is kind:
         return value
-    raise BundleError(f"{where} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}; {_AGAIN}")
+    raise BundleError(f"{where} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}; {AGAIN}")

@@ -80,7 +80,14 @@ def manifests() -> st.SearchStrategy[Manifest]:
         max_rows=_COUNTS,
         precision=_NAMES,
         target=_NAMES,
-        prompt_tokens=st.builds(PromptTokensInfo, count=_COUNTS, status=_NAMES, source=_NAMES, size_bytes=_COUNTS),
+        prompt_tokens=st.builds(
+            PromptTokensInfo,
+            count=_COUNTS,
+            status=_NAMES,
+            source=_NAMES,
+            revision=st.none() | _NAMES,
+            size_bytes=_COUNTS,
+        ),
         tree=st.builds(
             TreeInfo,
             source=_NAMES,

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from ppd import runtime
 from ppd.export.exporter import export
-from ppd.tree import load_tree
+from ppd.tree import Rows, load_tree
 from tests.conftest import FIXTURES
 from tests.copies import refolded_copy
 
@@ -23,8 +23,18 @@ def case(request: pytest.FixtureRequest, shared_dir: Path) -> tuple[Path, Path]:
     source, folder = ROOT / request.param, shared_dir / request.param
     with FileLock(shared_dir / f"{request.param}.lock"):
         if not folder.exists():
-            export(str(source / "model"), "cpu", prompt_tokens=str(source / "adapter"), out=folder)
+            tree = str(source / "run_a" / "tree_ppd.json")
+            export(str(source / "model"), "cpu", prompt_tokens=str(source / "adapter"), tree=tree, out=folder)
     return source, folder
+
+
+def model_of_run(bundle: Path, run: Path, tmp_path: Path) -> runtime.Model:
+    """Run a's tree was folded at export, run b's is folded now."""
+    return (
+        runtime.load(bundle, threads=1)
+        if run.name == "run_a"
+        else load_with_tree(bundle, run / "tree_ppd.json", tmp_path)
+    )
 
 
 def load_with_tree(bundle: Path, tree: Path, tmp_path: Path) -> runtime.Model:
@@ -35,7 +45,7 @@ def load_with_tree(bundle: Path, tree: Path, tmp_path: Path) -> runtime.Model:
 def test_tokens_and_acceptance_equal_the_authors(case: tuple[Path, Path], run: str, tmp_path: Path) -> None:
     source, bundle = case
     trace = json.loads((source / run / "trace.json").read_text())
-    model = load_with_tree(bundle, source / run / "tree_ppd.json", tmp_path)
+    model = model_of_run(bundle, source / run, tmp_path)
     result = model.generate(trace["prompt_ids"], max_new_tokens=len(trace["new_ids"]) + 1)
     assert result.token_ids[:-1] == trace["new_ids"]
     assert list(result.stats.accepted_per_step) == [length + 1 for length in trace["accept_lengths"]]
@@ -46,7 +56,7 @@ def test_tokens_and_acceptance_equal_the_authors(case: tuple[Path, Path], run: s
 def test_first_steps_draft_the_authors_candidates(case: tuple[Path, Path], run: str, tmp_path: Path) -> None:
     source, bundle = case
     trace = json.loads((source / run / "trace.json").read_text())
-    model = load_with_tree(bundle, source / run / "tree_ppd.json", tmp_path)
+    model = model_of_run(bundle, source / run, tmp_path)
     steps: list[tuple[int, list[int]]] = []
     engine_run = model.engine.run
 
@@ -63,35 +73,50 @@ def test_first_steps_draft_the_authors_candidates(case: tuple[Path, Path], run: 
         assert sorted(ours[1]) == sorted(tokens)
 
 
-def test_prefill_and_first_step_logits_equal_the_authors(case: tuple[Path, Path], tmp_path: Path) -> None:
+def authors_order(rows: Rows) -> list[int]:
+    """Our row for each of theirs: paths by (length, path), where prompt row j extends its node's path by -1..-j."""
+    keys = []
+    for row, node in enumerate(rows.nodes):
+        keys.append((node.path, row))
+        prompts = [(*node.path, *range(-1, -2 - j, -1)) for j in range(node.prompts)]
+        keys += [(path, rows.first_prompts[row] + j) for j, path in enumerate(prompts)]
+    return [row for _, row in sorted(keys, key=lambda key: (len(key[0]), key[0]))]
+
+
+@pytest.mark.parametrize("run", ["run_a", "run_b"])
+def test_prefill_and_first_step_logits_equal_the_authors(case: tuple[Path, Path], run: str, tmp_path: Path) -> None:
     source, bundle = case
-    trace = json.loads((source / "run_b" / "trace.json").read_text())
-    recorded = np.load(source / "run_b" / "logits.npz")
-    model = load_with_tree(bundle, source / "run_b" / "tree_ppd.json", tmp_path)
-    engine, m = model.engine, 3
-    prompt, vocab_size = trace["prompt_ids"], model.bundle.manifest.model.vocab_size
+    prompt = json.loads((source / run / "trace.json").read_text())["prompt_ids"]
+    recorded = np.load(source / run / "logits.npz")
+    model = model_of_run(bundle, source / run, tmp_path)
+    engine, m, vocab_size = model.engine, 3, model.bundle.manifest.model.vocab_size
     engine.restart(len(prompt))
     ids = np.array([*prompt, *range(vocab_size, vocab_size + m)])
     engine.run(ids, m + 1, 0, np.arange(len(prompt) - 1, len(prompt) + m))
     prefill = np.stack([engine.logits(row) for row in range(1 + m)])
-    difference = np.abs(prefill - recorded["prefill_logits"]).max()
-    print(f"{source.name}: prefill differs by {difference:.2e}")
-    assert difference < 1e-4
+    rows = model.bundle.tree.rows[m]
+    theirs = recorded["tree_tokens"]
+    step_ids = np.zeros(rows.num_rows, np.int64)
+    order = authors_order(rows)
+    step_ids[order] = np.where(theirs >= 0, theirs, vocab_size - 1 - theirs)
+    assert step_ids[len(rows.nodes) :].tolist() == rows.input_ids(vocab_size)[len(rows.nodes) :].tolist()
+    engine.run(step_ids, m, len(prompt), np.arange(rows.num_rows))
+    step = np.stack([engine.logits(row) for row in order])
+    for name, got, expected in (("prefill", prefill, "prefill_logits"), ("first step", step, "tree_logits")):
+        difference = np.abs(got - recorded[expected]).max()
+        print(f"{source.name}, {run}, {name}: largest difference {difference:.2e}")
+        assert difference < 1e-4
 
 
-def test_token_zero_does_not_crash(tmp_path: Path, shared_dir: Path) -> None:
-    source = ROOT / "case_0"
-    bundle = shared_dir / "case_0"
-    with FileLock(shared_dir / "case_0.lock"):
-        if not bundle.exists():
-            export(str(source / "model"), "cpu", prompt_tokens=str(source / "adapter"), out=bundle)
+@pytest.mark.parametrize("case", ["case_0"], indirect=True)
+def test_token_zero_does_not_crash(case: tuple[Path, Path], tmp_path: Path) -> None:
+    source, bundle = case
     bugs = json.loads((source / "pad_token_bug.json").read_text())
-    for tree, cases in bugs.items():
+    for tree, runs in bugs.items():
         (tmp_path / tree).mkdir()
-        model = load_with_tree(bundle, source / f"run_{tree}" / "tree_ppd.json", tmp_path / tree)
-        for bug in cases:
-            num_prompt = len(bug["prompt_ids"])
-            expected = bug["naive_greedy_ids"][num_prompt:]
+        model = model_of_run(bundle, source / f"run_{tree}", tmp_path / tree)
+        for bug in runs:
+            expected = bug["naive_greedy_ids"][len(bug["prompt_ids"]) :]
             result = model.generate(bug["prompt_ids"], max_new_tokens=len(expected))
             assert 0 in expected
             assert result.token_ids == expected

@@ -38,7 +38,7 @@ from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
-from ppd.models.hub import ModelSource, resolve_model, resolve_prompt_tokens
+from ppd.models.hub import ModelSource, PromptTokensSource, resolve_model, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.runtime.check import Reference, check_engine
 from ppd.runtime.decode import Plans
@@ -81,7 +81,7 @@ class _Parts:
     num_top_ids: int
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor
-    prompt_tokens_source: str | None
+    trained: PromptTokensSource | None
     tree: Tree
     tree_source: str
 
@@ -178,7 +178,7 @@ def _load_parts(
         num_top_ids=num_top_ids,
         tokenizer=tokenizer,
         prompt_tokens=table,
-        prompt_tokens_source=trained.source if trained is not None else None,
+        trained=trained,
         tree=folded,
         tree_source={"auto": "hand-made", "none": "none"}.get(tree, Path(tree).name),
     )
@@ -215,11 +215,10 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
 
 def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Manifest:
     config, source = parts.config, parts.source
-    trained = parts.prompt_tokens_source is not None
     return Manifest(
         model=ModelInfo(
             name=source.name,
-            source=source.source,
+            source=(source.entry and source.entry.hub_id) or source.source,
             revision=source.revision,
             architecture=config.architecture,
             num_parameters=parts.num_parameters,
@@ -239,8 +238,9 @@ def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Mani
         target=target,
         prompt_tokens=PromptTokensInfo(
             count=len(parts.prompt_tokens),
-            status="trained" if trained else "untrained",
-            source=parts.prompt_tokens_source or "mean of the token embeddings",
+            status="trained" if parts.trained else "untrained",
+            source=parts.trained.source if parts.trained else "mean of the token embeddings",
+            revision=parts.trained.revision if parts.trained else None,
             size_bytes=parts.prompt_tokens.nbytes,
         ),
         tree=tree_info(parts.tree, parts.tree_source),

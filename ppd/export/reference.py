@@ -4,13 +4,14 @@ import numpy as np
 import torch
 
 from ppd.models.decoder import Decoder
-from ppd.runtime.check import Reference
+from ppd.runtime.check import Reference, reference_length
 
-_MAX_REFERENCE_ROWS = 1024
+_MAX_ROWS_AT_ONCE = 1024
+_MAX_LOGITS_BYTES = 1 << 29
 
 
 def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> Reference:
-    """Run the decoder once over a fixed random text, with all prompt rows behind every token.
+    """Run the decoder over a fixed random text, with all prompt rows behind every token.
 
     Prompt row j behind position p stands at p + j and sees the text up to p and the rows 1..j-1 beside it.
 
@@ -20,25 +21,50 @@ def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids:
         num_top_ids: K.
 
     Returns:
-        The reference, with full logits.
+        The reference, with full logits unless they would take over half a gigabyte.
     """
     m, vocab_size = len(prompt_tokens), decoder.config.vocab_size
-    # Half the text is the prompt of the tree steps, the rest has to hold the longest path and a token after it.
-    length = max(2 * (m + 4), min(64, _MAX_REFERENCE_ROWS // (1 + m)))
+    length = reference_length(m)
     ids = np.random.default_rng(0).integers(0, vocab_size, length)
-    text, step = torch.arange(length), torch.arange(m)
-    after = text.repeat_interleave(m)  # [T·m], the position that each prompt row hangs on
-    place = step.repeat(length)  # [T·m], its number, from 0
-    positions = torch.cat([text, after + 1 + place])
-    mask = torch.zeros(length * (1 + m), length * (1 + m), dtype=torch.bool)
+    num_kept = min(num_top_ids + 1, vocab_size)
+    keep_logits = length * (1 + m) * vocab_size * 4 <= _MAX_LOGITS_BYTES
+    top_ids, top_logits, logits = [], [], []
+    num_at_once = max(1, (_MAX_ROWS_AT_ONCE - length) // m)
+    for start in range(0, length, num_at_once):
+        hung_on = torch.arange(start, min(start + num_at_once, length))
+        answers = _answers(decoder, torch.from_numpy(ids), hung_on, prompt_tokens)  # [P, 1+m, V]
+        top = answers.topk(num_kept, -1)
+        top_ids.append(top.indices.numpy())
+        top_logits.append(top.values.numpy())
+        logits += [answers.numpy()] if keep_logits else []
+    full = np.concatenate(logits) if keep_logits else None
+    return Reference(ids, np.concatenate(top_ids), np.concatenate(top_logits), full)
+
+
+def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of some positions of the text and of the prompt rows behind them, in one forward pass without a cache.
+
+    Args:
+        decoder: The model.
+        ids: int64 [T], the text.
+        hung_on: int64 [P], positions that prompt rows hang on.
+        prompt_tokens: float32 [m, hidden].
+
+    Returns:
+        [P, 1+m, V].
+    """
+    length, m = len(ids), len(prompt_tokens)
+    text = torch.arange(length)
+    after = hung_on.repeat_interleave(m)  # [P·m], the position that each prompt row hangs on
+    place = torch.arange(m).repeat(len(hung_on))  # [P·m], its number, from 0
+    num_rows = length + len(after)
+    mask = torch.zeros(num_rows, num_rows, dtype=torch.bool)
     mask[:length, :length] = text[:, None] >= text
     mask[length:, :length] = after[:, None] >= text
     mask[length:, length:] = (after[:, None] == after) & (place[:, None] >= place)
-    words = decoder.embedding(torch.from_numpy(ids))
+    positions = torch.cat([text, after + 1 + place])
     with torch.no_grad():
-        x = torch.cat([words, prompt_tokens.repeat(length, 1)])[None]
+        x = torch.cat([decoder.embedding(ids), prompt_tokens.repeat(len(hung_on), 1)])[None]
         hidden, _ = decoder(x, positions[None], mask[None, None])
-        logits = decoder.logits(hidden)[0]  # [T·(1+m), V]
-    by_place = torch.cat([logits[:length, None], logits[length:].view(length, m, -1)], 1)  # [T, 1+m, V]
-    top = by_place.topk(min(num_top_ids + 1, vocab_size), -1)
-    return Reference(ids, top.indices.numpy(), top.values.numpy(), by_place.numpy())
+        rows = torch.cat([hidden[0, hung_on, None], hidden[0, length:].view(len(hung_on), m, -1)], 1)
+        return decoder.logits(rows)

@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ppd.errors import ArgumentError, TokenizerError
@@ -20,8 +22,8 @@ def check_messages(messages: Sequence[Message]) -> None:
     Raises:
         ArgumentError: One is not, or there is none.
     """
-    if not messages:
-        raise ArgumentError("messages is empty; expected at least one object with role and content")
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence) or not messages:
+        raise ArgumentError(f"messages is {messages!r:.60}; expected a list of objects with role and content")
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
             raise ArgumentError(f"a message is {message!r:.80}; expected an object with role and content")
@@ -42,7 +44,9 @@ def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapp
         ArgumentError: The template refuses the messages.
         TokenizerError: The template itself is broken.
     """
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
@@ -53,7 +57,7 @@ def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapp
         raise TokenizerError(
             f"the bundle's chat template is broken ({error}); export again with a working one"
         ) from error
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program: it may fail on these messages in any way
         raise ArgumentError(f"the chat template refuses the messages: {error}") from error
 
 
@@ -61,5 +65,22 @@ def _refuse(message: str) -> None:
     raise jinja2.TemplateRuntimeError(message)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The `tojson` of Hugging Face templates, which does not escape HTML as Jinja's own does."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Generation(Extension):
+    """The `{% generation %}` block, which marks the assistant's text for training and changes nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012 - the declaration that Jinja asks for
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)

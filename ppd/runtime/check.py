@@ -24,9 +24,15 @@ from ppd.signature import causal_state
 
 MAX_DIFFERENCE = 1e-4
 """fp32: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand in
-another order only where the reference's own logits are less than `TIE_GAP` apart."""
+another order only where the reference's own logits are less than `TIE_GAP` apart, on the same scale."""
+_START = 32
 _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
+
+
+def reference_length(num_prompt_tokens: int) -> int:
+    """T: a prompt of `_START` tokens, and room for the longest path behind it with the token that follows."""
+    return max(2 * _START, _START + num_prompt_tokens + 2)
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,11 @@ def check_engine(engine: Engine, plans: Plans, reference: Reference) -> CheckInf
         EngineError: A row differs; the message names the phase, the position and the ids.
     """
     check = _Check(engine, plans, reference)
-    check.prefill(len(reference.ids))
-    check.prefill(-(-len(reference.ids) // 3))
-    start = len(reference.ids) // 2
-    check.plain(start, _NUM_PLAIN_STEPS)
+    check.prefill(min(len(reference.ids), plans.chunk_size))
+    check.prefill(min(-(-len(reference.ids) // 3), plans.chunk_size))
+    check.plain(_START, _NUM_PLAIN_STEPS)
     for plan in plans.by_state:
-        check.tree(plan, start)
+        check.tree(plan, _START)
     return check.info()
 
 
@@ -123,7 +128,7 @@ class _Check:
             max_difference=self._largest,
             tolerance=MAX_DIFFERENCE * self._scale,
             near_ties=self._near_ties,
-            tie_gap=TIE_GAP,
+            tie_gap=TIE_GAP * self._scale,
         )
 
     def prefill(self, chunk_size: int) -> None:
@@ -188,7 +193,7 @@ class _Check:
             differing = np.flatnonzero(got != expected[: len(got)])
             if len(differing):
                 gap = max(self._gap(place, int(got[rank]), int(rank)) for rank in differing)
-                if not gap < TIE_GAP:
+                if not gap < TIE_GAP * self._scale:
                     raise EngineError(
                         f"{phase}: the engine's best ids {got.tolist()} at position {place[0]}, prompt row {place[1]}, "
                         f"are not the reference's {expected[: len(got)].tolist()}; do not use this engine for it"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ppd.errors import EngineError
 from ppd.signature import capacity_for
 
 
@@ -69,4 +70,9 @@ class KVCache:
 
     def _allocate(self, capacity: int) -> npt.NDArray[np.floating]:
         num_layers, two, heads, _, head_dim = self.array.shape
-        return np.zeros((num_layers, two, heads, capacity, head_dim), self.array.dtype)
+        try:
+            return np.zeros((num_layers, two, heads, capacity, head_dim), self.array.dtype)
+        except MemoryError as error:
+            raise EngineError(
+                f"no memory for a KV cache of {capacity} rows; give a shorter prompt, or a smaller --context at export"
+            ) from error

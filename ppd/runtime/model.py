@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,7 +186,7 @@ class Model:
         """
         if (prompt is None) == (messages is None):
             raise ArgumentError("expected either a prompt or messages, and not both")
-        return self._check_ids(self._ids_from(prompt if messages is None else list(messages)))
+        return self._check_ids(self._ids_from(prompt) if messages is None else self._ids_from_messages(messages))
 
     def _open(
         self, prompt: Prompt | None, messages: Sequence[Message] | None, options: Options, *, pieces: bool
@@ -196,11 +196,8 @@ class Model:
         if options.stop and self._tokenizer is None:
             raise TokenizerError("the bundle has no tokenizer, so it cannot stop at a text; leave stop out")
         text = TextStream(self._tokenizer, prompt_ids, options.stop) if self._tokenizer else None
-
-        def run(report: Callable[[Result], None]) -> Generator[Piece, None, None]:
-            decoding = Decoding(self.engine, self._plans, options, drafts=drafts)
-            return self._run(decoding, np.array(prompt_ids, np.int64), options, text, report, pieces=pieces)
-
+        decoding = Decoding(self.engine, self._plans, options, drafts=drafts)
+        run = self._run(decoding, np.array(prompt_ids, np.int64), options, text, pieces=pieces)
         return Stream(self._turn, run)
 
     def _run(
@@ -209,10 +206,9 @@ class Model:
         prompt_ids: Ids,
         options: Options,
         text: TextStream | None,
-        report: Callable[[Result], None],
         *,
         pieces: bool,
-    ) -> Generator[Piece, None, None]:
+    ) -> Generator[Piece, None, Result]:
         """Run a generation; the loop around `Decoding`."""
         started = time.perf_counter()
         first = decoding.prefill(prompt_ids)
@@ -239,10 +235,8 @@ class Model:
             prefill_ms=prefill_s * 1e3,
             decode_ms=decode_s * 1e3,
         )
-        rest = text.take(final=True) if text else ""
-        whole = text.text if text else ""
-        report(Result(text=whole, token_ids=ids, finish_reason=reason, stats=stats))
-        yield Piece(rest, new)
+        yield Piece(text.take(final=True) if text else "", new)
+        return Result(text=text.text if text else "", token_ids=ids, finish_reason=reason, stats=stats)
 
     def _cut(
         self, tokens: list[int], num_before: int, budget: int, options: Options, text: TextStream | None
@@ -266,16 +260,16 @@ class Model:
     def _ids_from(self, prompt: Prompt | None) -> list[Any]:
         if isinstance(prompt, str):
             return self._encode_text(prompt, add_special_tokens=True)
-        try:
-            items: list[Any] = list(prompt) if prompt is not None else []
-        except TypeError as error:
-            raise ArgumentError(f"the prompt is {prompt!r:.60}; expected text, token ids or messages") from error
-        if not items or isinstance(items[0], int | np.integer):
-            return items
-        check_messages(items)
+        if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence | np.ndarray):
+            raise ArgumentError(f"the prompt is {prompt!r:.60}; expected text, token ids or messages")
+        items: list[Any] = list(prompt)
+        return self._ids_from_messages(items) if items and isinstance(items[0], Mapping) else items
+
+    def _ids_from_messages(self, messages: Sequence[Message]) -> list[Any]:
+        check_messages(messages)
         if self._chat_template is None:
             raise TokenizerError("the bundle has no chat template, so it takes text or token ids, not messages")
-        rendered = render_chat(self._chat_template, items, self.bundle.manifest.special_tokens)
+        rendered = render_chat(self._chat_template, messages, self.bundle.manifest.special_tokens)
         return self._encode_text(rendered, add_special_tokens=False)
 
     def _encode_text(self, text: str, *, add_special_tokens: bool) -> list[int]:

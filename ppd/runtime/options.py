@@ -53,9 +53,16 @@ class Options:
         _require(self.draft in (True, False, "auto"), "draft", self.draft, "True, False or auto")
 
 
-def stop_texts(stop: str | Sequence[str]) -> tuple[str, ...]:
-    """One stop text or several, as a tuple."""
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One stop text, several or none, as a tuple.
+
+    Raises:
+        ArgumentError: It is none of these.
+    """
+    if stop is None or isinstance(stop, str):
+        return () if stop is None else (stop,)
+    _require(isinstance(stop, Sequence) and not isinstance(stop, bytes), "stop", stop, "a text or several")
+    return tuple(stop)
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

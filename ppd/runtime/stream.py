@@ -1,6 +1,7 @@
 """A generation under way, read piece by piece."""
 
-from collections.abc import Callable, Generator, Iterator
+import threading
+from collections.abc import Generator, Iterator
 from types import TracebackType
 
 from ppd.errors import PPDError
@@ -13,30 +14,40 @@ class Stream(Iterator[Piece]):
 
     Args:
         turn: The model's turn, taken now.
-        run: Starts the generation; is given what to call with the result.
+        pieces: The generation; it has not begun, and returns its result.
     """
 
-    def __init__(self, turn: Turn, run: Callable[[Callable[[Result], None]], Generator[Piece, None, None]]) -> None:
+    def __init__(self, turn: Turn, pieces: Generator[Piece, None, Result]) -> None:
+        self._pieces = pieces
         self._result: Result | None = None
-        self._turn: Turn | None = None
-        turn.take()
-        self._turn = turn
-        self._pieces = run(self._report)
-
-    def __next__(self) -> Piece:
-        if self._turn is None:
-            raise StopIteration
+        self._step = threading.RLock()  # one step at a time; closing waits for the step that is running
+        self._turn: Turn | None = turn
         try:
-            return next(self._pieces)
-        except BaseException:  # the end, an error, or Ctrl-C: the model is free again
-            self.close()
+            turn.take()
+        except BaseException:
+            self._turn = None
             raise
 
+    def __next__(self) -> Piece:
+        with self._step:
+            if self._turn is None:
+                raise StopIteration
+            try:
+                return next(self._pieces)
+            except StopIteration as end:
+                self._result = end.value
+                self.close()
+                raise StopIteration from None
+            except BaseException:  # an error, or Ctrl-C: the model is free again
+                self.close()
+                raise
+
     def close(self) -> None:
-        """Stop here and free the model. Closing twice does no harm."""
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.give_back()
+        """Stop here and free the model, after the step that may be running. Closing twice does no harm."""
+        with self._step:
+            if self._turn is not None:
+                self._turn.give_back()
+                self._turn = None
 
     @property
     def result(self) -> Result:
@@ -48,9 +59,6 @@ class Stream(Iterator[Piece]):
         if self._result is None:
             raise PPDError("the stream was not read to its end, so it has no result; iterate over it first")
         return self._result
-
-    def _report(self, result: Result) -> None:
-        self._result = result
 
     def __enter__(self) -> "Stream":
         return self

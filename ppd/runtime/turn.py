@@ -6,26 +6,35 @@ from ppd.errors import BusyError
 
 
 class Turn:
-    """A lock that knows its holder, and that another thread may release (a stream may be closed anywhere)."""
+    """A lock that knows its holder, and that another thread may give back (a stream may be closed anywhere)."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._holder: threading.Thread | None = None
 
     def take(self) -> None:
-        """Wait until the model is free.
+        """Wait until the model is free. Interrupted, the turn is not taken.
 
         Raises:
             BusyError: This thread itself holds an open stream, so that waiting would never end.
         """
-        if self._holder is threading.current_thread():
+        thread = threading.current_thread()
+        if self._holder is thread:
             raise BusyError(
                 "this thread holds an open stream of the model; read it to its end or close it before generating again"
             )
-        self._lock.acquire()
-        self._holder = threading.current_thread()
+        try:
+            with self._changed:
+                while self._holder is not None:
+                    self._changed.wait()
+                self._holder = thread
+        except BaseException:
+            if self._holder is thread:
+                self.give_back()
+            raise
 
     def give_back(self) -> None:
         """Let the next generation begin."""
-        self._holder = None
-        self._lock.release()
+        with self._changed:
+            self._holder = None
+            self._changed.notify()

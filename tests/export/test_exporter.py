@@ -91,7 +91,7 @@ def test_untrained_prompt_tokens_are_the_mean(tinypy_bundle: Path, tmp_path: Pat
     assert len(table) == 3
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5, 64, 300])
 def test_any_number_of_prompt_tokens(folder: Path, tmp_path: Path, count: int) -> None:
     table = torch.randn(count, 32)
     save_prompt_tokens(table, tmp_path / "adapter", "tiny")
@@ -136,10 +136,11 @@ def test_tree_file_sets_the_number_of_untrained_prompt_tokens(folder: Path, tmp_
 
 def test_context_is_capped_and_checked(folder: Path, tmp_path: Path) -> None:
     export(str(folder), "cpu", context=16, out=tmp_path / "b")
-    result = runtime.load(tmp_path / "b", threads=1).generate([3] * 10, max_new_tokens=50)
-    if result.finish_reason == "context":
-        assert len(result.token_ids) == 6
-    assert len(result.token_ids) <= 6
+    model = runtime.load(tmp_path / "b", threads=1)
+    results = [model.generate([3 + i] * 10, max_new_tokens=50) for i in range(5)]
+    assert any(result.finish_reason == "context" for result in results)  # some may meet EOS before
+    for result in results:
+        assert len(result.token_ids) == 6 if result.finish_reason == "context" else len(result.token_ids) <= 6
     for context in (1, 129):
         with pytest.raises(ArgumentError, match=f"context is {context}.*128"):
             export(str(folder), "cpu", context=context, out=tmp_path / "c")

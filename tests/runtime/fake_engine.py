@@ -124,7 +124,9 @@ def fake_model(
         max_rows=MAX_ROWS,
         precision="fp32",
         target="cpu",
-        prompt_tokens=PromptTokensInfo(count=tree.num_prompt_tokens, status="untrained", source="", size_bytes=0),
+        prompt_tokens=PromptTokensInfo(
+            count=tree.num_prompt_tokens, status="untrained", source="", revision=None, size_bytes=0
+        ),
         tree=tree_info(tree, "test"),
         draft=draft,
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),

@@ -36,6 +36,17 @@ def test_refusals() -> None:
         render_chat("{% for", [{"role": "user", "content": ""}], {})
 
 
+def test_dialect_of_hugging_face() -> None:
+    template = "{% generation %}{{ messages[0] | tojson(sort_keys=true, ensure_ascii=true) }}{% endgeneration %}"
+    rendered = render_chat(template, [{"role": "user", "content": "é"}], {})
+    assert rendered == '{"content": "\\u00e9", "role": "user"}'
+
+
+def test_any_failure_of_a_template_is_one_error() -> None:
+    with pytest.raises(ArgumentError, match="refuses"):
+        render_chat("{{ messages[0].content + 'x' }}", [{"role": "user", "content": None}], {})
+
+
 def test_template_cannot_reach_the_interpreter() -> None:
     with pytest.raises(ArgumentError):
         render_chat("{{ messages.__class__.__mro__[1].__subclasses__() }}", [{"role": "user", "content": ""}], {})

@@ -188,6 +188,8 @@ def test_prompt_is_checked() -> None:
         ([1, 2.0], "token id 2.0"),
         ([1] * 64, "64 tokens"),
         (5, "expected text, token ids or messages"),
+        (b"abc", "expected text, token ids or messages"),
+        ({"role": "user", "content": "x"}, "expected text, token ids or messages"),
     ):
         with pytest.raises(ArgumentError, match=message):
             model.generate(prompt)
@@ -195,6 +197,9 @@ def test_prompt_is_checked() -> None:
         model.generate()
     with pytest.raises(ArgumentError, match="either a prompt or messages"):
         model.generate([1], messages=[{"role": "user", "content": "x"}])
+    for messages in ([], 5, [1, 2], "text"):
+        with pytest.raises(ArgumentError, match="object"):
+            model.generate(messages=messages)
     assert len(model.generate(np.array([1, 2]), max_new_tokens=3).token_ids) == 3
 
 

@@ -44,3 +44,7 @@ def test_good_options() -> None:
 def test_one_stop_text_or_several() -> None:
     assert stop_texts("ab") == ("ab",)
     assert stop_texts(["a", "b"]) == ("a", "b")
+    assert stop_texts(None) == ()
+    for stop in (5, b"x"):
+        with pytest.raises(ArgumentError, match="stop is"):
+            stop_texts(stop)

@@ -52,16 +52,22 @@ def test_unstarted_stream_holds_the_model_too(model: Model) -> None:
 def test_dropping_frees_the_model(model: Model) -> None:
     stream = model.stream(PROMPT)
     next(stream)
-    del stream
-    gc.collect()
-    model.generate(PROMPT)
+    gc.disable()  # a stream is in no cycle, so that nobody waits for the collector
+    try:
+        del stream
+        model.generate(PROMPT)
+    finally:
+        gc.enable()
 
 
 def test_breaking_out_of_a_loop_frees_the_model(model: Model) -> None:
-    for _ in model.stream(PROMPT):
-        break
-    gc.collect()
-    model.generate(PROMPT)
+    gc.disable()
+    try:
+        for _ in model.stream(PROMPT):
+            break
+        model.generate(PROMPT)
+    finally:
+        gc.enable()
 
 
 def test_with_block_frees_the_model(model: Model) -> None:
@@ -137,6 +143,52 @@ def test_a_stream_may_be_closed_by_another_thread(model: Model) -> None:
     thread.start()
     thread.join()
     model.generate(PROMPT)
+
+
+def test_closing_waits_for_the_step_that_runs(model: Model) -> None:
+    run, running, concurrent = model.engine.run, 0, 0
+
+    def slow(*args):
+        nonlocal running, concurrent
+        running += 1
+        concurrent = max(concurrent, running)
+        time.sleep(0.05)
+        running -= 1
+        return run(*args)
+
+    model.engine.run = slow
+    stream = model.stream(PROMPT, max_new_tokens=40)
+    reader = threading.Thread(target=lambda: list(stream))
+    reader.start()
+    time.sleep(0.12)
+    stream.close()
+    model.generate(PROMPT, max_new_tokens=3)
+    reader.join(30)
+    assert concurrent == 1
+
+
+def test_two_threads_may_read_one_stream(model: Model) -> None:
+    expected = model.generate(PROMPT, max_new_tokens=40).token_ids
+    stream = model.stream(PROMPT, max_new_tokens=40)
+    pieces: list[list[int]] = []
+    readers = [threading.Thread(target=lambda: pieces.extend(p.token_ids for p in stream)) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(30)
+    assert sorted(token for piece in pieces for token in piece) == sorted(expected)
+    assert stream.result.token_ids == expected
+
+
+def test_interrupted_waiting_does_not_take_the_turn() -> None:
+    turn = Turn()
+    turn._holder = threading.Thread()  # somebody else
+    turn._changed.wait = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        turn.take()
+    del turn._changed.wait
+    turn.give_back()
+    turn.take()
 
 
 def test_turn_remembers_threads_not_their_numbers() -> None:

@@ -25,8 +25,8 @@ from ppd.signature import (
 )
 from ppd.tree import tree_tables_from_bytes
 
-_MAX_BINDINGS = 16
-"""Step shapes kept bound: one per state and plain decoding are in steady use, prefill brings others."""
+_SPARE_BINDINGS = 12
+"""Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class OnnxRuntimeEngine:
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
         self._capacity = 0
         self._cache_values: list[ort.OrtValue] = []
         self._logits = np.zeros((1, 0, self._vocab_size), np.float32)
@@ -91,7 +92,10 @@ class OnnxRuntimeEngine:
         binding.input_ids[0] = input_ids
         binding.head_rows[:] = head_rows
         self._state[0], self._cache_len[0] = state, cache_len
-        self._session.run_with_iobinding(binding.io)
+        try:
+            self._session.run_with_iobinding(binding.io)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base
+            raise EngineError(f"ONNX Runtime failed in a step of {num_rows} rows ({error}); run ppd check") from error
         self._last = binding
         return binding.top_ids[0]
 
@@ -112,7 +116,7 @@ class OnnxRuntimeEngine:
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
 
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
-        if len(self._bindings) >= _MAX_BINDINGS:
+        if len(self._bindings) >= self._max_bindings:
             del self._bindings[next(iter(self._bindings))]
         if num_head_rows > self._logits.shape[1]:
             self._logits = np.zeros((1, num_head_rows, self._vocab_size), np.float32)
