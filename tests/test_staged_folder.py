@@ -8,6 +8,7 @@ import pytest
 from ppd.bundle import staged_folder
 from ppd.errors import ExportError
 from ppd.manifest import MANIFEST_FILE
+from tests.copies import OLD_MANIFEST
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -24,7 +25,7 @@ def make(folder: Path, **files: str) -> Path:
 
 def a_bundle(folder: Path) -> Path:
     make(folder, old="old")
-    (folder / MANIFEST_FILE).write_text("old", "utf-8")
+    (folder / MANIFEST_FILE).write_text(OLD_MANIFEST, "utf-8")
     return folder
 
 
@@ -64,7 +65,7 @@ def test_an_exception_inside_leaves_the_bundle_that_was_to_be_replaced(tmp_path:
 
     with pytest.raises(RuntimeError):
         fail()
-    assert content(tmp_path) == {"out/old": "old", f"out/{MANIFEST_FILE}": "old"}
+    assert content(tmp_path) == {"out/old": "old", f"out/{MANIFEST_FILE}": OLD_MANIFEST}
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -72,10 +73,60 @@ def test_force_replaces_a_bundle(tmp_path: Path) -> None:
     out = a_bundle(tmp_path / "out")
     with staged_folder(out, force=True) as staging:
         (staging / "a").write_text("new", "utf-8")
-        assert content(out) == {"old": "old", MANIFEST_FILE: "old"}
+        assert content(out) == {"old": "old", MANIFEST_FILE: OLD_MANIFEST}
 
     assert content(tmp_path) == {"out/a": "new"}
     assert list(tmp_path.iterdir()) == [out]
+
+
+def replace_with_new(out: Path) -> None:
+    with staged_folder(out, force=True) as staging:
+        (staging / "a").write_text("new", "utf-8")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interruption_between_the_renames_keeps_the_old_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    out = a_bundle(tmp_path / "out")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if Path(target) == out and self.suffix == ".tmp":
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises((KeyboardInterrupt, ExportError)):
+        replace_with_new(out)
+    assert content(tmp_path) == {"out/old": "old", f"out/{MANIFEST_FILE}": OLD_MANIFEST}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_when_even_the_way_back_fails_the_old_bundle_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = a_bundle(tmp_path / "out")
+    rename = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if Path(target) == out:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(ExportError):
+        replace_with_new(out)
+    assert sorted(content(tmp_path).values()) == sorted(["old", OLD_MANIFEST])
+
+
+@pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', '{"schema": 1}', "", "\0"])
+def test_a_folder_with_a_manifest_of_another_program_is_never_deleted(tmp_path: Path, manifest: str) -> None:
+    out = make(tmp_path / "out", thesis="precious")
+    (out / MANIFEST_FILE).write_text(manifest, "utf-8")
+    with pytest.raises(ExportError, match="not a bundle"):
+        use(out, force=True)
+    assert content(out)["thesis"] == "precious"
 
 
 def test_force_replaces_an_empty_folder(tmp_path: Path) -> None:
@@ -138,7 +189,7 @@ def test_force_through_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "out", force=True) as staging:
         (staging / "a").write_text("new", "utf-8")
 
-    assert content(elsewhere) == {"old": "old", MANIFEST_FILE: "old"}
+    assert content(elsewhere) == {"old": "old", MANIFEST_FILE: OLD_MANIFEST}
     assert content(tmp_path / "out") == {"a": "new"}
 
 

@@ -13,6 +13,7 @@ from ppd import cli
 from ppd.errors import ExportError
 from ppd.manifest import MANIFEST_FILE
 from tests.cli.helpers import Outcome, Run, fails
+from tests.copies import OLD_MANIFEST
 
 
 def export(run: Run, *arguments: object, entry: Callable[[], None] = cli.export_main) -> Outcome:
@@ -44,8 +45,8 @@ BAD_EXPORTS: dict[str, tuple[list[str], list[str]]] = {
 def working_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with an old bundle, another folder, and tree files."""
     files = {
-        "old/manifest.json": "old",
-        "tinypy-cpu/manifest.json": "old",
+        "old/manifest.json": OLD_MANIFEST,
+        "tinypy-cpu/manifest.json": OLD_MANIFEST,
         "thesis/chapter": "years of work",
         "words.json": "once upon a time",
         "orphan.json": _tree_file([ROOT_ONLY, {"path": [0, 0], "prompts": 3}]),
@@ -105,7 +106,7 @@ def test_an_export_that_fails_half_way_leaves_everything_as_it_was(
 
     fails(export(run, "--out", out, "--force"), "the graph cannot be traced")
     assert sorted(working_dir.rglob("*")) == before
-    assert (working_dir / "old" / MANIFEST_FILE).read_text("utf-8") == "old"
+    assert (working_dir / "old" / MANIFEST_FILE).read_text("utf-8") == OLD_MANIFEST
 
 
 def test_a_package_that_export_needs_and_is_not_there_is_named(working_dir: Path) -> None:

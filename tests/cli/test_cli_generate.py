@@ -1,7 +1,9 @@
 """`ppd generate`: what it prints where, its exit codes, and that bad input is one line."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +187,12 @@ def test_a_reader_that_goes_away_gets_no_traceback(tinypy_bundle: Path) -> None:
 )
 def test_misuse_of_generate_is_a_usage_error(run: Run, tinypy_bundle: Path, arguments: list[str]) -> None:
     misused(run("generate", *(tinypy_bundle if word == "BUNDLE" else word for word in arguments)))
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_a_stand_in(tinypy_bundle: Path) -> None:
+    command = [shutil.which("ppd", path=str(Path(sys.executable).parent)), "inspect", str(tinypy_bundle)]
+    output = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert output.returncode == 0, output.stderr
+    assert "? 0" in output.stdout
