@@ -89,6 +89,9 @@ def main() -> None:
     report = {
         mode: {name: statistics.median(t[name] for t in all_[1:]) for name in all_[0]} for mode, all_ in turns.items()
     }
+    for mode, all_ in turns.items():
+        outside = [turn["outside the engine"] for turn in all_[1:]]
+        report[mode] |= {"outside, least": min(outside), "outside, most": max(outside)}
     for mode, figures in report.items():
         print(f"{mode}: median of {args.turns} turns, µs per step")
         for name, value in figures.items():

@@ -133,7 +133,8 @@ def staged_folder(out: Path, *, force: bool) -> Iterator[Path]:
 
     Args:
         out: The folder to make.
-        force: Replace an existing bundle (or empty folder). Anything else that lies there is never deleted.
+        force: Replace an existing bundle, with all that lies in its folder, or an empty folder. What is not a bundle is
+            never deleted.
 
     Raises:
         ExportError: `out` exists and may not be replaced, or its parent cannot be written.

@@ -86,18 +86,19 @@ def export(
 @app.command()
 def refold(
     bundle: BundleArgument,
-    tree: Annotated[str, typer.Argument(metavar="TREE", help="A tree file, or none for plain decoding only.")],
+    tree: Annotated[
+        str, typer.Argument(metavar="TREE", help="A tree file; auto: the hand-made one; none: never draft.")
+    ],
 ) -> None:
     """Fold another tree into a bundle; the weights are not touched."""
     from ppd.bundle import open_bundle, refold_tree
+    from ppd.export.hand_made_tree import hand_made_tree
     from ppd.tree import Tree, load_tree
 
     count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
-    folded = refold_tree(
-        bundle,
-        Tree.none(count) if tree == "none" else load_tree(Path(tree)),
-        source=tree if tree == "none" else Path(tree).name,
-    )
+    known = {"auto": ("hand-made", hand_made_tree), "none": ("none", Tree.none)}
+    source, make = known.get(tree, (Path(tree).name, lambda _: load_tree(Path(tree))))
+    folded = refold_tree(bundle, make(count), source=source)
     rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
     print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")
 
@@ -280,6 +281,11 @@ def _run(command: Callable[..., Any]) -> None:
         command()
     except PPDError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:  # a path that no system call takes, or an output that cannot be written
+        name = f"{error.filename!s:.80}: " if error.filename else ""
+        print(f"error: {name}{error.strerror or error}; check the path and the free space", file=sys.stderr)
+        sys.stdout = io.StringIO()  # what is left in the buffer could not be written either
         sys.exit(1)
 
 

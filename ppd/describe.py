@@ -55,6 +55,8 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
         f"check          {describe_check(manifest.check)}",
     ]
+    if manifest.target != "cpu":
+        lines.append(f"note           this version runs bundles on the CPU of {manifest.target}, not on its GPU")
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)

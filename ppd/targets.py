@@ -43,8 +43,8 @@ def find_target(name: str) -> Target:
         ArgumentError: There is none; the message lists the nearest names.
     """
     targets = load_targets()
-    if name not in targets:
-        near = difflib.get_close_matches(name.lower(), targets, n=3, cutoff=0.3) or sorted(targets)
+    if not isinstance(name, str) or name not in targets:
+        near = difflib.get_close_matches(str(name).lower(), targets, n=3, cutoff=0.3) or sorted(targets)
         raise ArgumentError(f"no target is called {name!r}; nearest: {', '.join(near)} (ppd targets lists them all)")
     return targets[name]
 

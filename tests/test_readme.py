@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ppd.tree import tree_from_json
+
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 BIN = Path(sys.executable).parent
 
@@ -40,6 +42,16 @@ def test_shell_blocks_run(folder: Path) -> None:
         output = subprocess.run([BIN / program, *arguments], capture_output=True, text=True, check=False)
         assert output.returncode == 0, f"{line}: {output.stderr}"
         assert output.stdout
+
+
+def test_tree_file_of_the_architecture_is_one() -> None:
+    text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text("utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    tree = tree_from_json(example)
+    assert tree.rows[2].num_candidates == 3
+    assert not tree_from_json(
+        '{"schema": 1, "num_prompt_tokens": 2, "states": {"0": [{"path": [], "prompts": 0}]}}'
+    ).drafts
 
 
 def test_commands_that_are_named_exist() -> None:

@@ -28,7 +28,7 @@ from ppd.bundle import (
     tree_info,
     write_manifest,
 )
-from ppd.errors import ArgumentError, EngineError, ExportError
+from ppd.errors import ArgumentError, EngineError, ExportError, ModelError
 from ppd.export.fold import fold
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.export.reference import record_reference
@@ -49,6 +49,7 @@ from ppd.tree import Tree, json_from_tree, load_tree
 
 STAGES = ("find the model", "load the weights", "trace", "fold", "record the reference", "check", "bundle")
 DEFAULT_NUM_PROMPT_TOKENS = 3
+_MAX_DEFAULT_CONTEXT = 1 << 20
 
 Progress = Callable[[str], None]
 
@@ -121,6 +122,8 @@ def export(
     preset = find_target(target)
     resolved_precision = resolve_precision(precision, preset)
     progress(STAGES[0])
+    if out is not None:
+        require_writable(Path(out), force=force)
     given_tree = None if tree in ("auto", "none") else load_tree(Path(tree))
     source = resolve_model(model)
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
@@ -154,8 +157,10 @@ def _load_parts(
     source: ModelSource, prompt_tokens: str | None, tree: str, given_tree: Tree | None, context: int | None
 ) -> tuple[Decoder, _Parts]:
     config = read_config(source.folder)
-    if context is not None and not 2 <= context <= config.context:
-        raise ArgumentError(f"context is {context}; {source.name} takes 2 to {config.context}")
+    if context is not None and not (type(context) is int and 2 <= context <= config.context):
+        raise ArgumentError(f"context is {context!r}; {source.name} takes 2 to {config.context}")
+    if context is None and config.context > _MAX_DEFAULT_CONTEXT:
+        raise ModelError(f"{source.name} has a context of {config.context} tokens; give a smaller one with --context")
     tokenizer = read_tokenizer(source.folder, source.entry)
     published = source.entry.prompt_tokens if source.entry is not None else None
     spec = None if prompt_tokens == "none" else prompt_tokens or published

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ppd.errors import ModelError
 from ppd.models.decoder import Decoder
 from ppd.runtime.check import Reference, reference_length
 
@@ -22,6 +23,9 @@ def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids:
 
     Returns:
         The reference, with full logits unless they would take over half a gigabyte.
+
+    Raises:
+        ModelError: The model's own answers are not finite.
     """
     m, vocab_size = len(prompt_tokens), decoder.config.vocab_size
     length = reference_length(m)
@@ -33,6 +37,10 @@ def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids:
     for start in range(0, length, num_at_once):
         hung_on = torch.arange(start, min(start + num_at_once, length))
         answers = _answers(decoder, torch.from_numpy(ids), hung_on, prompt_tokens)  # [P, 1+m, V]
+        if not bool(answers.isfinite().all()):
+            raise ModelError(
+                "the model answers NaN or infinity in PyTorch itself; the checkpoint is damaged: get it again"
+            )
         top = answers.topk(num_kept, -1)
         top_ids.append(top.indices.numpy())
         top_logits.append(top.values.numpy())

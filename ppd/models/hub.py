@@ -108,6 +108,8 @@ def resolve_model(model: str) -> ModelSource:
     Raises:
         ModelError: It is none of these, or cannot be downloaded and is not in the hub's cache.
     """
+    if not isinstance(model, str):
+        raise ModelError(f"model is {model!r:.60}; expected a name, a folder or a hub id as text")
     entry = find_entry(model)
     if entry is not None and entry.folder is not None:
         return ModelSource(name=entry.name, folder=entry.folder, source=entry.name, revision=None, entry=entry)

@@ -81,6 +81,10 @@ def bench(
     """
     if max_new_tokens < 2 or turns < 1:
         raise ArgumentError(f"max_new_tokens is {max_new_tokens} and turns {turns}; expected at least 2 and 1")
+    if not model.bundle.tree.drafts:
+        raise ArgumentError(
+            "the bundle's tree does not draft, so there is nothing to compare; fold one with ppd refold"
+        )
     prompt_ids = [model.encode(text) for text in prompts] if prompts else _default_prompts(model)
     pairs: list[tuple[Result, Result]] = []
     for turn in range(turns + 1):

@@ -117,4 +117,4 @@ class Decoding:
 
     def _draw(self, distribution: Distribution, depth: int) -> int:
         """Draw what follows a node of this depth; -1 is the prompt's last token."""
-        return draw(distribution, self._options.seed, self._cache_len + depth + 1)
+        return draw(distribution, int(self._options.seed), self._cache_len + depth + 1)

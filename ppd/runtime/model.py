@@ -120,7 +120,7 @@ class Model:
             seed: The same seed gives the same tokens, drafting or not.
             stop: A text, or several, that ends the generation.
             acceptance: "exact", or "typical" (lossy, temperature > 0).
-            draft: True, False, or "auto": what calibration found faster (drafts where nothing was measured).
+            draft: True, False, or "auto": drafts unless the bundle records that plain decoding is faster.
 
         Returns:
             The result.

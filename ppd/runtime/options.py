@@ -1,6 +1,7 @@
 """What a caller may ask of a generation, checked before anything runs."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,7 +24,7 @@ class Options:
         seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
         stop: Texts that end the generation.
         acceptance: "exact" keeps plain decoding's law; "typical" (temperature > 0) accepts more, and does not.
-        draft: Draft always (True), never (False), or as calibration found faster ("auto").
+        draft: Draft always (True), never (False), or unless the bundle records that plain decoding is faster ("auto").
 
     Raises:
         ArgumentError: A value is not allowed.
@@ -50,7 +51,8 @@ class Options:
         _require(self.acceptance in ("exact", "typical"), "acceptance", self.acceptance, "exact or typical")
         typical_needs_heat = self.acceptance != "typical" or self.temperature > 0
         _require(typical_needs_heat, "acceptance", "typical", "a temperature above 0 with it")
-        _require(self.draft in (True, False, "auto"), "draft", self.draft, "True, False or auto")
+        draft_is_known = isinstance(self.draft, bool) or (isinstance(self.draft, str) and self.draft == "auto")
+        _require(draft_is_known, "draft", self.draft, "True, False or auto")
 
 
 def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -71,8 +73,8 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _whole(value: object, minimum: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum

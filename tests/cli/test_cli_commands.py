@@ -223,3 +223,26 @@ def test_refold_refuses_a_tree_that_does_not_fit(run: Run, own_bundle: Path, tmp
     fails(run("refold", own_bundle, tmp_path / "missing.json"), "missing.json")
     fails(run("refold", tmp_path / "nowhere", "none"), "ppd-export")
     assert (own_bundle / MANIFEST_FILE).read_bytes() == before
+
+
+def test_refold_folds_the_hand_made_tree_back(run: Run, own_bundle: Path) -> None:
+    before = json_from_tree(open_bundle(own_bundle).tree)
+    assert run("refold", own_bundle, "none").code == 0
+    fails(run("bench", own_bundle), "does not draft", "ppd refold")
+    assert run("refold", own_bundle, "auto").code == 0
+    assert json_from_tree(open_bundle(own_bundle).tree) == before
+    assert open_bundle(own_bundle).manifest.tree.source == "hand-made"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    ppd_command = Path(sys.executable).parent / "ppd"
+    with Path("/dev/full").open("w") as full:
+        output = subprocess.run([ppd_command, "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert output.returncode == 1
+    assert re.fullmatch(r"error: .*No space left.*\n", output.stderr), output.stderr
+
+
+def test_a_name_that_is_too_long_is_one_line(run: Run, tmp_path: Path) -> None:
+    fails(run("check", tmp_path / ("x" * 300)), "too long")
+    fails(run("export", "--model", "tinypy", "--gpu", "cpu", "--out", tmp_path / ("x" * 300)), "too long")

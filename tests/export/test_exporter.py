@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ppd import runtime
 from ppd.bundle import open_bundle
@@ -141,8 +141,8 @@ def test_context_is_capped_and_checked(folder: Path, tmp_path: Path) -> None:
     assert any(result.finish_reason == "context" for result in results)  # some may meet EOS before
     for result in results:
         assert len(result.token_ids) == 6 if result.finish_reason == "context" else len(result.token_ids) <= 6
-    for context in (1, 129):
-        with pytest.raises(ArgumentError, match=f"context is {context}.*128"):
+    for context in (1, 129, 64.0, "64"):
+        with pytest.raises(ArgumentError, match=f"context is {context!r}.*128"):
             export(str(folder), "cpu", context=context, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -161,6 +161,15 @@ def test_force_replaces_a_bundle_and_only_a_bundle(folder: Path, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
 
 
+def test_enormous_context_asks_for_a_smaller_one(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
+    with pytest.raises(ModelError, match="--context"):
+        export(str(tmp_path / "model"), "cpu", out=tmp_path / "b")
+    assert export(str(tmp_path / "model"), "cpu", out=tmp_path / "b", context=64).bundle.manifest.context == 64
+
+
 def break_config(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
@@ -175,6 +184,12 @@ def remove_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
+def poison_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def spoil_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
 
@@ -185,6 +200,7 @@ def spoil_tokenizer(folder: Path) -> None:
         (break_config, ModelError, "gpt2"),
         (truncate_weights, ModelError, r"model\.safetensors"),
         (remove_weights, ModelError, r"model\.safetensors"),
+        (poison_weights, ModelError, "NaN or infinity in PyTorch itself"),
         (spoil_tokenizer, TokenizerError, r"tokenizer\.json"),
     ],
 )
@@ -201,7 +217,7 @@ def test_bad_arguments_leave_no_bundle(folder: Path, tmp_path: Path) -> None:
     save_prompt_tokens(torch.randn(3, 16), tmp_path / "narrow", "tiny")
     save_prompt_tokens(torch.randn(3, 32), tmp_path / "three", "tiny")
     out, model = tmp_path / "b", str(folder)
-    cases: list[tuple[type[PPDError], dict[str, str]]] = [
+    cases: list[tuple[type[PPDError], dict[str, str | None]]] = [
         (ArgumentError, {"target": "jetson-orion"}),
         (ArgumentError, {"precision": "int3"}),
         (ArgumentError, {"precision": "int4"}),
@@ -210,6 +226,8 @@ def test_bad_arguments_leave_no_bundle(folder: Path, tmp_path: Path) -> None:
         (PromptTokensError, {"prompt_tokens": str(tmp_path / "narrow")}),
         (PromptTokensError, {"prompt_tokens": str(tmp_path / "nowhere")}),
         (ModelError, {"model": str(tmp_path / "nowhere" / "at" / "all")}),
+        (ModelError, {"model": None}),
+        (ArgumentError, {"target": None}),
     ]
     for error, changed in cases:
         with pytest.raises(error):

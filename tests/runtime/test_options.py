@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from ppd.errors import ArgumentError
@@ -29,12 +30,17 @@ from ppd.runtime.options import Options, stop_texts
         {"acceptance": "typical"},
         {"draft": "yes"},
         {"draft": None},
+        {"draft": np.ones(3)},
     ],
 )
 def test_bad_options_are_named(fields: dict[str, object]) -> None:
     with pytest.raises(ArgumentError, match=next(iter(fields))) as caught:
         Options(**fields)
     assert "expected" in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    Options(max_new_tokens=np.int64(3), temperature=np.float32(0.5), top_k=np.int32(4), seed=np.uint64(2**64 - 1))
 
 
 def test_good_options() -> None:

@@ -1,10 +1,13 @@
 """Engines: what runs the graph. A new one is a module beside `onnxruntime.py` and a line in `open_engine`."""
 
+import os
+
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine
 
 ENGINES = ("onnxruntime",)
+_MAX_THREADS_PER_CORE = 4
 
 __all__ = ["ENGINES", "Engine", "open_engine"]
 
@@ -25,10 +28,12 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
         raise ArgumentError(f"no engine is called {engine!r}; expected auto or {', '.join(ENGINES)}")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads is {threads!r}; expected a whole number above 0, or None")
+    if threads is not None and threads > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
+        raise ArgumentError(f"threads is {threads}; this machine has {os.cpu_count()} cores: give at most that many")
     try:
         from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
     except ImportError as error:
-        raise EngineError(
-            'ONNX Runtime is not installed; run pip install "ppd-edge[cpu]" (or [cuda], never both)'
-        ) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        what = "is not installed" if missing else f"cannot be imported ({error})"
+        raise EngineError(f'ONNX Runtime {what}; run pip install "ppd-edge[cpu]" (or [cuda], never both)') from error
     return OnnxRuntimeEngine(bundle, threads)
