@@ -5,9 +5,10 @@ Subcommands import what they need when they run, so that `--help` needs neither 
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -278,15 +279,27 @@ def _run(command: Callable[..., Any]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
     except PPDError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # the reader of our output went away
+        _discard_output()
+        sys.exit(1)
     except OSError as error:  # a path that no system call takes, or an output that cannot be written
+        _discard_output()
         name = f"{error.filename!s:.80}: " if error.filename else ""
         print(f"error: {name}{error.strerror or error}; check the path and the free space", file=sys.stderr)
-        sys.stdout = io.StringIO()  # what is left in the buffer could not be written either
         sys.exit(1)
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere, or the interpreter would try to write it, and fail, once more at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
