@@ -20,7 +20,6 @@ from ppd.runtime.draft import Plan
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.forks import TIE_GAP
-from ppd.signature import causal_state
 
 MAX_DIFFERENCE = 1e-4
 """fp32: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand in
@@ -117,7 +116,7 @@ class _Check:
 
     def __init__(self, engine: Engine, plans: Plans, reference: Reference) -> None:
         self._engine, self._plans, self._reference = engine, plans, reference
-        self._state = causal_state(plans.num_prompt_tokens)
+        self._state = plans.plain.state
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
@@ -136,10 +135,8 @@ class _Check:
         ids, m = self._reference.ids, self._plans.num_prompt_tokens
         self._engine.restart(len(ids) + m)
         for start in range(0, len(ids), chunk_size):
-            rows, where = (
-                ids[start : start + chunk_size],
-                [(start + i, 0) for i in range(len(ids[start : start + chunk_size]))],
-            )
+            rows = ids[start : start + chunk_size]
+            where = [(start + i, 0) for i in range(len(rows))]
             if start + chunk_size >= len(ids):
                 rows = np.concatenate([rows, self._plans.vocab_size + np.arange(m)])
                 where += [(len(ids) - 1, j + 1) for j in range(m)]
@@ -150,9 +147,7 @@ class _Check:
         """Plain decoding: N = 1 behind a prefill."""
         self._prefill_quietly(start)
         for position in range(start, start + num_steps):
-            top_ids = self._engine.run(
-                self._reference.ids[position : position + 1], self._state, position, np.zeros(1, np.int64)
-            )
+            top_ids = self._run_plain(position)
             self._engine.commit(position, [0])
             self._compare("plain decoding", top_ids, [(0, (position, 0))])
 
@@ -174,10 +169,14 @@ class _Check:
         # The last path is kept, and plain decoding goes on behind it: its KV rows have to be in place.
         self._engine.commit(start, path)
         position = start + len(path)
-        top_ids = self._engine.run(
+        top_ids = self._run_plain(position)
+        self._compare(f"commit in tree state {plan.state}", top_ids, [(0, (position, 0))])
+
+    def _run_plain(self, position: int) -> Ids:
+        """One row of the text, in the causal state."""
+        return self._engine.run(
             self._reference.ids[position : position + 1], self._state, position, np.zeros(1, np.int64)
         )
-        self._compare(f"commit in tree state {plan.state}", top_ids, [(0, (position, 0))])
 
     def _prefill_quietly(self, num_tokens: int) -> None:
         self._engine.restart(num_tokens)

@@ -10,7 +10,6 @@ from ppd.runtime.engines.base import Engine, Ids
 from ppd.runtime.options import Options
 from ppd.runtime.sampling import Distribution, draw, process_logits
 from ppd.runtime.verify import Accepted, verify_exact, verify_typical
-from ppd.signature import causal_state
 from ppd.tree import Tree
 
 
@@ -54,7 +53,7 @@ class Decoding:
         Returns:
             The first new token.
         """
-        m, chunk_size, state = self._plans.num_prompt_tokens, self._plans.chunk_size, self._causal_state
+        m, chunk_size, state = self._plans.num_prompt_tokens, self._plans.chunk_size, self._plans.plain.state
         num_prompts = m if self._drafts else 0
         self._engine.restart(len(prompt_ids) + num_prompts)
         start = 0
@@ -88,10 +87,6 @@ class Decoding:
         last, layout = rows[-1], self._plan.rows
         first = layout.first_prompts[last]
         self._prepare(self._top_ids[first : first + layout.nodes[last].prompts])
-
-    @property
-    def _causal_state(self) -> int:
-        return causal_state(self._plans.num_prompt_tokens)
 
     def _prepare(self, guesses: Ids) -> None:
         """Choose the next state: the number of distances there are guesses for."""
