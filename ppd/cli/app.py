@@ -1,0 +1,68 @@
+"""The application that commands register with, and what they share: options, progress bars, tables."""
+
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+import ppd
+from ppd.errors import PPDError
+
+app = typer.Typer(
+    name="ppd",
+    help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes, change no token.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
+EngineOption = Annotated[str, typer.Option(help="auto, or an engine's name.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"ppd-edge {ppd.__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turn a missing package into a line that says which extra brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] == "ppd":
+            raise
+        raise PPDError(f'{error.name} is not installed; run pip install "ppd-edge[{name}]"') from error
+
+
+@contextmanager
+def progress(stages: Sized) -> Iterator[Callable[[str], None]]:
+    """A progress bar over stages on standard error, or nothing where that is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(stages))
+        started = False
+
+        def advance(stage: str) -> None:
+            nonlocal started
+            bar.update(task, description=stage, advance=1 if started else 0)
+            started = True
+
+        yield advance
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,69 @@
+"""`ppd export` and `ppd refold`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppd.cli.app import BundleArgument, app, extra, progress
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str, typer.Option(metavar="NAME|PATH|HUB_ID", help="A known name (ppd models), a folder, or a hub id.")
+    ],
+    gpu: Annotated[str, typer.Option(metavar="TARGET", help="The device the bundle is for (ppd targets).")],
+    prompt_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|HUB_ID", help="Trained prompt tokens; default: the published ones, if any. none: untrained."
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, or fp32 (fp16, int8 and int4 are not there yet).")] = "auto",
+    tree: Annotated[
+        str, typer.Option(metavar="auto|PATH|none", help="The tree to fold; none: plain decoding only.")
+    ] = "auto",
+    context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer; default: the model's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: MODEL-TARGET.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Export a model to a verified bundle."""
+    from ppd.describe import describe_export
+
+    with extra("export"):
+        from ppd.export.exporter import STAGES
+        from ppd.export.exporter import export as run
+    with progress(STAGES) as advance:
+        report = run(
+            model,
+            gpu,
+            prompt_tokens=prompt_tokens,
+            precision=precision,
+            tree=tree,
+            context=context,
+            out=out,
+            force=force,
+            progress=advance,
+        )
+    print(describe_export(report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes))
+
+
+@app.command()
+def refold(
+    bundle: BundleArgument,
+    tree: Annotated[
+        str, typer.Argument(metavar="TREE", help="A tree file; auto: the hand-made one; none: never draft.")
+    ],
+) -> None:
+    """Fold another tree into a bundle; the weights are not touched."""
+    from ppd.bundle import open_bundle, refold_tree
+    from ppd.export.hand_made_tree import hand_made_tree
+    from ppd.tree import Tree, load_tree
+
+    count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
+    known = {"auto": ("hand-made", hand_made_tree), "none": ("none", Tree.none)}
+    source, make = known.get(tree, (Path(tree).name, lambda _: load_tree(Path(tree))))
+    folded = refold_tree(bundle, make(count), source=source)
+    rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
+    print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")
