@@ -4,6 +4,7 @@ Only this package prints. Commands import what they need when they run, so that 
 engine.
 """
 
+from ppd.cli.app import app
 from ppd.cli.entry import export_main, main
 
-__all__ = ["export_main", "main"]
+__all__ = ["app", "export_main", "main"]
