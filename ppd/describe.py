@@ -1,6 +1,8 @@
 """A bundle in words: what `ppd inspect`, `ppd check` and the end of an export print."""
 
-from ppd.bundle import Bundle
+import json
+
+from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.manifest import CheckInfo
 from ppd.tree import Rows
 
@@ -20,6 +22,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"check          {describe_check(manifest.check)}",
         f"speed-up       {_expected_speed(manifest.draft)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
+        *_calibration_lines(bundle),
         "",
         *_tree_lines(bundle),
         "",
@@ -94,6 +97,28 @@ def _tree_lines(bundle: Bundle) -> list[str]:
         rows = bundle.tree.rows[state]
         lines += [f"  state {state}: {rows.num_rows} rows, {rows.num_candidates} candidates"]
         lines += [f"    {line}" for line in draw_rows(rows).splitlines()]
+    return lines
+
+
+def _calibration_lines(bundle: Bundle) -> list[str]:
+    info = bundle.manifest.calibration
+    if info is None:
+        return []
+    lines = [
+        f"calibration    {info.created} with {info.engine} on {info.machine}, {info.num_prompts} prompts",
+        f"               acceptance length {info.predicted_acceptance_length:.3f} predicted, "
+        f"{info.measured_acceptance_length:.3f} measured",
+        f"               drafting against plain decoding: {info.predicted_speedup:.3f} predicted, "
+        f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f})",
+    ]
+    lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
+    if bundle.has(LATENCY_FILE):
+        data = json.loads(bundle.path(LATENCY_FILE).read_text("utf-8"))
+        lines.append("latency        rows, then ms per step at each cache length; share of LM head and TopK")
+        lines.append("               cached rows: " + ", ".join(map(str, data["cache_lens"])))
+        for i, size in enumerate(data["sizes"]):
+            times = "  ".join(f"{row[i]:8.3f}" for row in data["milliseconds"])
+            lines.append(f"               {size:4}  {times}  {data['head_share'][i]:4.0%}")
     return lines
 
 

@@ -103,6 +103,37 @@ class CheckInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationInfo:
+    """What calibration measured and chose on a device.
+
+    Attributes:
+        engine: Engine, version and device.
+        machine: Operating system and processor.
+        created: When, ISO 8601.
+        num_prompts: Prompts whose acceptance was counted.
+        predicted_acceptance_length: τ that the measured marginals promise for the tree.
+        measured_acceptance_length: τ of the confirming run.
+        predicted_speedup: τ·L(1)/L(N) of the measured curve.
+        measured_speedup: Median of the confirming run's paired ratios.
+        speedup_low: Lower end of its 95 % interval.
+        speedup_high: Upper end.
+        remark: Why prediction and measurement differ, if by over 10 %; else empty.
+    """
+
+    engine: str
+    machine: str
+    created: str
+    num_prompts: int
+    predicted_acceptance_length: float
+    measured_acceptance_length: float
+    predicted_speedup: float
+    measured_speedup: float
+    speedup_low: float
+    speedup_high: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its other files.
 
@@ -111,6 +142,7 @@ class Manifest:
             change stores its file under a new name and points the role at it.
         draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
         provenance: Versions and time of the export.
+        calibration: What calibration measured; null before it, and after another tree was folded.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -129,6 +161,7 @@ class Manifest:
     check: CheckInfo
     provenance: dict[str, str]
     files: dict[str, FileEntry]
+    calibration: CalibrationInfo | None = None
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:
@@ -186,6 +219,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         return value
+    if origin is types.UnionType and isinstance(value, dict) and dataclasses.is_dataclass(arguments[0]):
+        return _decode(typing.cast("type[Any]", arguments[0]), value, where)
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if origin is None and type(value) is kind:
