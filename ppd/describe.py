@@ -3,7 +3,7 @@
 import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
-from ppd.manifest import CheckInfo
+from ppd.manifest import CheckInfo, EstimateInfo
 from ppd.tree import Rows
 
 
@@ -22,6 +22,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"check          {describe_check(manifest.check)}",
         f"speed-up       {_expected_speed(manifest.draft)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
+        *_estimate_lines(manifest.estimate),
         *_calibration_lines(bundle),
         "",
         *_tree_lines(bundle),
@@ -58,6 +59,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
         f"check          {describe_check(manifest.check)}",
     ]
+    lines += _estimate_lines(manifest.estimate)
     if manifest.target != "cpu":
         lines.append(f"note           this version runs bundles on the CPU of {manifest.target}, not on its GPU")
     if prompts.status == "untrained" and tree.drafts:
@@ -98,6 +100,29 @@ def _tree_lines(bundle: Bundle) -> list[str]:
         lines += [f"  state {state}: {rows.num_rows} rows, {rows.num_candidates} candidates"]
         lines += [f"    {line}" for line in draw_rows(rows).splitlines()]
     return lines
+
+
+def _estimate_lines(info: EstimateInfo | None) -> list[str]:
+    if info is None:
+        return []
+    memory = info.weights_ms + info.cache_ms
+    turn = int(memory / info.compute_ms_per_row)
+    lines = [
+        f"estimate       not measured: N rows take {info.overhead_ms:.3g} + max({info.weights_ms:.3g} weights + "
+        f"{info.cache_ms:.3g} cache of {info.cache_len} rows, N x {info.compute_ms_per_row:.3g} compute) ms",
+        f"               memory bounds N = 1 to {turn}, compute more"
+        if turn
+        else "               compute bounds every N",
+    ]
+    if info.acceptance_length is None or info.speedup is None:
+        lines.append("               acceptance unknown, so the tree is not chosen for the device")
+    else:
+        lines.append(
+            f"               acceptance length {info.acceptance_length:.3f} ({info.acceptance_source}), "
+            f"speed-up {info.speedup:.2f}"
+        )
+    lines.append("               run ppd calibrate on the device")
+    return lines + ([f"warning        {info.warning}"] if info.warning else [])
 
 
 def _calibration_lines(bundle: Bundle) -> list[str]:

@@ -134,6 +134,35 @@ class CalibrationInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateInfo:
+    """The roofline estimate of the target: nothing of it was measured there.
+
+    A step of N rows takes overhead + max(weights + cache, N · compute per row).
+
+    Attributes:
+        acceptance_source: Where the marginals are from; empty where none are known, so that the tree is hand-made.
+        cache_len: Cached rows assumed.
+        weights_ms: Reading the weights.
+        cache_ms: Reading the cache.
+        compute_ms_per_row: Operations of a row over dense throughput.
+        overhead_ms: Constant per step.
+        acceptance_length: τ that the marginals promise; null where none are known.
+        speedup: τ·L(1)/L(N); null where no marginals are known.
+        warning: That the model does not fit the target's memory, or empty.
+    """
+
+    acceptance_source: str
+    cache_len: int
+    weights_ms: float
+    cache_ms: float
+    compute_ms_per_row: float
+    overhead_ms: float
+    acceptance_length: float | None
+    speedup: float | None
+    warning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its other files.
 
@@ -143,6 +172,7 @@ class Manifest:
         draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
         provenance: Versions and time of the export.
         calibration: What calibration measured; null before it, and after another tree was folded.
+        estimate: What the target's figures promise; null for a target without figures.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -162,6 +192,7 @@ class Manifest:
     provenance: dict[str, str]
     files: dict[str, FileEntry]
     calibration: CalibrationInfo | None = None
+    estimate: EstimateInfo | None = None
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle, open_bundle, record_calibration, refold_tree
 from ppd.calibrate.acceptance import Acceptance, measure_acceptance
@@ -105,7 +106,7 @@ def load_model(folder: str | os.PathLike[str], engine: str, threads: int | None)
     return Model(bundle, open_engine(bundle, engine, threads))
 
 
-def choose_tree(marginals: np.ndarray, curve: np.ndarray) -> SearchResult:
+def choose_tree(marginals: npt.ArrayLike, curve: np.ndarray) -> SearchResult:
     """The fastest tree; where that is plain decoding, the best that drafts, so that drafting can be forced.
 
     Args:
