@@ -48,12 +48,12 @@ def test_a_time_that_is_none_is_refused(minutes: float, own_bundle: Path) -> Non
 
 
 def test_acceptance_is_known_for_trained_prompt_tokens_only(tmp_path: Path) -> None:
-    assert known_acceptance("mobilellama-1.4b-chat", None) is None
-    published = known_acceptance("mobilellama-1.4b-chat", tmp_path)
+    assert known_acceptance("mobilellama", None) is None
+    published = known_acceptance("mobilellama", tmp_path)
     assert published is not None
     assert published[0][0][0] == 0.34988
     (tmp_path / "acceptance.json").write_text('{"marginals": [[0.5]]}')
-    assert known_acceptance("mobilellama-1.4b-chat", tmp_path) == ([[0.5]], "measured beside the prompt tokens")
+    assert known_acceptance("mobilellama", tmp_path) == ([[0.5]], "measured beside the prompt tokens")
     (tmp_path / "acceptance.json").write_text("{")
     with pytest.raises(ModelError, match="acceptance"):
-        known_acceptance("mobilellama-1.4b-chat", tmp_path)
+        known_acceptance("mobilellama", tmp_path)
