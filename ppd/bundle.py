@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,12 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppd.errors import BundleError, ExportError, TreeError
-from ppd.manifest import AGAIN, MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
+from ppd.manifest import (
+    AGAIN,
+    MANIFEST_FILE,
+    CalibrationInfo,
+    FileEntry,
+    Manifest,
+    TreeInfo,
+    bytes_from_manifest,
+    manifest_from_bytes,
+)
 from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
 PROMPT_TOKENS_FILE, REFERENCE_FILE = "prompt_tokens.safetensors", "reference.npz"
+LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
 
 
 @dataclass(frozen=True)
@@ -122,9 +133,47 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         name = f"tree-{hashlib.sha256(content).hexdigest()[:16]}{Path(role).suffix}"
         _write_atomically(bundle.folder / name, content)
         files[role] = file_entry(bundle.folder, name)
-    manifest = dataclasses.replace(bundle.manifest, files=files, tree=tree_info(tree, source), draft=None)
+    manifest = dataclasses.replace(
+        bundle.manifest, files=files, tree=tree_info(tree, source), draft=None, calibration=None
+    )
     write_manifest(bundle.folder, manifest)
+    _remove_unnamed(bundle.folder, manifest)
     return Bundle(bundle.folder, manifest, tree)
+
+
+def record_calibration(
+    folder: str | os.PathLike[str], calibration: CalibrationInfo, *, draft: bool, files: dict[str, str]
+) -> Bundle:
+    """Keep what calibration measured: the manifest and the files given change, and nothing else.
+
+    Args:
+        folder: An existing bundle.
+        calibration: The record.
+        draft: What `draft="auto"` does from now on.
+        files: Role (`latency.json`, `acceptance.json`) → text.
+
+    Raises:
+        BundleError: The folder is no bundle, or one is damaged.
+    """
+    bundle = open_bundle(folder, verify=False)
+    entries = dict(bundle.manifest.files)
+    for role, text in files.items():
+        stem, suffix = Path(role).stem, Path(role).suffix
+        name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
+        _write_atomically(bundle.folder / name, text.encode())
+        entries[role] = file_entry(bundle.folder, name)
+    manifest = dataclasses.replace(bundle.manifest, files=entries, draft=draft, calibration=calibration)
+    write_manifest(bundle.folder, manifest)
+    _remove_unnamed(bundle.folder, manifest)
+    return Bundle(bundle.folder, manifest, bundle.tree)
+
+
+def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Remove what earlier re-folds and calibrations left. Who loads meanwhile has read it, or gets a BundleError."""
+    named = {entry.path for entry in manifest.files.values()}
+    for path in folder.iterdir():
+        if re.fullmatch(r"(tree|latency|acceptance)-[0-9a-f]{16}\.(bin|json)", path.name) and path.name not in named:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

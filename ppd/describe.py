@@ -1,7 +1,9 @@
 """A bundle in words: what `ppd inspect`, `ppd check` and the end of an export print."""
 
-from ppd.bundle import Bundle
-from ppd.manifest import CheckInfo
+import json
+
+from ppd.bundle import LATENCY_FILE, Bundle
+from ppd.manifest import CheckInfo, EstimateInfo
 from ppd.tree import Rows
 
 
@@ -20,6 +22,8 @@ def describe_bundle(bundle: Bundle) -> str:
         f"check          {describe_check(manifest.check)}",
         f"speed-up       {_expected_speed(manifest.draft)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
+        *_estimate_lines(manifest.estimate),
+        *_calibration_lines(bundle),
         "",
         *_tree_lines(bundle),
         "",
@@ -55,6 +59,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
         f"check          {describe_check(manifest.check)}",
     ]
+    lines += _estimate_lines(manifest.estimate)
     if manifest.target != "cpu":
         lines.append(f"note           this version runs bundles on the CPU of {manifest.target}, not on its GPU")
     if prompts.status == "untrained" and tree.drafts:
@@ -94,6 +99,51 @@ def _tree_lines(bundle: Bundle) -> list[str]:
         rows = bundle.tree.rows[state]
         lines += [f"  state {state}: {rows.num_rows} rows, {rows.num_candidates} candidates"]
         lines += [f"    {line}" for line in draw_rows(rows).splitlines()]
+    return lines
+
+
+def _estimate_lines(info: EstimateInfo | None) -> list[str]:
+    if info is None:
+        return []
+    memory = info.weights_ms + info.cache_ms
+    turn = int(memory / info.compute_ms_per_row)
+    lines = [
+        f"estimate       not measured: N rows take {info.overhead_ms:.3g} + max({info.weights_ms:.3g} weights + "
+        f"{info.cache_ms:.3g} cache of {info.cache_len} rows, N x {info.compute_ms_per_row:.3g} compute) ms",
+        f"               memory bounds N = 1 to {turn}, compute more"
+        if turn
+        else "               compute bounds every N",
+    ]
+    if info.acceptance_length is None or info.speedup is None:
+        lines.append("               acceptance unknown, so the tree is not chosen for the device")
+    else:
+        lines.append(
+            f"               acceptance length {info.acceptance_length:.3f} ({info.acceptance_source}), "
+            f"speed-up {info.speedup:.2f}"
+        )
+    lines.append("               run ppd calibrate on the device")
+    return lines + ([f"warning        {info.warning}"] if info.warning else [])
+
+
+def _calibration_lines(bundle: Bundle) -> list[str]:
+    info = bundle.manifest.calibration
+    if info is None:
+        return []
+    lines = [
+        f"calibration    {info.created} with {info.engine} on {info.machine}, {info.num_prompts} prompts",
+        f"               acceptance length {info.predicted_acceptance_length:.3f} predicted, "
+        f"{info.measured_acceptance_length:.3f} measured",
+        f"               drafting against plain decoding: {info.predicted_speedup:.3f} predicted, "
+        f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f})",
+    ]
+    lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
+    if bundle.has(LATENCY_FILE):
+        data = json.loads(bundle.path(LATENCY_FILE).read_text("utf-8"))
+        lines.append("latency        rows, then ms per step at each cache length; share of LM head and TopK")
+        lines.append("               cached rows: " + ", ".join(map(str, data["cache_lens"])))
+        for i, size in enumerate(data["sizes"]):
+            times = "  ".join(f"{row[i]:8.3f}" for row in data["milliseconds"])
+            lines.append(f"               {size:4}  {times}  {data['head_share'][i]:4.0%}")
     return lines
 
 

@@ -103,6 +103,66 @@ class CheckInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationInfo:
+    """What calibration measured and chose on a device.
+
+    Attributes:
+        engine: Engine, version and device.
+        machine: Operating system and processor.
+        created: When, ISO 8601.
+        num_prompts: Prompts whose acceptance was counted.
+        predicted_acceptance_length: τ that the measured marginals promise for the tree.
+        measured_acceptance_length: τ of the confirming run.
+        predicted_speedup: τ·L(1)/L(N) of the measured curve.
+        measured_speedup: Median of the confirming run's paired ratios.
+        speedup_low: Lower end of its 95 % interval.
+        speedup_high: Upper end.
+        remark: Why prediction and measurement differ, if by over 10 %; else empty.
+    """
+
+    engine: str
+    machine: str
+    created: str
+    num_prompts: int
+    predicted_acceptance_length: float
+    measured_acceptance_length: float
+    predicted_speedup: float
+    measured_speedup: float
+    speedup_low: float
+    speedup_high: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateInfo:
+    """The roofline estimate of the target: nothing of it was measured there.
+
+    A step of N rows takes overhead + max(weights + cache, N · compute per row).
+
+    Attributes:
+        acceptance_source: Where the marginals are from; empty where none are known, so that the tree is hand-made.
+        cache_len: Cached rows assumed.
+        weights_ms: Reading the weights.
+        cache_ms: Reading the cache.
+        compute_ms_per_row: Operations of a row over dense throughput.
+        overhead_ms: Constant per step.
+        acceptance_length: τ that the marginals promise; null where none are known.
+        speedup: τ·L(1)/L(N); null where no marginals are known.
+        warning: That the model does not fit the target's memory, or empty.
+    """
+
+    acceptance_source: str
+    cache_len: int
+    weights_ms: float
+    cache_ms: float
+    compute_ms_per_row: float
+    overhead_ms: float
+    acceptance_length: float | None
+    speedup: float | None
+    warning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its other files.
 
@@ -111,6 +171,8 @@ class Manifest:
             change stores its file under a new name and points the role at it.
         draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
         provenance: Versions and time of the export.
+        calibration: What calibration measured; null before it, and after another tree was folded.
+        estimate: What the target's figures promise; null for a target without figures.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -129,6 +191,8 @@ class Manifest:
     check: CheckInfo
     provenance: dict[str, str]
     files: dict[str, FileEntry]
+    calibration: CalibrationInfo | None = None
+    estimate: EstimateInfo | None = None
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:
@@ -186,6 +250,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         return value
+    if origin is types.UnionType and isinstance(value, dict) and dataclasses.is_dataclass(arguments[0]):
+        return _decode(typing.cast("type[Any]", arguments[0]), value, where)
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if origin is None and type(value) is kind:

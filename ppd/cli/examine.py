@@ -42,6 +42,9 @@ def bench(
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens per prompt.")] = 64,
     turns: Annotated[int, typer.Option(metavar="N", help="Plain and PPD take turns this often, per prompt.")] = 5,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Draft even where calibration found plain decoding faster.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -56,7 +59,9 @@ def bench(
     model = load(bundle, engine=engine, threads=threads)
     lines = read_prompts(prompts) if prompts is not None else None
     with progress(range(turns)) as advance:
-        report = run(model, prompts=lines, max_new_tokens=max_new_tokens, turns=turns, progress=advance)
+        report = run(
+            model, prompts=lines, max_new_tokens=max_new_tokens, turns=turns, draft=draft or "auto", progress=advance
+        )
     values = dataclasses.asdict(report)
     if as_json:
         print(json.dumps(values))

@@ -29,11 +29,12 @@ from ppd.bundle import (
     write_manifest,
 )
 from ppd.errors import ArgumentError, EngineError, ExportError, ModelError
+from ppd.export.choose_tree import choose_estimated_tree
 from ppd.export.fold import fold
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.export.reference import record_reference
 from ppd.export.trace import trace
-from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.manifest import CheckInfo, EstimateInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import ModelConfig, read_config
@@ -130,6 +131,17 @@ def export(
     require_writable(folder, force=force)
     progress(STAGES[1])
     decoder, parts = _load_parts(source, prompt_tokens, tree, given_tree, context)
+    estimate: EstimateInfo | None = None
+    if tree == "auto":
+        chosen, tree_source, estimate = choose_estimated_tree(
+            preset,
+            _model_info(parts),
+            resolved_precision,
+            parts.context,
+            len(parts.prompt_tokens),
+            parts.trained.folder if parts.trained else None,
+        )
+        parts = dataclasses.replace(parts, tree=chosen, tree_source=tree_source)
     with staged_folder(folder, force=force) as staging:
         _write_files(decoder, parts, staging, progress)
         progress(STAGES[4])
@@ -139,6 +151,7 @@ def export(
         gc.collect()  # the tracer leaves cycles that hold the weights, and the engine is about to load them again
         progress(STAGES[5])
         manifest = _manifest(parts, target, resolved_precision, staging)
+        manifest = dataclasses.replace(manifest, estimate=estimate)
         write_manifest(staging, manifest)
         checked = dataclasses.replace(manifest, check=_check(staging, reference))
         progress(STAGES[6])
@@ -219,21 +232,9 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
 
 
 def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Manifest:
-    config, source = parts.config, parts.source
+    config = parts.config
     return Manifest(
-        model=ModelInfo(
-            name=source.name,
-            source=(source.entry and source.entry.hub_id) or source.source,
-            revision=source.revision,
-            architecture=config.architecture,
-            num_parameters=parts.num_parameters,
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-        ),
+        model=_model_info(parts),
         context=parts.context,
         eos_ids=list(config.eos_ids),
         special_tokens=parts.tokenizer.special_tokens if parts.tokenizer is not None else {},
@@ -253,6 +254,23 @@ def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Mani
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance=_provenance(),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir())},
+    )
+
+
+def _model_info(parts: _Parts) -> ModelInfo:
+    config, source = parts.config, parts.source
+    return ModelInfo(
+        name=source.name,
+        source=(source.entry and source.entry.hub_id) or source.source,
+        revision=source.revision,
+        architecture=config.architecture,
+        num_parameters=parts.num_parameters,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
     )
 
 

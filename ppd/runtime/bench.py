@@ -10,6 +10,7 @@ import numpy as np
 from ppd.errors import ArgumentError
 from ppd.runtime.forks import TIE_GAP, first_fork, top_two_gap
 from ppd.runtime.model import Model
+from ppd.runtime.options import Draft
 from ppd.runtime.result import Result
 
 DEFAULT_PROMPTS = (
@@ -32,6 +33,9 @@ class BenchReport:
         speedup: Median of the paired ratios: a plain and a drafting run of the same prompt, one after the other.
         speedup_min: Smallest ratio.
         speedup_max: Largest ratio.
+        speedup_low: Lower end of the 95 % interval of the median ratio.
+        speedup_high: Its upper end.
+        drafted: Whether the second run of each pair drafted; a calibrated bundle may decode plainly.
         acceptance_length: Tokens emitted per step, over all prompts.
         identical: Whether every drafting run gave the tokens of its plain run.
         forks: Prompts whose tokens differ.
@@ -48,6 +52,9 @@ class BenchReport:
     speedup: float
     speedup_min: float
     speedup_max: float
+    speedup_low: float
+    speedup_high: float
+    drafted: bool
     acceptance_length: float
     identical: bool
     forks: int
@@ -65,6 +72,7 @@ def bench(
     prompts: Sequence[str] | None = None,
     max_new_tokens: int = 64,
     turns: int = 5,
+    draft: Draft = "auto",
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchReport:
     """Time greedy plain decoding and drafting, one after the other, for every prompt and turn.
@@ -74,6 +82,7 @@ def bench(
         prompts: Texts; None for a built-in set, or for random ids where the bundle has no tokenizer.
         max_new_tokens: Tokens per run, at least 2.
         turns: Pairs of runs per prompt, after one pair that warms up.
+        draft: What is compared with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
         progress: Called as each turn begins.
 
     Raises:
@@ -89,7 +98,7 @@ def bench(
     pairs: list[tuple[Result, Result]] = []
     for turn in range(turns + 1):
         progress("warm-up" if turn == 0 else f"turn {turn} of {turns}")
-        new = [_pair(model, ids, max_new_tokens) for ids in prompt_ids]
+        new = [_pair(model, ids, max_new_tokens, draft) for ids in prompt_ids]
         if turn:
             pairs += new
     timed = [(a.stats, b.stats) for a, b in pairs if a.stats.steps]
@@ -99,6 +108,7 @@ def bench(
             "every answer ended with its first token, so there is nothing to time; give other --prompts"
         )
     ratios = [ppd / plain for plain, ppd in speeds]
+    low, high = median_interval(ratios)
     gaps = [gap for ids, pair in zip(prompt_ids, new, strict=True) if (gap := _fork_gap(model, ids, pair)) is not None]
     return BenchReport(
         plain_tokens_per_second=statistics.median(plain for plain, _ in speeds),
@@ -106,6 +116,9 @@ def bench(
         speedup=statistics.median(ratios),
         speedup_min=min(ratios),
         speedup_max=max(ratios),
+        speedup_low=low,
+        speedup_high=high,
+        drafted=model.drafts(draft),
         acceptance_length=sum(sum(b.accepted_per_step) for _, b in timed) / sum(b.steps for _, b in timed),
         identical=all(a.token_ids == b.token_ids for a, b in pairs),
         forks=len(gaps),
@@ -133,9 +146,16 @@ def read_prompts(path: Path) -> list[str]:
     return lines
 
 
-def _pair(model: Model, ids: list[int], max_new_tokens: int) -> tuple[Result, Result]:
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a median, from order statistics (normal approximation of the sign test)."""
+    ordered, half = sorted(values), 0.98 * len(values) ** 0.5
+    low, high = int(len(ordered) / 2 - half), int(len(ordered) / 2 + half)
+    return ordered[max(0, low)], ordered[min(len(ordered) - 1, high)]
+
+
+def _pair(model: Model, ids: list[int], max_new_tokens: int, draft: Draft) -> tuple[Result, Result]:
     plain = model.generate(ids, max_new_tokens=max_new_tokens, draft=False)
-    return plain, model.generate(ids, max_new_tokens=max_new_tokens, draft=True)
+    return plain, model.generate(ids, max_new_tokens=max_new_tokens, draft=draft)
 
 
 def _fork_gap(model: Model, ids: list[int], pair: tuple[Result, Result]) -> float | None:

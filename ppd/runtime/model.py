@@ -192,7 +192,7 @@ class Model:
         self, prompt: Prompt | None, messages: Sequence[Message] | None, options: Options, *, pieces: bool
     ) -> Stream:
         prompt_ids = self.encode(prompt, messages=messages)
-        drafts = self._resolve_draft(options.draft)
+        drafts = self.drafts(options.draft)
         if options.stop and self._tokenizer is None:
             raise TokenizerError("the bundle has no tokenizer, so it cannot stop at a text; leave stop out")
         text = TextStream(self._tokenizer, prompt_ids, options.stop) if self._tokenizer else None
@@ -249,7 +249,12 @@ class Model:
                 return count, "length" if budget == options.max_new_tokens else "context"
         return len(tokens), None
 
-    def _resolve_draft(self, draft: Draft) -> bool:
+    def drafts(self, draft: Draft = "auto") -> bool:
+        """Whether `generate` drafts with this argument.
+
+        Raises:
+            ArgumentError: Drafting is asked for, and the tree has no prompt rows.
+        """
         if draft is True and not self.bundle.tree.drafts:
             raise ArgumentError(
                 "draft is True, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"

@@ -1,0 +1,189 @@
+"""Calibrate a bundle: measure acceptance and latency, search the tree, fold it, and confirm it."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle, open_bundle, record_calibration, refold_tree
+from ppd.calibrate.acceptance import Acceptance, measure_acceptance
+from ppd.calibrate.latency import Latency, measure_latency
+from ppd.calibrate.search import SearchResult, search_fastest_tree, search_tree
+from ppd.errors import ArgumentError
+from ppd.manifest import CalibrationInfo
+from ppd.runtime.bench import BenchReport, bench
+from ppd.runtime.engines import open_engine
+from ppd.runtime.model import Model
+
+STAGES = ("load", "acceptance", "latency", "search", "confirm", "record")
+_NEW_TOKENS = 64
+_CONFIRM_TURNS = 10
+_DIFFERS = 0.10
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What calibration measured and chose.
+
+    Attributes:
+        bundle: The bundle as it is now.
+        acceptance: Counts per distance and rank.
+        latency: Times by rows.
+        search: The folded tree's prediction.
+        bench: The confirming run.
+    """
+
+    bundle: Bundle
+    acceptance: Acceptance
+    latency: Latency
+    search: SearchResult
+    bench: BenchReport
+
+
+def calibrate(
+    folder: str | os.PathLike[str],
+    *,
+    prompts: Sequence[str] | None = None,
+    minutes: float = 2.0,
+    engine: str = "auto",
+    threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> CalibrationReport:
+    """Measure this device and model, and fold the fastest tree into the bundle.
+
+    Args:
+        folder: The bundle.
+        prompts: Texts; None for the embedded set, or random ids where the bundle has no tokenizer.
+        minutes: About how long to measure acceptance and latency, half each.
+        engine: "auto", or an engine's name.
+        threads: CPU threads.
+        progress: Called with each of `STAGES` as it begins.
+
+    Raises:
+        ArgumentError: `minutes` is not above 0, or the prompts bring no token to compare.
+        BundleError: The folder is no bundle.
+        EngineError: The engine cannot run it.
+    """
+    if not 0 < minutes < float("inf"):
+        raise ArgumentError(f"minutes is {minutes}; expected a number above 0")
+    progress(STAGES[0])
+    model = load_model(folder, engine, threads)
+    ids = _prompt_ids(model, prompts)
+    progress(STAGES[1])
+    seconds = minutes * 30
+    acceptance = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
+    progress(STAGES[2])
+    latency = measure_latency(model, seconds=seconds)
+    progress(STAGES[3])
+    found = choose_tree(acceptance.marginals, latency.curve())
+    refold_tree(folder, found.tree, source="calibrated")
+    progress(STAGES[4])
+    model = load_model(folder, engine, threads)
+    turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), 5)))
+    report = bench(model, prompts=prompts[:5] if prompts else None, turns=turns, draft=True)
+    progress(STAGES[5])
+    info = _info(model, acceptance, found, latency, report)
+    files = {ACCEPTANCE_FILE: _acceptance_json(acceptance, info), LATENCY_FILE: _latency_json(latency, info)}
+    bundle = record_calibration(folder, info, draft=_confirmed(report), files=files)
+    return CalibrationReport(bundle, acceptance, latency, found, report)
+
+
+def load_model(folder: str | os.PathLike[str], engine: str, threads: int | None) -> Model:
+    """Open the bundle for measuring: the one place where calibration chooses its engine.
+
+    An engine whose profiles end at the folded tree has to be built here for the largest of `latency.SIZES`.
+    """
+    bundle = open_bundle(folder, verify=False)
+    return Model(bundle, open_engine(bundle, engine, threads))
+
+
+def choose_tree(marginals: npt.ArrayLike, curve: np.ndarray) -> SearchResult:
+    """The fastest tree; where that is plain decoding, the best that drafts, so that drafting can be forced.
+
+    Args:
+        marginals: p[d][r], float64 [m, K].
+        curve: L(1), L(2), …, milliseconds, float64 [N].
+    """
+    fastest = search_fastest_tree(marginals, curve)
+    if fastest.acceptance_length > 1 + 1e-3 and fastest.tree.drafts:
+        return fastest
+    drafting = [search_tree(marginals, n, root_prompts=1) for n in range(2, min(9, len(curve) + 1))]
+    return max(drafting, key=lambda r: r.acceptance_length / curve[max(r.num_rows.values()) - 1])
+
+
+def predicted_speedup(found: SearchResult, curve: np.ndarray) -> float:
+    """τ·L(1) / mean L, of the measured curve."""
+    times = np.array([curve[rows.num_rows - 1] for _, rows in sorted(found.tree.rows.items())])
+    return float(found.acceptance_length * curve[0] / found.chain.mean(times))
+
+
+def _confirmed(report: BenchReport) -> bool:
+    """Whether drafting pays: a median of at least 1 with little doubt, or an interval above 1."""
+    return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
+
+
+def _prompt_ids(model: Model, prompts: Sequence[str] | None) -> list[list[int]]:
+    if prompts is None and not model.has_tokenizer:
+        rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
+        return [rng.integers(0, vocab_size, 16).tolist() for _ in range(8)]
+    return [model.encode(text) for text in (prompts or embedded_prompts(model.bundle.manifest.model.name))]
+
+
+def embedded_prompts(model_name: str) -> list[str]:
+    """The calibration set of this package: Python for the embedded model, English for others."""
+    name = "python.txt" if model_name.startswith("tinypy") else "english.txt"
+    return [text.strip("\n") for text in (PROMPTS / name).read_text("utf-8").split("\n---\n") if text.strip()]
+
+
+def _info(
+    model: Model, acceptance: Acceptance, found: SearchResult, latency: Latency, report: BenchReport
+) -> CalibrationInfo:
+    predicted = predicted_speedup(found, latency.curve())
+    return CalibrationInfo(
+        engine=model.engine.name,
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        num_prompts=acceptance.num_prompts,
+        predicted_acceptance_length=found.acceptance_length,
+        measured_acceptance_length=report.acceptance_length,
+        predicted_speedup=predicted,
+        measured_speedup=report.speedup,
+        speedup_low=report.speedup_low,
+        speedup_high=report.speedup_high,
+        remark=_remark(found.acceptance_length, report.acceptance_length, predicted, report.speedup),
+    )
+
+
+def _remark(tau: float, measured_tau: float, speedup: float, measured_speedup: float) -> str:
+    parts = []
+    if abs(measured_tau / tau - 1) > _DIFFERS:
+        parts.append("the confirming prompts accept differently from the calibration prompts")
+    if abs((measured_speedup / measured_tau) / (speedup / tau) - 1) > _DIFFERS:
+        parts.append("steps of the tree take another time than causal steps of its size did: the device was busy")
+    return "; ".join(parts)
+
+
+def _acceptance_json(acceptance: Acceptance, info: CalibrationInfo) -> str:
+    return json.dumps(
+        {
+            "marginals": acceptance.marginals.tolist(),
+            "intervals": acceptance.intervals(),
+            "trials": acceptance.trials.tolist(),
+            "measured": dataclasses.asdict(info),
+        }
+    )
+
+
+def _latency_json(latency: Latency, info: CalibrationInfo) -> str:
+    arrays = {name: value for name, value in vars(latency).items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in vars(latency).items() if name not in arrays}
+    return json.dumps({**{n: v.tolist() for n, v in arrays.items()}, **plain, "measured": dataclasses.asdict(info)})

@@ -1,0 +1,80 @@
+"""Latency: the time of a step by its rows, on this engine, in the causal state, so that nothing is re-folded."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ppd.runtime.model import Model
+from ppd.signature import causal_state
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_STABLE = 0.01
+"""Medians are stable when another half of the rounds moves none by more than this."""
+_MIN_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians, host time included.
+
+    Attributes:
+        sizes: N, rows of a step, int64 [sizes].
+        cache_lens: Cached rows, int64 [lengths].
+        milliseconds: Median time of a step, float64 [lengths, sizes].
+        head_share: Share of LM head and TopK in it: all rows through the head against one, float64 [sizes].
+        rounds: Times that every size was run.
+        stable: Whether the medians were stable within the time given.
+    """
+
+    sizes: npt.NDArray[np.int64]
+    cache_lens: npt.NDArray[np.int64]
+    milliseconds: npt.NDArray[np.float64]
+    head_share: npt.NDArray[np.float64]
+    rounds: int
+    stable: bool
+
+    def curve(self) -> npt.NDArray[np.float64]:
+        """L(1), L(2), …, milliseconds, float64 [largest size]: means over cache lengths, linear between sizes."""
+        mean = self.milliseconds.mean(axis=0)
+        return np.interp(np.arange(1, self.sizes[-1] + 1), self.sizes, mean)
+
+
+def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
+    """Time steps of every size at several cache lengths, in turns, until the medians are stable or time is up.
+
+    Args:
+        model: The model; its cache is overwritten.
+        seconds: Time to spend; a few rounds are always run.
+        sizes: Row counts; those beyond the context are left out.
+    """
+    context = model.bundle.manifest.context
+    used = [n for n in sizes if n <= max(1, context // 2)]
+    lens = sorted({max(1, min(length, context - used[-1])) for length in (32, context // 8, context // 2)})
+    cases = [(length, n, n) for length in lens for n in used] + [(lens[0], n, 1) for n in used]
+    times: list[list[float]] = [[] for _ in cases]
+    model.engine.restart(lens[-1] + used[-1])
+    deadline, rounds, stable = time.perf_counter() + seconds, 0, False
+    while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
+        for case in np.random.default_rng(rounds).permutation(len(cases)):
+            times[case].append(_time(model, *cases[case]))
+        rounds += 1
+        if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
+            half, whole = (np.array([np.median(t[:n]) for t in times]) for n in (rounds // 2, rounds))
+            stable = bool(np.abs(half / whole - 1).max() < _STABLE)
+    medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
+    full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
+    share = np.clip(1 - head / full[0], 0, 1)
+    return Latency(np.array(used), np.array(lens), full, share, rounds, stable)
+
+
+def _time(model: Model, cache_len: int, num_rows: int, num_head_rows: int) -> float:
+    """Milliseconds of one step: fill the rows, run, read the best ids."""
+    started = time.perf_counter()
+    ids = np.zeros(num_rows, np.int64)
+    state = causal_state(model.bundle.manifest.prompt_tokens.count)
+    top_ids = model.engine.run(ids, state, cache_len, np.arange(num_head_rows))
+    top_ids[:, 0].tolist()
+    return (time.perf_counter() - started) * 1e3

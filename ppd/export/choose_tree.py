@@ -1,0 +1,71 @@
+"""The tree that `--tree auto` folds: estimated from the target's figures where the acceptance is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ppd.calibrate
+from ppd.calibrate.calibrate import choose_tree, predicted_speedup
+from ppd.calibrate.roofline import curve_from_steps, estimate_steps, memory_warning
+from ppd.errors import ModelError
+from ppd.export.hand_made_tree import hand_made_tree
+from ppd.manifest import EstimateInfo, ModelInfo
+from ppd.targets import Target
+from ppd.tree import Tree
+
+_PUBLISHED = Path(ppd.calibrate.__file__).parent / "published"
+_MAX_CACHE_LEN = 1024
+
+
+def known_acceptance(model: str, prompt_tokens: Path | None) -> tuple[list[list[float]], str] | None:
+    """Marginals [m][K] and their source: beside trained prompt tokens, or published; None where nothing is known.
+
+    Args:
+        model: The model's name.
+        prompt_tokens: Folder of the trained prompt tokens; None where they are untrained, whose acceptance is unknown.
+
+    Raises:
+        ModelError: `acceptance.json` beside the prompt tokens is damaged.
+    """
+    if prompt_tokens is None:
+        return None
+    for path in (prompt_tokens / "acceptance.json", _PUBLISHED / f"{model}.json"):
+        if path.is_file():
+            try:
+                data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+                return data["marginals"], str(data.get("source", "measured beside the prompt tokens"))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ModelError(f"{path} holds no marginals ({error}); measure it again, or remove it") from error
+    return None
+
+
+def choose_estimated_tree(
+    target: Target, model: ModelInfo, precision: str, context: int, num_prompt_tokens: int, prompt_tokens: Path | None
+) -> tuple[Tree, str, EstimateInfo | None]:
+    """The tree for a target, where it came from, and the estimate that it rests on.
+
+    The hand-made tree stays where the acceptance is unknown, and where the target has no figures.
+    """
+    tree, source = hand_made_tree(num_prompt_tokens), "hand-made"
+    if target.bandwidth_gbs is None:
+        return tree, source, None
+    cache_len = min(context // 2, _MAX_CACHE_LEN)
+    steps = estimate_steps(target, model, precision, cache_len=cache_len)
+    known, length, speedup = known_acceptance(model.name, prompt_tokens), None, None
+    if known is not None and len(known[0]) == num_prompt_tokens:
+        curve = curve_from_steps(steps)
+        found = choose_tree(known[0], curve)
+        tree, source = found.tree, f"estimated for {target.name}"
+        length, speedup = found.acceptance_length, predicted_speedup(found, curve)
+    estimate = EstimateInfo(
+        acceptance_source=known[1] if known is not None and length is not None else "",
+        cache_len=cache_len,
+        weights_ms=steps[0].weights_ms,
+        cache_ms=steps[0].cache_ms,
+        compute_ms_per_row=steps[0].compute_ms,
+        overhead_ms=steps[0].overhead_ms,
+        acceptance_length=length,
+        speedup=speedup,
+        warning=memory_warning(target, model, precision, context) or "",
+    )
+    return tree, source, estimate
