@@ -57,7 +57,7 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
 
     Args:
         folder: The bundle's folder.
-        verify: Check every file's SHA-256. False skips the weights' only, whose size is still checked.
+        verify: Check every file's SHA-256. False skips weights and built engines, whose size is still checked.
 
     Raises:
         BundleError: The folder is no bundle, or a file is missing, truncated, changed, or outside the folder.
@@ -65,7 +65,7 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
     root = Path(folder)
     manifest = _read_manifest(root)
     for role, entry in manifest.files.items():
-        _verify_file(root, entry, hashed=verify or role != WEIGHTS_FILE)
+        _verify_file(root, entry, hashed=verify or not (role == WEIGHTS_FILE or role.startswith("engines/")))
     if TREE_FILE not in manifest.files:
         raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {AGAIN}")
     try:
