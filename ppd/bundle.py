@@ -84,7 +84,7 @@ def file_entry(folder: Path, name: str) -> FileEntry:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one atomic step, durably."""
-    _write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
+    write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
 
 
 def tree_info(tree: Tree, source: str) -> TreeInfo:
@@ -120,7 +120,7 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
     files = dict(bundle.manifest.files)
     for role, content in ((TREE_TABLES_FILE, tree_tables_bytes(tree)), (TREE_FILE, json_from_tree(tree).encode())):
         name = f"tree-{hashlib.sha256(content).hexdigest()[:16]}{Path(role).suffix}"
-        _write_atomically(bundle.folder / name, content)
+        write_atomically(bundle.folder / name, content)
         files[role] = file_entry(bundle.folder, name)
     manifest = dataclasses.replace(bundle.manifest, files=files, tree=tree_info(tree, source), draft=None)
     write_manifest(bundle.folder, manifest)
@@ -241,7 +241,12 @@ def _replace_folder(new: Path, out: Path, *, force: bool) -> None:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under a temporary name and rename it, durably.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
