@@ -3,7 +3,7 @@
 import difflib
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ppd.errors import ArgumentError
@@ -20,13 +20,30 @@ class Target:
         name: What `--gpu` takes.
         description: The device, in words.
         compute_capability: CUDA compute capability, as NVIDIA lists it; None without an NVIDIA GPU.
-        precision: What `--precision auto` means here.
+        precision: What `--precision auto` means here, once this version exports it (see `resolve_precision`).
+        memory_gb: Memory that weights, KV cache and workspace share, in GB; None where it depends on the machine.
+        bandwidth_gbs: Its bandwidth, in GB/s; None where it depends on the machine.
+        throughput_tflops: Dense operations by precision as run, in 10^12/s: weight-only int8 and int4 compute in fp16
+            on a GPU. Empty where it depends on the machine.
+        power_modes: Power modes by name, where they matter; the figures are those of the fastest.
+        context: Cache length that memory is planned for; a model with less takes its own.
+        tensorrt: The TensorRT line of the device, None where there is none.
+        tensorrt_rtx: Whether TensorRT-RTX knows the compute capability.
+        sources: Figure ("throughput_tflops.fp16" for one precision) → where it is from.
     """
 
     name: str
     description: str
     compute_capability: str | None
     precision: str
+    memory_gb: float | None = None
+    bandwidth_gbs: float | None = None
+    throughput_tflops: dict[str, float] = field(default_factory=dict)
+    power_modes: list[str] = field(default_factory=list)
+    context: int = 4096
+    tensorrt: str | None = None
+    tensorrt_rtx: bool = False
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @functools.cache
@@ -52,10 +69,21 @@ def find_target(name: str) -> Target:
 def resolve_precision(precision: str, target: Target) -> str:
     """The precision that `auto` stands for, or the one asked for if it can be exported.
 
+    `auto` is the preset's precision, or the next more exact one that this version exports; fp16 only on a GPU.
+
     Raises:
         ArgumentError: It cannot.
     """
-    resolved = target.precision if precision == "auto" else precision
+    resolved = _nearest_precision(target) if precision == "auto" else precision
     if resolved not in PRECISIONS:
         raise ArgumentError(f"precision {resolved!r} cannot be exported; this version exports {', '.join(PRECISIONS)}")
     return resolved
+
+
+def _nearest_precision(target: Target) -> str:
+    order = ("int4", "int8", "fp16", "fp32")
+    if target.precision not in order:
+        return target.precision
+    more_exact = order[order.index(target.precision) :]
+    usable = (p for p in more_exact if p in PRECISIONS and (p != "fp16" or target.compute_capability is not None))
+    return next(usable, target.precision)

@@ -23,7 +23,50 @@ def test_every_preset_is_found_by_its_name_and_is_whole() -> None:
         assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name)
         assert target.description
         assert target.compute_capability is None or re.fullmatch(r"\d+\.\d", target.compute_capability)
-        assert resolve_precision("auto", target) == target.precision
+        assert resolve_precision("auto", target) in PRECISIONS
+
+
+def test_every_figure_has_a_source() -> None:
+    for target in load_targets().values():
+        figures = [f"throughput_tflops.{precision}" for precision in target.throughput_tflops]
+        for name in ("compute_capability", "memory_gb", "bandwidth_gbs"):
+            figures += [name] if getattr(target, name) is not None else []
+        figures += ["power_modes"] if target.power_modes else []
+        assert {*figures, "precision", "context", "tensorrt", "tensorrt_rtx"} == target.sources.keys()
+        assert all(target.sources.values())
+
+
+def test_figures_are_whole_for_every_device_but_the_machine_itself() -> None:
+    for name, target in load_targets().items():
+        known = {target.memory_gb is not None, target.bandwidth_gbs is not None, bool(target.throughput_tflops)}
+        assert known == {name != "cpu"}
+        if name != "cpu":
+            assert target.throughput_tflops.keys() == {"fp32", "fp16", "int8", "int4"}
+            assert min(target.throughput_tflops.values()) == target.throughput_tflops["fp32"] > 0
+
+
+def test_tensorrt_rtx_is_offered_where_it_knows_the_compute_capability() -> None:
+    for target in load_targets().values():
+        assert target.tensorrt_rtx == (target.compute_capability in {"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"})
+        assert (target.tensorrt is None) == (target.compute_capability is None)
+
+
+@pytest.mark.parametrize(
+    ("exported", "name", "expected"),
+    [
+        (("fp32",), "jetson-orin", "fp32"),
+        (("fp32", "fp16"), "jetson-orin", "fp16"),
+        (("fp32", "fp16"), "raspberry-pi-5", "fp32"),
+        (("fp32", "fp16", "int8", "int4"), "raspberry-pi-5", "int8"),
+        (("fp32", "fp16", "int8", "int4"), "cpu", "fp32"),
+    ],
+)
+def test_auto_falls_back_to_the_next_more_exact_precision(
+    exported: tuple[str, ...], name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppd.targets, "PRECISIONS", exported)
+
+    assert resolve_precision("auto", find_target(name)) == expected
 
 
 def test_presets_are_read_from_the_data_file() -> None:

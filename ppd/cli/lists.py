@@ -8,9 +8,24 @@ def targets() -> None:
     """List the devices that --gpu knows."""
     from ppd.targets import load_targets
 
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:,g}"
+
     print_table(
-        ("target", "device", "compute capability", "precision"),
-        [(t.name, t.description, t.compute_capability or "-", t.precision) for t in load_targets().values()],
+        ("target", "device", "capability", "memory GB", "GB/s", "dense TFLOPS", "precision", "TensorRT"),
+        [
+            (
+                t.name,
+                t.description,
+                t.compute_capability or "-",
+                figure(t.memory_gb),
+                figure(t.bandwidth_gbs),
+                figure(t.throughput_tflops.get(t.precision)),
+                t.precision,
+                " ".join(filter(None, [t.tensorrt, "RTX" if t.tensorrt_rtx else None])) or "-",
+            )
+            for t in load_targets().values()
+        ],
     )
 
 

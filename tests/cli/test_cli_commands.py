@@ -184,7 +184,9 @@ def test_targets_lists_every_preset(run: Run) -> None:
 
     assert (outcome.code, outcome.err) == (0, "")
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["target", *load_targets()]
-    assert re.search(r"^rtx-4090 +NVIDIA GeForce RTX 4090 +8\.9 +fp32$", outcome.out, re.MULTILINE)
+    assert re.search(
+        r"^rtx-4090 +NVIDIA GeForce RTX 4090 +8\.9 +24 +1,008 +165.2 +fp16 +10\.13\+ RTX$", outcome.out, re.MULTILINE
+    )
 
 
 def test_models_lists_every_known_model(run: Run) -> None:
