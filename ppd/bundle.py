@@ -97,6 +97,22 @@ def tree_info(tree: Tree, source: str) -> TreeInfo:
     )
 
 
+def add_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """Add a file to a bundle, its role its name, the manifest last.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    write_atomically(bundle.folder / name, content)
+    files = bundle.manifest.files | {name: file_entry(bundle.folder, name)}
+    manifest = dataclasses.replace(bundle.manifest, files=files)
+    write_manifest(bundle.folder, manifest)
+    return dataclasses.replace(bundle, manifest=manifest)
+
+
 def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> Bundle:
     """Fold another tree into a bundle: `tree.bin`, `tree.json` and the manifest change, and nothing else.
 

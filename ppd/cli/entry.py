@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ppd.cli import examine, export, generate, lists  # noqa: F401 - importing a module registers its commands
+from ppd.cli import build, examine, export, generate, lists  # noqa: F401 - importing a module registers its commands
 from ppd.cli.app import app
 from ppd.errors import PPDError
 

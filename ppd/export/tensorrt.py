@@ -5,6 +5,7 @@ on any machine, for the target's compute capability. Neither needs torch.
 """
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from ppd.bundle import REFERENCE_FILE, Bundle, file_entry, open_bundle, write_atomically, write_manifest
+from ppd.bundle import REFERENCE_FILE, Bundle, add_file, file_entry, open_bundle, write_atomically, write_manifest
 from ppd.errors import EngineError
 from ppd.export.lower import lower
 from ppd.export.network import (
@@ -33,6 +34,7 @@ from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda_device import Gpu, current_gpu
 from ppd.runtime.engines.tensorrt_files import (
+    FLAVOURS,
     engine_key,
     engine_role,
     graph_digest,
@@ -89,10 +91,10 @@ def build(
     trt, bundle = import_tensorrt(flavour), open_bundle(folder)
     gpu = None if target is not None and flavour == "tensorrt-rtx" else current_gpu()
     capability = _capability(trt, flavour, target, gpu)
-    lowered = flavour == "tensorrt" and _version(trt) < _FIRST_NATIVE
+    lowered = flavour == "tensorrt" and is_lowered_for(trt.__version__)
     if lowered:
         bundle = add_lowered_graph(bundle)
-    profiles = profiles_for(bundle, _reference_rows(bundle.manifest), max_rows)
+    profiles = profiles_of(bundle, max_rows)
     wanted = _record(bundle.manifest, trt, flavour, gpu, capability, profiles, lowered=lowered)
     present = next((info for info in bundle.manifest.engines if info.key == wanted.key), None)
     if present is not None and not force and not stale(bundle.manifest, present):
@@ -154,12 +156,7 @@ def add_lowered_graph(bundle: Bundle) -> Bundle:
     if bundle.has(LOWERED_GRAPH_FILE):
         return bundle
     model = onnx.load(bundle.path(GRAPH_FILE), load_external_data=False)
-    content = lower(model, bundle.manifest.model.num_heads).SerializeToString()
-    write_atomically(bundle.folder / LOWERED_GRAPH_FILE, content)
-    files = bundle.manifest.files | {LOWERED_GRAPH_FILE: file_entry(bundle.folder, LOWERED_GRAPH_FILE)}
-    manifest = dataclasses.replace(bundle.manifest, files=files)
-    write_manifest(bundle.folder, manifest)
-    return dataclasses.replace(bundle, manifest=manifest)
+    return add_file(bundle, LOWERED_GRAPH_FILE, lower(model, bundle.manifest.model.num_heads).SerializeToString())
 
 
 def memory_bytes(bundle: Bundle, profiles: Profiles) -> int:
@@ -171,6 +168,24 @@ def memory_bytes(bundle: Bundle, profiles: Profiles) -> int:
     cache = 2 * model.num_layers * model.num_kv_heads * profiles.capacity * model.head_dim * item_bytes
     logits = max(profiles.max_prefill_head_rows, profiles.max_decode_rows) * model.vocab_size * 4
     return bundle.manifest.files[WEIGHTS_FILE].size_bytes + cache + logits
+
+
+def choose_flavour(target: Target | None) -> str:
+    """The flavour to build: TensorRT-RTX ahead of time, else TensorRT where it is installed."""
+    installed = importlib.util.find_spec(FLAVOURS["tensorrt"]) is not None
+    return "tensorrt" if target is None and installed else "tensorrt-rtx"
+
+
+def is_lowered_for(version: str) -> bool:
+    """Whether a version of TensorRT, such as "10.3", needs the lowered graph."""
+    major, minor = version.split(".")[:2]
+    return (int(major), int(minor)) < _FIRST_NATIVE
+
+
+def profiles_of(bundle: Bundle, max_rows: int | None = None) -> Profiles:
+    """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows."""
+    count = bundle.manifest.prompt_tokens.count
+    return profiles_for(bundle, reference_length(count) + count, max_rows)
 
 
 def compute_capabilities(trt: ModuleType) -> list[str]:
@@ -196,16 +211,6 @@ def _capability(trt: ModuleType, flavour: str, target: Target | None, gpu: Gpu |
         )
     assert target.compute_capability is not None
     return target.compute_capability
-
-
-def _version(trt: ModuleType) -> tuple[int, int]:
-    major, minor = trt.__version__.split(".")[:2]
-    return int(major), int(minor)
-
-
-def _reference_rows(manifest: Manifest) -> int:
-    """Rows of the reference's longest prefill: the text, and its prompt rows."""
-    return reference_length(manifest.prompt_tokens.count) + manifest.prompt_tokens.count
 
 
 def _record(
