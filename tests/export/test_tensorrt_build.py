@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,6 +14,7 @@ from ppd.cli.app import app
 from ppd.errors import EngineError
 from ppd.export.exporter import export
 from ppd.export.fold import fold
+from ppd.export.lower import lower
 from ppd.export.network import has_fused_attention, parse, profiles_for, read_graph, require_native
 from ppd.export.tensorrt import add_lowered_graph, build, compute_capabilities, plan_from_bundle, profiles_of
 from ppd.export.trace import trace
@@ -64,6 +67,39 @@ def in_fp16(bundle: Bundle, model: Path) -> Bundle:
         bundle.folder,
     )
     return bundle
+
+
+def quantised(folder: Path, kind: int, block: int) -> None:
+    """Make the weights of every projection in the folder's graph random `kind` numbers in blocks along the inputs."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    graph, random = model.graph, np.random.default_rng(0)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+    for node in [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in shapes]:
+        name, (rows, columns) = node.input[1], shapes[node.input[1]]
+        if columns % 2:
+            continue  # the vocabulary of the tiny model is odd, which 4-bit packing does not take
+        weights = random.integers(-7, 8, (rows, columns)).astype(dtype)
+        scales = np.full((rows // block, columns), 0.05, np.float16)
+        graph.initializer.append(onnx.numpy_helper.from_array(weights, f"{name}_quantised"))
+        graph.initializer.append(onnx.numpy_helper.from_array(scales, f"{name}_scale"))
+        inputs, output = [f"{name}_quantised", f"{name}_scale"], f"{name}_dequantised"
+        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, [output], axis=0, block_size=block))
+        node.input[1] = output
+    onnx.save(model, folder / "model.onnx")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_graph_with_quantised_weights_builds(own: Path, bundle: Path, precision: str) -> None:
+    opened = in_fp16(open_bundle(own), bundle.parent / "model")
+    quantised(own, onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.INT4, 32)
+    graph = onnx.load(own / "model.onnx", load_external_data=False)
+
+    plan = plan_from_bundle(trt, opened, profiles_of(opened), "8.9", lowered=False)
+
+    assert plan.layers["DEQUANTIZE"] == 14
+    assert plan.layers["ATTENTION_INPUT"] == 2
+    assert lower(graph, opened.manifest.model.num_heads).opset_import[0].version == 21
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
