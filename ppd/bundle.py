@@ -68,7 +68,7 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
 
     Args:
         folder: The bundle's folder.
-        verify: Check every file's SHA-256. False skips the weights' only, whose size is still checked.
+        verify: Check every file's SHA-256. False skips weights and built engines, whose size is still checked.
 
     Raises:
         BundleError: The folder is no bundle, or a file is missing, truncated, changed, or outside the folder.
@@ -76,7 +76,7 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
     root = Path(folder)
     manifest = _read_manifest(root)
     for role, entry in manifest.files.items():
-        _verify_file(root, entry, hashed=verify or role != WEIGHTS_FILE)
+        _verify_file(root, entry, hashed=verify or not (role == WEIGHTS_FILE or role.startswith("engines/")))
     if TREE_FILE not in manifest.files:
         raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {AGAIN}")
     try:
@@ -95,7 +95,7 @@ def file_entry(folder: Path, name: str) -> FileEntry:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` in one atomic step, durably."""
-    _write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
+    write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
 
 
 def tree_info(tree: Tree, source: str) -> TreeInfo:
@@ -106,6 +106,22 @@ def tree_info(tree: Tree, source: str) -> TreeInfo:
         num_rows={str(state): tree.rows[state].num_rows for state in tree.states},
         num_candidates={str(state): tree.rows[state].num_candidates for state in tree.states},
     )
+
+
+def add_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """Add a file to a bundle, its role its name, the manifest last.
+
+    Returns:
+        The bundle as it is now.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    write_atomically(bundle.folder / name, content)
+    files = bundle.manifest.files | {name: file_entry(bundle.folder, name)}
+    manifest = dataclasses.replace(bundle.manifest, files=files)
+    write_manifest(bundle.folder, manifest)
+    return dataclasses.replace(bundle, manifest=manifest)
 
 
 def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> Bundle:
@@ -131,7 +147,7 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
     files = dict(bundle.manifest.files)
     for role, content in ((TREE_TABLES_FILE, tree_tables_bytes(tree)), (TREE_FILE, json_from_tree(tree).encode())):
         name = f"tree-{hashlib.sha256(content).hexdigest()[:16]}{Path(role).suffix}"
-        _write_atomically(bundle.folder / name, content)
+        write_atomically(bundle.folder / name, content)
         files[role] = file_entry(bundle.folder, name)
     manifest = dataclasses.replace(
         bundle.manifest, files=files, tree=tree_info(tree, source), draft=None, calibration=None
@@ -160,7 +176,7 @@ def record_calibration(
     for role, text in files.items():
         stem, suffix = Path(role).stem, Path(role).suffix
         name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
-        _write_atomically(bundle.folder / name, text.encode())
+        write_atomically(bundle.folder / name, text.encode())
         entries[role] = file_entry(bundle.folder, name)
     manifest = dataclasses.replace(bundle.manifest, files=entries, draft=draft, calibration=calibration)
     write_manifest(bundle.folder, manifest)
@@ -290,7 +306,12 @@ def _replace_folder(new: Path, out: Path, *, force: bool) -> None:
             shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under a temporary name and rename it, durably.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

@@ -3,7 +3,7 @@
 import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
-from ppd.manifest import CheckInfo, EstimateInfo
+from ppd.manifest import CheckInfo, EngineInfo, EstimateInfo
 from ppd.tree import Rows
 
 
@@ -159,3 +159,14 @@ def _expected_speed(draft: bool | None) -> str:
     if draft is None:
         return "not measured on a device; ppd bench measures it"
     return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"
+
+
+def describe_engine(info: EngineInfo) -> str:
+    """One line about a built engine."""
+    where = f"on {info.gpu}" if info.gpu is not None else "ahead of time"
+    checked = "checked against the reference" if info.checked else "unchecked: run ppd check on the device"
+    return (
+        f"engine {info.key}: {info.flavour} {info.version}, built {where} for compute capability "
+        f"{info.compute_capability}, {info.precision}, up to {info.max_decode_rows} rows, "
+        f"{info.size_bytes / 1e6:.1f} MB; {checked}"
+    )

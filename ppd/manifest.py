@@ -10,7 +10,7 @@ import json
 import re
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ppd.errors import BundleError
@@ -163,6 +163,48 @@ class EstimateInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """A built TensorRT engine: everything that it depends on, and that its key is a hash of.
+
+    Attributes:
+        key: The hash; the file's role is `engines/<key>.engine`.
+        flavour: "tensorrt" or "tensorrt-rtx".
+        version: Full version of the builder.
+        gpu: Name of the GPU that it was built on; null if built ahead of time, for any of its compute capability.
+        compute_capability: CUDA compute capability, such as "8.7".
+        precision: Of the graph.
+        capacity: S, the fixed number of rows of the KV cache.
+        max_prefill_rows: Profile 0 takes N = 1.. this.
+        max_prefill_head_rows: Profile 0 takes R = 1.. this.
+        max_decode_rows: Profile 1 takes N = R = 1.. this.
+        best_decode_rows: The N that profile 1 is tuned for.
+        lowered: Whether it was built from the lowered graph, which gives out the rows' own `k_i_new` and `v_i_new`
+            [1, H, N, D] for the caller to copy into the cache, instead of writing them in place.
+        graph_sha256: Digest of graph and weights.
+        tree_sha256: Digest of the folded tree tables.
+        size_bytes: Size of the engine's file.
+        checked: Whether the recorded reference was run on it. False for one that was built ahead of time.
+    """
+
+    key: str
+    flavour: str
+    version: str
+    gpu: str | None
+    compute_capability: str
+    precision: str
+    capacity: int
+    max_prefill_rows: int
+    max_prefill_head_rows: int
+    max_decode_rows: int
+    best_decode_rows: int
+    lowered: bool
+    graph_sha256: str
+    tree_sha256: str
+    size_bytes: int
+    checked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything about a bundle that is not in its other files.
 
@@ -173,6 +215,7 @@ class Manifest:
         provenance: Versions and time of the export.
         calibration: What calibration measured; null before it, and after another tree was folded.
         estimate: What the target's figures promise; null for a target without figures.
+        engines: The TensorRT engines that were built from it.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -193,6 +236,7 @@ class Manifest:
     files: dict[str, FileEntry]
     calibration: CalibrationInfo | None = None
     estimate: EstimateInfo | None = None
+    engines: list[EngineInfo] = field(default_factory=list)
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:

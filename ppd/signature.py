@@ -26,6 +26,9 @@ PROMPT_TOKENS, TREE_MASK, TREE_DEPTH = "prompt_tokens", "tree_mask", "tree_depth
 
 GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE = "model.onnx", "model.onnx.data", "tree.bin"
 
+LOWERED_GRAPH_FILE = "model-lowered.onnx"
+"""The graph rewritten for TensorRT 10.3; it reads the same weights."""
+
 
 def num_states(num_prompt_tokens: int) -> int:
     """Entries of the folded tables: states 0..m, and the causal one."""

@@ -36,7 +36,10 @@ LAYERS = {
     "core": layer("", "numpy"),
     "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
-    "export": layer("core models runtime calibrate", "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime"),
+    "export": layer(
+        "core models runtime calibrate",
+        "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime tensorrt tensorrt_rtx_bindings",
+    ),
     "calibrate": layer("core runtime", "numpy"),
     "train": layer("core models runtime", "numpy torch safetensors accelerate"),
     "cli": layer("core models runtime export calibrate train", "typer rich"),

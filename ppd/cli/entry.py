@@ -9,7 +9,14 @@ from typing import Any
 
 import typer
 
-from ppd.cli import calibrate, examine, export, generate, lists  # noqa: F401 - importing a module registers its commands
+from ppd.cli import (  # noqa: F401 - importing a module registers its commands
+    build,
+    calibrate,
+    examine,
+    export,
+    generate,
+    lists,
+)
 from ppd.cli.app import app
 from ppd.errors import PPDError
 

@@ -30,6 +30,7 @@ from ppd.bundle import (
 )
 from ppd.errors import ArgumentError, EngineError, ExportError, ModelError
 from ppd.export.choose_tree import choose_estimated_tree
+from ppd.export.finish import finish_for_target
 from ppd.export.fold import fold
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.export.reference import record_reference
@@ -156,6 +157,7 @@ def export(
         checked = dataclasses.replace(manifest, check=_check(staging, reference))
         progress(STAGES[6])
         write_manifest(staging, checked)
+        finish_for_target(staging, preset)
     bundle = open_bundle(folder, verify=False)
     size = sum(bundle.path(role).stat().st_size for role in (GRAPH_FILE, WEIGHTS_FILE))
     return ExportReport(

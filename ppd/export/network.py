@@ -1,0 +1,170 @@
+"""The bundle's graph as a TensorRT network: prepared, parsed, and verified to have native layers."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ppd.bundle import Bundle
+from ppd.errors import EngineError
+from ppd.signature import (
+    GRAPH_FILE,
+    HEAD_ROWS,
+    INPUT_IDS,
+    LOWERED_GRAPH_FILE,
+    TREE_DEPTH,
+    TREE_MASK,
+    TREE_TABLES_FILE,
+    WEIGHTS_FILE,
+    cache_names,
+    max_capacity,
+)
+
+_MAX_FUSED_HEAD_DIM = 128
+_UNSEEN = -6e4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiles:
+    """Shapes that an engine is built for; the attributes are those of `EngineInfo`."""
+
+    capacity: int
+    max_prefill_rows: int
+    max_prefill_head_rows: int
+    max_decode_rows: int
+    best_decode_rows: int
+
+    def ranges(self) -> list[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]]:
+        """For each profile: input → least, best and largest shape."""
+        best, most = self.best_decode_rows, self.max_decode_rows
+        return [
+            {
+                INPUT_IDS: ((1, 1), (1, self.max_prefill_rows), (1, self.max_prefill_rows)),
+                HEAD_ROWS: ((1,), (1,), (self.max_prefill_head_rows,)),
+            },
+            {INPUT_IDS: ((1, 1), (1, best), (1, most)), HEAD_ROWS: ((1,), (best,), (most,))},
+        ]
+
+
+def profiles_for(bundle: Bundle, reference_rows: int, max_rows: int | None = None) -> Profiles:
+    """The profiles of a bundle.
+
+    Args:
+        bundle: The bundle.
+        reference_rows: Rows that the check of the recorded reference sends through the LM head in one prefill.
+        max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
+    """
+    manifest = bundle.manifest
+    largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
+    rows = min(manifest.max_rows, max(largest, max_rows or 1))
+    return Profiles(
+        capacity=max_capacity(manifest.context),
+        max_prefill_rows=manifest.max_rows,
+        max_prefill_head_rows=min(manifest.max_rows, max(manifest.prompt_tokens.count + 1, reference_rows)),
+        max_decode_rows=rows,
+        best_decode_rows=largest,
+    )
+
+
+def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
+    """Read the graph with S fixed, and with the tree tables and weights that the manifest names now.
+
+    Args:
+        bundle: The bundle.
+        capacity: S.
+        lowered: Read the lowered graph.
+    """
+    model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    caches = set(cache_names(bundle.manifest.model.num_layers))
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name.removesuffix("_out") in caches:
+            value.type.tensor_type.shape.dim[2].dim_value = capacity
+    for tensor in model.graph.initializer:
+        role = TREE_TABLES_FILE if tensor.name in (TREE_MASK, TREE_DEPTH) else WEIGHTS_FILE
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = bundle.manifest.files[role].path
+    if not lowered and _cache_type(model) != onnx.TensorProto.FLOAT:
+        _add_masks(model)
+    return model
+
+
+def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, folder: Path) -> Any:
+    """Parse a graph into a strongly typed network.
+
+    Raises:
+        EngineError: The parser does not take it; the message is the parser's.
+    """
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind in 11.x
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model.SerializeToString(), str(folder / GRAPH_FILE)):
+        reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot parse the graph of {folder} ({reasons}); install another version of it"
+        )
+    return network
+
+
+def layer_kinds(network: Any) -> Counter[str]:
+    """How many layers of each kind a network has, by the names of TensorRT's `LayerType`."""
+    return Counter(network.get_layer(i).type.name for i in range(network.num_layers))
+
+
+def require_native(trt: ModuleType, network: Any, num_layers: int) -> None:
+    """Verify that attention, rotary positions and KV writes are native layers, and that each write is in place.
+
+    Raises:
+        EngineError: A layer is missing, or a cache does not go through its own KV write.
+    """
+    kinds = layer_kinds(network)
+    expected = {"ATTENTION_INPUT": num_layers, "ROTARY_EMBEDDING": 2 * num_layers, "KV_CACHE_UPDATE": 2 * num_layers}
+    if wrong := {kind: kinds[kind] for kind, count in expected.items() if kinds[kind] != count}:
+        raise EngineError(
+            f"TensorRT {trt.__version__} parsed {wrong}, expected {expected}; install another version of it"
+        )
+    updates = [layer for layer in _layers(network) if layer.type == trt.LayerType.KV_CACHE_UPDATE]
+    written = {(layer.get_input(0).name, layer.get_output(0).name) for layer in updates}
+    if missing := {(name, f"{name}_out") for name in cache_names(num_layers)} - written:
+        raise EngineError(f"no KV write goes from {' to '.join(min(missing))}; export the bundle again")
+
+
+def make_decomposable(trt: ModuleType, network: Any) -> None:
+    """Let TensorRT compute attention in parts: for shapes and types that no fused kernel takes."""
+    for layer in _layers(network):
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
+
+
+def has_fused_attention(model: onnx.ModelProto, head_dim: int) -> bool:
+    """Whether fused attention takes the graph's type and head size: 16-bit numbers, heads of up to 128."""
+    return _cache_type(model) != onnx.TensorProto.FLOAT and head_dim <= _MAX_FUSED_HEAD_DIM
+
+
+def _layers(network: Any) -> list[Any]:
+    return [network.get_layer(i) for i in range(network.num_layers)]
+
+
+def _cache_type(model: onnx.ModelProto) -> int:
+    return next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == "k_0")
+
+
+def _add_masks(model: onnx.ModelProto) -> None:
+    """Make the mask a number that is added: TensorRT-RTX 1.7 does not fuse attention whose layers share a boolean."""
+    graph, kind = model.graph, _cache_type(model)
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    attention = [node for node in graph.node if node.op_type == "Attention"]
+    for name, number in (("mask_seen", 0), ("mask_unseen", _UNSEEN)):
+        graph.initializer.append(numpy_helper.from_array(np.array(number, dtype), name))
+    first = list(graph.node).index(attention[0])
+    mask = helper.make_node("Where", [attention[0].input[3], "mask_seen", "mask_unseen"], ["mask_added"], "mask_added")
+    graph.node.insert(first, mask)
+    for node in graph.node:
+        if node.op_type == "Attention":
+            node.input[3] = "mask_added"

@@ -1,0 +1,55 @@
+"""The GPU of this machine, as CUDA describes it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ppd.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A GPU.
+
+    Attributes:
+        name: As CUDA gives it.
+        compute_capability: Such as "8.7".
+        free_bytes: Memory that is free now; on a Jetson it is shared with the CPU.
+        total_bytes: All its memory.
+    """
+
+    name: str
+    compute_capability: str
+    free_bytes: int
+    total_bytes: int
+
+
+def current_gpu() -> Gpu:
+    """The first GPU.
+
+    Raises:
+        EngineError: cuda-python is not installed, or there is no driver or no GPU.
+    """
+    try:
+        from cuda.bindings import runtime as cudart
+    except ImportError as error:
+        raise EngineError(
+            'cuda-python is not installed, so no GPU can be asked; run pip install "cuda-python>=12.6"'
+        ) from error
+    try:
+        properties = _call(cudart.cudaGetDeviceProperties(0))
+        free, total = _call(cudart.cudaMemGetInfo())
+    except RuntimeError as error:  # the driver's library cannot be loaded, or a call failed
+        raise EngineError(f"no GPU answers ({error}); check the driver with nvidia-smi") from error
+    return Gpu(
+        name=properties.name.split(b"\0")[0].decode(),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        free_bytes=int(free),
+        total_bytes=int(total),
+    )
+
+
+def _call(answer: tuple[Any, ...]) -> Any:
+    status, *values = answer
+    if int(status) != 0:
+        raise RuntimeError(str(status))
+    return values[0] if len(values) == 1 else values
