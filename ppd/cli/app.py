@@ -66,3 +66,17 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[str, float | None], None]]:
+    """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None)
+
+        def show(text: str, share: float | None) -> None:
+            shown.update(task, description=text, total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield show

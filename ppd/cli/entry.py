@@ -16,6 +16,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     export,
     generate,
     lists,
+    train,
 )
 from ppd.cli.app import app
 from ppd.errors import PPDError

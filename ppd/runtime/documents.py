@@ -1,0 +1,108 @@
+"""Documents: what training and calibration read. Text and source files, folders of them, JSON lines, conversations.
+
+A document is text, or the messages of a conversation for the model's chat template.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ppd.errors import ArgumentError
+from ppd.runtime.chat import Message
+
+Document = str | list[Message]
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
+JSON_SUFFIXES = (".json", ".jsonl")
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_FORMATS = '{"text": …}, {"messages": [{"role", "content"}, …]} or {"conversations": [{"from", "value"}, …]}'
+
+
+def read_documents(paths: Sequence[Path]) -> list[Document]:
+    """Read files and folders.
+
+    Args:
+        paths: Text or source files, whole; JSON lines, or one JSON list, of objects with `text`, `messages` or
+            ShareGPT's `conversations`; folders, of which every file with a known suffix is read.
+
+    Returns:
+        The documents, in the order of the paths and of the names in a folder. Empty ones are left out.
+
+    Raises:
+        ArgumentError: A path is not there, a file is binary or malformed, or nothing was found; the message names it.
+    """
+    documents: list[Document] = []
+    for path in paths:
+        found = [document for file in _files(path) for document in _read_file(file) if _has_text(document)]
+        if not found:
+            raise ArgumentError(f"{path} has no text; expected text files, or JSON lines such as {_FORMATS}")
+        documents += found
+    if not documents:
+        raise ArgumentError("no data was given; expected files or folders of text")
+    return documents
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ArgumentError(f"{path} is not there; expected a file or a folder of text")
+    known = TEXT_SUFFIXES + JSON_SUFFIXES
+    return sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file())
+
+
+def _read_file(file: Path) -> Iterator[Document]:
+    try:
+        content = file.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise ArgumentError(f"cannot read {file} ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+    if b"\0" in content:
+        raise ArgumentError(f"{file} is binary; expected text")
+    if file.suffix not in JSON_SUFFIXES:
+        yield text
+        return
+    for where, record in _records(file, text):
+        yield _document(record, where)
+
+
+def _records(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """The objects of a file: one JSON list, or one object per line."""
+    if text.lstrip().startswith("["):
+        try:
+            whole = json.loads(text)
+        except ValueError as error:
+            raise ArgumentError(f"{file} is not JSON ({error}); expected a list of {_FORMATS}") from error
+        yield from ((f"{file}, entry {i}", record) for i, record in enumerate(whole))
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield f"{file}, line {number}", json.loads(line)
+            except ValueError as error:
+                raise ArgumentError(f"{file}, line {number} is not JSON ({error}); expected {_FORMATS}") from error
+
+
+def _document(record: Any, where: str) -> Document:
+    if not isinstance(record, dict):
+        raise ArgumentError(f"{where} is {record!r:.40}; expected {_FORMATS}")
+    if isinstance(record.get("text"), str):
+        text: str = record["text"]
+        return text
+    for key, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+        if isinstance(record.get(key), list):
+            return [_message(turn, role, content, f"{where}, {key}") for turn in record[key]]
+    raise ArgumentError(f"{where} has the keys {sorted(record)!r:.80}; expected {_FORMATS}")
+
+
+def _message(turn: Any, role: str, content: str, where: str) -> Message:
+    if not isinstance(turn, dict) or turn.get(role) not in _ROLES or not isinstance(turn.get(content), str):
+        raise ArgumentError(f"{where} has the turn {turn!r:.60}; expected {role} (user, assistant, …) and {content}")
+    return {"role": _ROLES[turn[role]], "content": turn[content]}
+
+
+def _has_text(document: Document) -> bool:
+    return bool(document.strip()) if isinstance(document, str) else bool(document)

@@ -1,0 +1,74 @@
+"""What a training run is asked for."""
+
+from dataclasses import dataclass
+
+from ppd.errors import ArgumentError
+from ppd.train.losses import LOSSES
+
+RECIPES = ("packed", "one-group")
+SOURCES = ("both", "rollouts", "text")
+INITS = ("mean", "frequent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """Settings of a run; a resumed run has to have the same.
+
+    Attributes:
+        num_prompt_tokens: m.
+        steps: Optimiser steps; None if the time is given.
+        minutes: Time of the steps, rollouts and evaluation not counted; None if the steps are given.
+        batch_size: Sequences per step and process.
+        groups: Groups of prompt rows per sequence.
+        length: Tokens of a sequence.
+        num_rollouts: Continuations to train on, at most.
+        learning_rate: At the peak; it falls along a cosine.
+        loss: A name of `LOSSES`.
+        init: "mean" of the token embeddings, or of the most "frequent" tokens in the data.
+        source: What is trained on: the model's rollouts, the text itself, or half of each.
+        temperature: Of the rollouts; 0 is greedy.
+        recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own, as the authors train.
+        seed: Of every choice.
+
+    Raises:
+        ArgumentError: A value is not allowed.
+    """
+
+    num_prompt_tokens: int = 3
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 8
+    groups: int = 64
+    length: int = 256
+    num_rollouts: int = 1024
+    learning_rate: float = 1e-2
+    loss: str = "kl"
+    init: str = "mean"
+    source: str = "both"
+    temperature: float = 0.0
+    recipe: str = "packed"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ArgumentError("give --minutes or --steps, one of them")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise ArgumentError(f"minutes is {self.minutes}; expected a number above 0")
+        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "num_rollouts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} is {value}; expected at least 1")
+        if self.num_prompt_tokens > 64:
+            raise ArgumentError(f"num_prompt_tokens is {self.num_prompt_tokens}; expected at most 64")
+        if self.length < 2 * self.num_prompt_tokens + 8:
+            raise ArgumentError(
+                f"length is {self.length}; {self.num_prompt_tokens} prompt tokens need at least "
+                f"{2 * self.num_prompt_tokens + 8}"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise ArgumentError(f"learning_rate is {self.learning_rate}; expected a number above 0")
+        if not 0 <= self.temperature < float("inf"):
+            raise ArgumentError(f"temperature is {self.temperature}; expected 0 or more")
+        for name, known in (("loss", tuple(LOSSES)), ("init", INITS), ("source", SOURCES), ("recipe", RECIPES)):
+            if getattr(self, name) not in known:
+                raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")

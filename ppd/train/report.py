@@ -1,0 +1,98 @@
+"""Reports of a run: the acceptance file that export reads, the card, and the plot."""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ppd
+from ppd.models.hub import ModelSource
+from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
+from ppd.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from ppd.train.trainer import TrainReport
+
+ACCEPTANCE_FILE, CARD_FILE, PLOT_FILE = "acceptance.json", "README.md", "accuracy.png"
+
+
+def write_reports(report: "TrainReport", source: ModelSource, data: Sequence[Path], options: TrainOptions) -> None:
+    """Write `acceptance.json`, the card, and the plot where matplotlib is installed."""
+    folder = report.folder
+    acceptance = {
+        "schema": 1,
+        "source": f"held-out greedy rollouts of {source.name} ({report.trained['rollouts'].trials} groups)",
+        "marginals": report.trained["rollouts"].to_json()["greedy"],
+        "sets": {name: accuracy.to_json() for name, accuracy in report.trained.items()},
+    }
+    (folder / ACCEPTANCE_FILE).write_text(json.dumps(acceptance) + "\n", "utf-8")
+    (folder / CARD_FILE).write_text(card(report, source, data, options), "utf-8")
+    draw(report, folder / PLOT_FILE)
+
+
+def card(report: "TrainReport", source: ModelSource, data: Sequence[Path], options: TrainOptions) -> str:
+    """The card: model, data, command, seed, versions and held-out figures, in Markdown."""
+    length = f"--minutes {options.minutes:g}" if options.minutes is not None else f"--steps {options.steps}"
+    names = " ".join(path.name for path in data)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate"))
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    others = ", ".join(f"{name} {getattr(options, name)}" for name in _SHOWN)
+    rows = []
+    for name in report.trained:
+        for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):
+            for label, values in (("greedy", all_[name].greedy), (f"T = {SAMPLED_TEMPERATURE}", all_[name].sampled)):
+                shown = " / ".join(f"{100 * value:.1f}" for value in values[:, 0])
+                rows.append(f"| {name}, {label} | {kind} | {shown} | {' / '.join(_top10(values))} |")
+    return "\n".join(
+        [
+            f"# Prompt tokens for {source.name}",
+            "",
+            f"{options.num_prompt_tokens} prompt tokens for Parallel Prompt Decoding (arXiv 2405.18628), in PEFT's "
+            "layout.",
+            "",
+            f"- model: {source.source}{f' at {source.revision}' if source.revision else ''}",
+            f"- data: {names}",
+            f"- command: `ppd train --model {source.source} --data {names} {length} --seed {options.seed}`; {others}",
+            f"- training: {report.steps} steps, {report.seconds / 60:.1f} minutes, {report.positions_per_second:,.0f} "
+            f"supervised positions per second, on {platform.system()} {platform.machine()}, {today}",
+            f"- versions: ppd-edge {ppd.__version__}, {versions}, Python {platform.python_version()}",
+            "",
+            "How often the guess is the model's own token, on held-out data, in per cent, by distance 1 / 2 / …:",
+            "",
+            "| held-out set | prompt tokens | best guess | one of ten guesses |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def draw(report: "TrainReport", path: Path) -> bool:
+    """Plot accuracy by distance and rank, trained and untrained; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return False
+    figure = Figure(figsize=(5 * len(report.trained), 4), layout="constrained")
+    for i, name in enumerate(report.trained, 1):
+        axes = figure.add_subplot(1, len(report.trained), i)
+        for distance, (trained, untrained) in enumerate(
+            zip(report.trained[name].greedy, report.untrained[name].greedy, strict=True), 1
+        ):
+            ranks = range(1, len(trained) + 1)
+            line = axes.plot(ranks, trained.cumsum(0), marker="o", label=f"distance {distance}")[0]
+            axes.plot(ranks, untrained.cumsum(0), linestyle=":", color=line.get_color())
+        axes.set(title=f"{name} (dotted: untrained)", xlabel="guesses", ylabel="chance that one is right", ylim=(0, 1))
+        axes.legend()
+    figure.savefig(path, dpi=120)
+    return True
+
+
+_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature")
+
+
+def _top10(values: "Accuracy | object") -> list[str]:
+    return [f"{100 * value:.1f}" for value in values.sum(-1)]  # type: ignore[attr-defined]

@@ -1,0 +1,142 @@
+"""Rollouts: the model's own continuations of the data, which is what prompt tokens have to guess when they are used."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from ppd.models.decoder import Decoder
+from ppd.train.data import Sequences
+from ppd.train.packed import merge, project
+
+PREFIX_LENGTHS = (32, 64, 96, 128)
+"""Tokens of the data that a continuation starts from."""
+_AT_ONCE = 64
+
+
+def make_rollouts(
+    decoder: Decoder,
+    texts: Sequences,
+    *,
+    count: int,
+    eos_ids: tuple[int, ...],
+    temperature: float,
+    seed: int,
+    cache: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Sequences:
+    """Continue the beginnings of some sequences to their full length, or read the continuations made before.
+
+    Args:
+        decoder: The model.
+        texts: What to continue.
+        count: Rollouts wanted (as many as there are texts, at most).
+        eos_ids: A continuation counts up to the first of these.
+        temperature: 0 continues greedily; above, tokens are sampled.
+        seed: Of the choice of texts, and of sampling.
+        cache: Folder for finished rollouts, named after the hash of model, texts and settings.
+        progress: Called as batches are done.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(texts), generator=generator)[:count]
+    ids = texts.ids[chosen]
+    prefixes = [length for length in PREFIX_LENGTHS if length <= ids.shape[1] // 2] or [max(1, ids.shape[1] // 2)]
+    path = cache / f"rollouts-{_key(decoder, ids, prefixes, temperature, seed)}.safetensors"
+    found = _read(path)
+    if found is not None:
+        return found
+    parts: list[Sequences] = []
+    for i, start in enumerate(range(0, len(ids), _AT_ONCE)):
+        length = prefixes[i % len(prefixes)]
+        rows = continue_texts(decoder, ids[start : start + _AT_ONCE, :length], ids.shape[1], temperature, generator)
+        parts.append(Sequences(rows, torch.full((len(rows),), length - 1), _ends(rows, length, eos_ids)))
+        progress(f"rollouts {min(start + _AT_ONCE, len(ids))} of {len(ids)}")
+    made = Sequences(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "first", "end")))
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"ids": made.ids, "first": made.first, "end": made.end}, temporary)
+    temporary.replace(path)
+    return made
+
+
+@torch.no_grad()
+def continue_texts(
+    decoder: Decoder, prefixes: Tensor, length: int, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """Continue prefixes of one length, in one batch, with a KV cache.
+
+    Args:
+        decoder: The model.
+        prefixes: int64 [B, P].
+        length: T, tokens at the end.
+        temperature: 0 for greedy.
+        generator: Of sampling.
+
+    Returns:
+        int64 [B, T] on the CPU.
+    """
+    config, device = decoder.config, decoder.embedding.weight.device
+    batch, start = prefixes.shape
+    ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
+    ids[:, :start] = prefixes
+    shape = (batch, config.num_kv_heads, length, config.head_dim)
+    kv: list[tuple[Tensor, Tensor]] = []
+    done, new = 0, start
+    while new <= length - 1 or not kv:
+        rows = ids[:, done:new]
+        positions = torch.arange(done, new, device=device).expand(batch, -1)
+        x = decoder.embedding(rows)
+        for i, block in enumerate(decoder.blocks):
+            q, k, v = project(block.attention, block.attention_norm(x), decoder, positions)
+            if len(kv) <= i:
+                kv.append((torch.zeros(shape, dtype=k.dtype, device=device), torch.zeros_like(k.new_zeros(shape))))
+            kv[i][0][:, :, done:new], kv[i][1][:, :, done:new] = k, v
+            past = (kv[i][0][:, :, :new], kv[i][1][:, :, :new])
+            attended = functional.scaled_dot_product_attention(q, *past, is_causal=done == 0, enable_gqa=True)
+            x = x + block.attention.o(merge(attended))
+            x = x + block.mlp(block.mlp_norm(x))
+        if new == length:
+            break
+        ids[:, new] = _pick(decoder.logits(x[:, -1]).float(), temperature, generator)
+        done, new = new, new + 1
+    return ids.cpu()
+
+
+def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    chances = (logits / temperature).softmax(-1).cpu()
+    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def _ends(ids: Tensor, start: int, eos_ids: tuple[int, ...]) -> Tensor:
+    """Tokens up to and with the first EOS behind the prefix, int64 [B]."""
+    is_end = torch.isin(ids[:, start:], torch.tensor(eos_ids or (-1,)))
+    first = is_end.int().argmax(1)
+    return torch.where(is_end.any(1), start + first + 1, ids.shape[1])
+
+
+def _read(path: Path) -> Sequences | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Sequences(*(file.get_tensor(name) for name in ("ids", "first", "end")))
+    except (OSError, SafetensorError):
+        return None  # damaged: made again
+
+
+def _key(decoder: Decoder, ids: Tensor, *settings: object) -> str:
+    """Content hash of the weights, the texts and the settings."""
+    digest = hashlib.sha256(repr(settings).encode())
+    digest.update(ids.numpy().tobytes())
+    for name, weight in decoder.named_parameters():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:24]

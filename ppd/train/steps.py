@@ -1,0 +1,214 @@
+"""Steps: the loop of a training run, and the checkpoint that it goes on from."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ppd.errors import ArgumentError
+from ppd.models.decoder import Decoder
+from ppd.train.data import Sequences
+from ppd.train.losses import weighted_loss
+from ppd.train.options import TrainOptions
+from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
+
+CHECKPOINT_FILE = "checkpoint.pt"
+METRICS_FILE = "metrics.jsonl"
+_CHECKPOINT_SECONDS = 20.0
+_WARM_UP_STEPS = 10
+_FLOOR = 0.02
+
+
+class PromptTokens(nn.Module):
+    """The trained table; its forward pass is the loss of a batch, so that `accelerate` can average its gradient."""
+
+    def __init__(self, decoder: Decoder, start: Tensor, options: TrainOptions) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(start.clone())  # [m, hidden]
+        self._model = [decoder]  # in a list, so that the frozen weights are no part of this module
+        self._options = options
+
+    def forward(self, ids: Tensor, hung_on: Tensor) -> Tensor:
+        """Loss of groups hung on positions int64 [B, G] of sequences int64 [B, T]."""
+        decoder = self._model[0]
+        prefix = run_prefix(decoder, ids)
+        teacher = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, len(self.weight)))
+        if self._options.recipe == "one-group":
+            prefix = run_prefix(decoder, ids)  # the authors' student runs the tokens again
+        student = decoder.logits(run_prompt_rows(decoder, prefix, self.weight, hung_on)).float()
+        return weighted_loss(self._options.loss, teacher, student)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: Steps done.
+        share: Of the whole run, 0 to 1.
+        loss: Of the last step; NaN before the first.
+    """
+
+    step: int
+    share: float
+    loss: float
+
+
+def train_steps(
+    module: PromptTokens,
+    sets: list[Sequences],
+    options: TrainOptions,
+    accelerator: Accelerator,
+    out: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, float]:
+    """Train to the end, from the checkpoint in `out` if there is one.
+
+    Every choice of a step depends on the seed, the step and the process alone, so that a resumed run makes the same.
+
+    Args:
+        module: The table at its start.
+        sets: Sequences to train on; each gives an equal share of a batch.
+        options: The settings.
+        accelerator: Device and processes.
+        out: Folder of `checkpoint.pt` and `metrics.jsonl`.
+        progress: Called after each step.
+
+    Returns:
+        Steps, seconds, and supervised positions per second over all processes.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
+    step, elapsed = _restore(out, module, optimizer, options)
+    prepared, optimizer = accelerator.prepare(module, optimizer)
+    begun_at, started, saved_at = step, time.monotonic(), time.monotonic()
+    before = elapsed
+    with (out / METRICS_FILE).open("a", encoding="utf-8") as metrics:
+        while (share := _share(step, elapsed, options)) < 1:
+            rate = options.learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(share)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            ids, hung_on = _batch(sets, options, step, accelerator.process_index)
+            with autocast(accelerator.device):
+                loss = prepared(ids.to(accelerator.device), hung_on.to(accelerator.device))
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            elapsed = before + _agreed_seconds(accelerator, time.monotonic() - started)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise ArgumentError(f"the loss of step {step} is {value}; give a smaller --learning-rate")
+            if accelerator.is_main_process:
+                metrics.write(
+                    json.dumps({"step": step, "loss": round(value, 5), "learning_rate": round(rate, 7)}) + "\n"
+                )
+                if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                    metrics.flush()
+                    _save(out, module, optimizer, options, step, elapsed)
+                    saved_at = time.monotonic()
+            progress(Progress(step, _share(step, elapsed, options), value))
+        if accelerator.is_main_process:
+            metrics.flush()
+            _save(out, module, optimizer, options, step, elapsed)
+    seconds = max(1e-9, elapsed - before)
+    groups = 1 if options.recipe == "one-group" else options.groups
+    positions = (step - begun_at) * options.batch_size * groups * options.num_prompt_tokens * accelerator.num_processes
+    return {"steps": step, "seconds": elapsed, "positions_per_second": positions / seconds}
+
+
+def autocast(device: torch.device) -> Any:
+    """Products in bfloat16 where the device computes them natively."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=native)
+
+
+def _batch(sets: list[Sequences], options: TrainOptions, step: int, process: int) -> tuple[Tensor, Tensor]:
+    """Sequences int64 [B, T] and positions int64 [B, G] of a step."""
+    generator = torch.Generator().manual_seed(hash((options.seed, step, process)) % (1 << 63))
+    m, groups = options.num_prompt_tokens, 1 if options.recipe == "one-group" else options.groups
+    parts = []
+    for i, of_set in enumerate(sets):
+        size = (options.batch_size + i) // len(sets)
+        parts.append(of_set.take(torch.randint(len(of_set), (size,), generator=generator)))
+    ids, first, end = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "first", "end"))
+    last = (end - 1 - m)[:, None]  # the last position with an answer for every row
+    share = torch.rand(len(ids), groups, generator=generator)
+    hung_on = first[:, None] + (share * (last - first[:, None] + 1)).long()
+    return ids, hung_on.minimum(last)
+
+
+def _share(step: int, elapsed: float, options: TrainOptions) -> float:
+    if options.steps is not None:
+        return step / options.steps
+    assert options.minutes is not None
+    return elapsed / 60 / options.minutes
+
+
+def _cosine(share: float) -> float:
+    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _agreed_seconds(accelerator: Accelerator, seconds: float) -> float:
+    """The longest time of all processes, so that all stop after the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    gathered: Tensor = accelerator.gather(torch.tensor([seconds], device=accelerator.device))
+    return float(gathered.max())
+
+
+def _save(out: Path, module: PromptTokens, optimizer: Any, options: TrainOptions, step: int, elapsed: float) -> None:
+    """Write the checkpoint in one atomic step."""
+    temporary = out / f"{CHECKPOINT_FILE}.{os.getpid()}.tmp"
+    state = {
+        "options": dataclasses.asdict(options),
+        "weight": module.weight.detach().cpu(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "elapsed": elapsed,
+    }
+    torch.save(state, temporary)
+    temporary.replace(out / CHECKPOINT_FILE)
+
+
+def _restore(
+    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, options: TrainOptions
+) -> tuple[int, float]:
+    """Load the checkpoint, if there is one; steps and seconds done. Metrics of later steps are dropped.
+
+    Raises:
+        ArgumentError: It is damaged, or of other settings; the message names the first that differs.
+    """
+    path = out / CHECKPOINT_FILE
+    if not path.is_file():
+        (out / METRICS_FILE).write_text("", "utf-8")
+        return 0, 0.0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
+        raise ArgumentError(f"{path} is damaged ({type(error).__name__}); start again with --force") from error
+    ours = dataclasses.asdict(options)
+    for name, theirs in state["options"].items():
+        if ours.get(name) != theirs:
+            raise ArgumentError(
+                f"{path} was made with {name} {theirs!r}, this run has {ours.get(name)!r}; give the same, or --force"
+            )
+    with torch.no_grad():
+        module.weight.copy_(state["weight"])
+    optimizer.load_state_dict(state["optimizer"])
+    step = int(state["step"])
+    metrics = out / METRICS_FILE
+    lines = metrics.read_text("utf-8").splitlines() if metrics.is_file() else []
+    kept = [line for line in lines if line.startswith("{") and json.loads(line).get("step", 0) <= step]
+    metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    return step, float(state["elapsed"])
