@@ -41,7 +41,7 @@ LAYERS = {
         "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime tensorrt tensorrt_rtx_bindings",
     ),
     "calibrate": layer("core runtime", "numpy"),
-    "train": layer("core models runtime", "numpy torch safetensors accelerate"),
+    "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer("core models runtime export calibrate train", "typer rich"),
 }
 
@@ -51,7 +51,7 @@ def layer_of(module: str) -> str:
     parts = module.split(".")
     assert parts[0] == "ppd"
     name = parts[1] if len(parts) > 1 else "errors"
-    return "core" if name in CORE else name
+    return "core" if name in CORE else "cli" if name == "__main__" else name
 
 
 def module_name(path: Path) -> str:

@@ -9,7 +9,9 @@ stopped goes on from its last checkpoint when the same command is given again.
 
 import argparse
 import hashlib
+import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 VOCAB_SIZE, SEQUENCE, BATCH = 8192, 512, 16
 BOS, EOS = "<s>", "</s>"
@@ -89,6 +91,30 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def split_line_breaks(tokenizer: Tokenizer, ids: np.ndarray, fraction: float) -> np.ndarray:
+    """Part some line breaks from the indentation behind them, so that a text may also be continued behind a line break.
+
+    Args:
+        tokenizer: Its tokens of a line break and spaces are split into two tokens that it has as well.
+        ids: uint16 [tokens].
+        fraction: How many of these tokens are split.
+
+    Returns:
+        uint16 [more tokens].
+    """
+    vocabulary = tokenizer.get_vocab()
+    first, second = np.arange(VOCAB_SIZE, dtype=np.uint16), np.zeros(VOCAB_SIZE, np.uint16)
+    for text, token in vocabulary.items():
+        match = re.fullmatch("([^Ġ]*Ċ)(Ġ+)", text)
+        if match and match[1] in vocabulary and match[2] in vocabulary:
+            first[token], second[token] = vocabulary[match[1]], vocabulary[match[2]]
+    chosen = (second[ids] > 0) & (np.random.default_rng(1).random(len(ids)) < fraction)
+    out = np.repeat(ids, 1 + chosen)
+    places = np.flatnonzero(chosen) + np.arange(chosen.sum())
+    out[places], out[places + 1] = first[ids[chosen]], second[ids[chosen]]
+    return out
+
+
 def build_model() -> LlamaForCausalLM:
     """8.39 M parameters; output projections start at zero, which Muon likes."""
     config = LlamaConfig(
@@ -156,7 +182,14 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     copy.load_state_dict(weights, strict=False)
     copy.config.use_cache = True
     copy.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "model_max_length": SEQUENCE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
 
 
 def main() -> None:
@@ -164,20 +197,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, help="folder with one folder of source files per package")
     parser.add_argument("--out", type=Path, default=Path("build/tinypy"))
-    parser.add_argument("--minutes", type=float, default=80)
+    parser.add_argument("--minutes", type=float, default=70)
+    parser.add_argument("--start-from", type=Path, help="folder of an earlier run to go on from")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
+    parser.add_argument("--constant", type=float, default=0.55, help="share of the time before the rate falls")
+    parser.add_argument("--split", type=float, default=0.0, help="share of line breaks parted from their indentation")
     args = parser.parse_args()
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     train, held_out = read_sources(args.sources)
-    tokenizer_file = args.out / "tokenizer.json"
+    tokenizer_file = (args.start_from or args.out) / "tokenizer.json"
     if not tokenizer_file.exists():
         train_tokenizer(train[::4]).save(str(tokenizer_file))
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     rng = np.random.default_rng(0)
     rng.shuffle(train)
-    train_ids, held_out_ids = encode(tokenizer, train), encode(tokenizer, held_out)
+    train_ids, held_out_ids = (
+        split_line_breaks(tokenizer, encode(tokenizer, train), args.split),
+        encode(tokenizer, held_out),
+    )
     characters = sum(map(len, held_out)) / len(held_out_ids)
     print(
         f"{len(train)} files, {len(train_ids) / 1e6:.1f} M tokens; held out {len(held_out)} files, {len(held_out_ids)} "
@@ -185,7 +225,12 @@ def main() -> None:
         flush=True,
     )
 
-    model = build_model().to(device)
+    model = (
+        build_model()
+        if args.start_from is None
+        else LlamaForCausalLM.from_pretrained(args.start_from, dtype=torch.float32)
+    )
+    model.to(device)
     optimizers = make_optimizers(model)
     peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     step, elapsed, checkpoint = 0, 0.0, args.out / "checkpoint.pt"
@@ -202,10 +247,10 @@ def main() -> None:
     started = time.monotonic() - elapsed
     while (elapsed := time.monotonic() - started) < 60 * args.minutes:
         progress = elapsed / 60 / args.minutes
-        decay = 1 if progress < 0.55 else 0.02 + 0.98 * (1 - progress) / 0.45
+        decay = 1 if progress < args.constant else 0.02 + 0.98 * (1 - progress) / (1 - args.constant)
         for optimizer, rates in zip(optimizers, peak_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * min(1, (step + 1) / 50) * decay
+                group["lr"] = rate * args.rate * min(1, (step + 1) / 50) * decay
         windows = np.take(order, range(step * BATCH, (step + 1) * BATCH), mode="wrap")
         value = loss(batch_of(train_ids, windows).to(device))
         value.backward()

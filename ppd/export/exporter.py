@@ -40,7 +40,7 @@ from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
-from ppd.models.hub import ModelSource, PromptTokensSource, resolve_model, resolve_prompt_tokens
+from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_model, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.runtime.check import Reference, check_engine
 from ppd.runtime.decode import Plans
@@ -177,9 +177,9 @@ def _load_parts(
     if context is None and config.context > _MAX_DEFAULT_CONTEXT:
         raise ModelError(f"{source.name} has a context of {config.context} tokens; give a smaller one with --context")
     tokenizer = read_tokenizer(source.folder, source.entry)
-    published = source.entry.prompt_tokens if source.entry is not None else None
-    spec = None if prompt_tokens == "none" else prompt_tokens or published
-    trained = resolve_prompt_tokens(spec) if spec is not None else None
+    trained: PromptTokensSource | None = None
+    if prompt_tokens != "none":
+        trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
     table = load_prompt_tokens(trained.folder, config.hidden_size) if trained is not None else None
     decoder = load_decoder(source.folder, config, context or config.context, torch.float32)
     if table is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ppd.errors import ModelError, PPDError, PromptTokensError
-from ppd.models.registry import ModelEntry, find_entry, nearest_names
+from ppd.models.registry import EMBEDDED, ModelEntry, find_entry, nearest_names
 
 _LOGGER = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -148,6 +148,20 @@ def resolve_prompt_tokens(spec: str) -> PromptTokensSource:
         )
     folder = _download(spec, _PROMPT_TOKENS)
     return PromptTokensSource(folder=folder, source=spec, revision=_revision(folder))
+
+
+def known_prompt_tokens(entry: ModelEntry | None) -> PromptTokensSource | None:
+    """The prompt tokens that the registry knows for a model, in this package or on the hub; None if there are none.
+
+    Raises:
+        PromptTokensError: They cannot be downloaded and are not in the hub's cache.
+    """
+    if entry is None or entry.prompt_tokens is None:
+        return None
+    if entry.prompt_tokens == EMBEDDED and entry.folder is not None:
+        folder = entry.folder / "prompt_tokens"
+        return PromptTokensSource(folder=folder, source=f"{entry.name}/{folder.name}", revision=None)
+    return resolve_prompt_tokens(entry.prompt_tokens)
 
 
 def _existing_folder(text: str) -> Path | None:

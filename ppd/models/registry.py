@@ -10,6 +10,7 @@ from ppd.errors import ModelError
 
 _HERE = Path(__file__).parent
 _SCHEMA = 1
+EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class ModelEntry:
         parameters: How many weights it has, in words ("1.4 B").
         chat_template: File name in `chat_templates/`, used where the checkpoint brings no template; None if it does, or
             if the model is not made for chat.
-        prompt_tokens: Hub id of published prompt tokens for it; None if there are none.
+        prompt_tokens: Hub id of published prompt tokens for it; `EMBEDDED` for those that lie in the folder of an
+            embedded model; None if there are none.
         note: What to know before using it; may be empty.
     """
 

@@ -73,7 +73,7 @@ def read_sequences(
     tokenizer.no_padding()
     documents = read_documents(paths)
     texts = [_as_text(document, files.chat_template, files.special_tokens) for document in documents]
-    held_out = [_is_held_out(text) for text, _ in texts]
+    held_out = [_is_held_out(text) for text in texts]
     if len(texts) < _MIN_DOCUMENTS:
         train = _cut(_encode(tokenizer, texts, config, source), length)
         split = max(1, len(train) * _HELD_OUT_PERCENT // 100)
@@ -83,8 +83,8 @@ def read_sequences(
         parts = tuple(_cut(_encode(tokenizer, some, config, source), length) for some in chosen)  # type: ignore[assignment]
     if len(parts[0]) < MIN_SEQUENCES or not len(parts[1]):
         raise ArgumentError(
-            f"the data has {sum(map(len, parts))} pieces of {length} tokens; expected at least {MIN_SEQUENCES + 1}: give "
-            "more text, or a smaller --length"
+            f"the data has {sum(map(len, parts))} pieces of {length} tokens; expected at least {MIN_SEQUENCES + 1}: "
+            "give more text, or a smaller --length"
         )
     return _whole(parts[0]), _whole(parts[1])
 

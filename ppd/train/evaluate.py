@@ -21,8 +21,8 @@ class Accuracy:
     """Marginals on one set of sequences.
 
     Attributes:
-        greedy: p[d][r], the chance that the guess of rank r at distance d is the token that greedy decoding takes there,
-            float64 [m, K].
+        greedy: p[d][r], the chance that the guess of rank r at distance d is the token that greedy decoding takes
+            there, float64 [m, K].
         sampled: The same for decoding at T = 0.8: the model's own chance of that guess, [m, K].
         trials: Groups that were counted.
     """

@@ -29,7 +29,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"kl": kl, "kl-tv": k
 
 
 def weighted_loss(name: str, teacher: Tensor, student: Tensor) -> Tensor:
-    """Mean over groups, distances weighted 1, 0.8, 0.64, …
+    """Mean over groups, distances weighted 1, 0.8, 0.64 and so on.
 
     Args:
         name: One of `LOSSES`.

@@ -8,12 +8,13 @@ teacher as well. Only the prompt rows run with gradient, and none of the weights
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ppd.models.decoder import Attention, Decoder
+from ppd.models.decoder import Attention, Block, Decoder
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def run_prefix(decoder: Decoder, ids: Tensor) -> Prefix:
     """
     x, kv = decoder.embedding(ids), []
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    for block in decoder.blocks:
+    for block in blocks_of(decoder):
         q, k, v = project(block.attention, block.attention_norm(x), decoder, positions)
         kv.append((k, v))
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -70,7 +71,7 @@ def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hun
     sees_own = (group[:, None] == group) & (own[:, None] >= own)  # [G·m, G·m]
     mask = torch.cat([sees_tokens, sees_own.expand(batch, -1, -1)], -1)[:, None]  # [B, 1, G·m, T + G·m]
     x = prompt_tokens.repeat(groups, 1).expand(batch, -1, -1)
-    for block, (past_k, past_v) in zip(decoder.blocks, prefix.kv, strict=True):
+    for block, (past_k, past_v) in zip(blocks_of(decoder), prefix.kv, strict=True):
         q, k, v = project(block.attention, block.attention_norm(x), decoder, positions)
         k, v = torch.cat([past_k, k.to(past_k.dtype)], 2), torch.cat([past_v, v.to(past_v.dtype)], 2)
         attended = functional.scaled_dot_product_attention(q.to(k.dtype), k, v, mask, enable_gqa=True)
@@ -98,6 +99,11 @@ def logits_at(decoder: Decoder, hidden: Tensor, positions: Tensor) -> Tensor:
     with torch.no_grad():
         index = positions.flatten(1)[..., None].expand(-1, -1, hidden.shape[-1])
         return decoder.logits(hidden.gather(1, index)).float().view(*positions.shape, -1)
+
+
+def blocks_of(decoder: Decoder) -> list[Block]:
+    """The layers, typed."""
+    return [cast("Block", block) for block in decoder.blocks]
 
 
 def rotate(x: Tensor, decoder: Decoder, positions: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 import ppd
 from ppd.models.hub import ModelSource
-from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
+from ppd.train.evaluate import SAMPLED_TEMPERATURE
 from ppd.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def card(report: "TrainReport", source: ModelSource, data: Sequence[Path], optio
     for name in report.trained:
         for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):
             for label, values in (("greedy", all_[name].greedy), (f"T = {SAMPLED_TEMPERATURE}", all_[name].sampled)):
-                shown = " / ".join(f"{100 * value:.1f}" for value in values[:, 0])
+                shown = " / ".join(f"{100 * value:.1f}" for value in values[:, 0].tolist())
                 rows.append(f"| {name}, {label} | {kind} | {shown} | {' / '.join(_top10(values))} |")
     return "\n".join(
         [
@@ -94,5 +96,5 @@ def draw(report: "TrainReport", path: Path) -> bool:
 _SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature")
 
 
-def _top10(values: "Accuracy | object") -> list[str]:
-    return [f"{100 * value:.1f}" for value in values.sum(-1)]  # type: ignore[attr-defined]
+def _top10(values: Tensor) -> list[str]:
+    return [f"{100 * value:.1f}" for value in values.sum(-1).tolist()]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ppd.models.decoder import Decoder
 from ppd.train.data import Sequences
-from ppd.train.packed import merge, project
+from ppd.train.packed import blocks_of, merge, project
 
 PREFIX_LENGTHS = (32, 64, 96, 128)
 """Tokens of the data that a continuation starts from."""
@@ -92,7 +92,7 @@ def continue_texts(
         rows = ids[:, done:new]
         positions = torch.arange(done, new, device=device).expand(batch, -1)
         x = decoder.embedding(rows)
-        for i, block in enumerate(decoder.blocks):
+        for i, block in enumerate(blocks_of(decoder)):
             q, k, v = project(block.attention, block.attention_norm(x), decoder, positions)
             if len(kv) <= i:
                 kv.append((torch.zeros(shape, dtype=k.dtype, device=device), torch.zeros_like(k.new_zeros(shape))))
@@ -138,5 +138,5 @@ def _key(decoder: Decoder, ids: Tensor, *settings: object) -> str:
     digest.update(ids.numpy().tobytes())
     for name, weight in decoder.named_parameters():
         digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
