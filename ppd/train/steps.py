@@ -1,6 +1,7 @@
 """Steps: the loop of a training run, and the checkpoint that it goes on from."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -87,7 +88,8 @@ def train_steps(
         Steps, seconds, and supervised positions per second over all processes.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
-    step, elapsed = _restore(out, module, optimizer, options)
+    settings = _settings(module, sets, options)
+    step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
     prepared, optimizer = accelerator.prepare(module, optimizer)
     begun_at, started, saved_at = step, time.monotonic(), time.monotonic()
     before = elapsed
@@ -113,12 +115,12 @@ def train_steps(
                 )
                 if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     metrics.flush()
-                    _save(out, module, optimizer, options, step, elapsed)
+                    _save(out, module, optimizer, settings, step, elapsed)
                     saved_at = time.monotonic()
             progress(Progress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
             metrics.flush()
-            _save(out, module, optimizer, options, step, elapsed)
+            _save(out, module, optimizer, settings, step, elapsed)
     seconds = max(1e-9, elapsed - before)
     groups = 1 if options.recipe == "one-group" else options.groups
     positions = (step - begun_at) * options.batch_size * groups * options.num_prompt_tokens * accelerator.num_processes
@@ -129,7 +131,7 @@ def autocast(device: torch.device) -> Any:
     """Products in bfloat16 where the device computes them natively."""
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    native = bool(torch.cpu._is_avx512_bf16_supported())  # oneDNN also takes it where it only emulates it
     return torch.autocast("cpu", torch.bfloat16, enabled=native)
 
 
@@ -167,11 +169,26 @@ def _agreed_seconds(accelerator: Accelerator, seconds: float) -> float:
     return float(gathered.max())
 
 
-def _save(out: Path, module: PromptTokens, optimizer: Any, options: TrainOptions, step: int, elapsed: float) -> None:
+def _settings(module: PromptTokens, sets: list[Sequences], options: TrainOptions) -> dict[str, Any]:
+    """What a resumed run must share with the one it goes on from: the options, the model and the data."""
+    decoder = module._model[0]
+    tables = {"model": [decoder.embedding.weight, decoder.norm.weight], "data": [of_set.ids for of_set in sets]}
+    digests = {name: _digest(tensors) for name, tensors in tables.items()}
+    return dataclasses.asdict(options) | digests
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, Any], step: int, elapsed: float) -> None:
     """Write the checkpoint in one atomic step."""
     temporary = out / f"{CHECKPOINT_FILE}.{os.getpid()}.tmp"
     state = {
-        "options": dataclasses.asdict(options),
+        "settings": settings,
         "weight": module.weight.detach().cpu(),
         "optimizer": optimizer.state_dict(),
         "step": step,
@@ -182,33 +199,48 @@ def _save(out: Path, module: PromptTokens, optimizer: Any, options: TrainOptions
 
 
 def _restore(
-    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, options: TrainOptions
+    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, settings: dict[str, Any], *, writes: bool
 ) -> tuple[int, float]:
-    """Load the checkpoint, if there is one; steps and seconds done. Metrics of later steps are dropped.
+    """Load the checkpoint, if there is one; steps and seconds done.
+
+    The process that writes drops the metrics of later steps and of the end.
 
     Raises:
         ArgumentError: It is damaged, or of other settings; the message names the first that differs.
     """
     path = out / CHECKPOINT_FILE
     if not path.is_file():
-        (out / METRICS_FILE).write_text("", "utf-8")
+        if writes:
+            (out / METRICS_FILE).write_text("", "utf-8")
         return 0, 0.0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        made_with = state["settings"]
     except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
         raise ArgumentError(f"{path} is damaged ({type(error).__name__}); start again with --force") from error
-    ours = dataclasses.asdict(options)
-    for name, theirs in state["options"].items():
-        if ours.get(name) != theirs:
+    for name, theirs in made_with.items():
+        if settings.get(name) != theirs:
             raise ArgumentError(
-                f"{path} was made with {name} {theirs!r}, this run has {ours.get(name)!r}; give the same, or --force"
+                f"{path} was made with {name} {theirs!r}, this run has {settings.get(name)!r}; give the same, or "
+                "--force"
             )
     with torch.no_grad():
         module.weight.copy_(state["weight"])
     optimizer.load_state_dict(state["optimizer"])
     step = int(state["step"])
-    metrics = out / METRICS_FILE
-    lines = metrics.read_text("utf-8").splitlines() if metrics.is_file() else []
-    kept = [line for line in lines if line.startswith("{") and json.loads(line).get("step", 0) <= step]
-    metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    if writes:
+        _keep_metrics(out / METRICS_FILE, step)
     return step, float(state["elapsed"])
+
+
+def _keep_metrics(path: Path, step: int) -> None:
+    """Drop what a run that was killed wrote behind its last checkpoint; the last line may be cut off."""
+    kept = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if entry["step"] <= step and "tokens" not in entry:
+            kept.append(line)
+    path.write_text("".join(f"{line}\n" for line in kept), "utf-8")

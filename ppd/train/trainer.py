@@ -25,6 +25,7 @@ from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptToken
 _NUM_HELD_OUT = 64
 _FREQUENT = 256
 _CACHE = "cache"
+_ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def train(
         data: Files and folders of text.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
         options: The settings.
-        resume: Go on from the checkpoint in `out`.
+        resume: Go on with the run in `out`, from its checkpoint if it came to one.
         force: Start again, whatever lies in `out` from an earlier run.
         stage: Called with what is being done, before the steps and after.
         progress: Called after each step.
@@ -188,16 +189,19 @@ def _some(count: int, seed: int) -> Tensor:
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:
     if resume and force:
         raise ArgumentError("give --resume or --force, not both")
-    if resume and not (out / CHECKPOINT_FILE).is_file():
-        raise ArgumentError(f"{out} has no {CHECKPOINT_FILE} to resume from; leave --resume out")
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; choose another --out")
-    ours = (CHECKPOINT_FILE, METRICS_FILE, "adapter_config.json", _CACHE)
-    if out.exists() and any(out.iterdir()) and not resume:
-        if not any((out / name).exists() for name in ours):
-            raise ArgumentError(f"{out} holds other files; choose another --out")
-        if not force:
-            raise ArgumentError(f"{out} holds an earlier run; give --resume, --force, or another --out")
+    empty = not out.exists() or not any(out.iterdir())
+    begun, finished = ((out / name).exists() for name in (CHECKPOINT_FILE, _ADAPTER_FILE))
+    if resume and empty:
+        raise ArgumentError(f"{out} has no earlier run to resume; leave --resume out")
+    if not empty and not any((out / name).exists() for name in (CHECKPOINT_FILE, METRICS_FILE, _ADAPTER_FILE, _CACHE)):
+        raise ArgumentError(f"{out} holds other files; choose another --out")
+    if resume and finished and not begun:
+        raise ArgumentError(f"{out} holds a finished run; give --force to train it again, or another --out")
+    if not empty and not resume and not force:
+        remedy = "--force" if finished and not begun else "--resume, --force,"
+        raise ArgumentError(f"{out} holds an earlier run; give {remedy} or another --out")
 
 
 def _append_metrics(out: Path, report: TrainReport) -> None:
