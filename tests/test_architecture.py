@@ -40,7 +40,7 @@ LAYERS = {
         "core models runtime calibrate",
         "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime tensorrt tensorrt_rtx_bindings",
     ),
-    "calibrate": layer("core runtime", "numpy"),
+    "calibrate": layer("core runtime", "numpy matplotlib"),
     "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer("core models runtime export calibrate train", "typer rich"),
 }

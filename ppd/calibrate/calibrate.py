@@ -1,5 +1,6 @@
 """Calibrate a bundle: measure acceptance and latency, search the tree, fold it, and confirm it."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -19,11 +20,15 @@ from ppd.calibrate.search import SearchResult, search_fastest_tree, search_tree
 from ppd.errors import ArgumentError
 from ppd.manifest import CalibrationInfo
 from ppd.runtime.bench import BenchReport, bench
+from ppd.runtime.documents import Document, until_answer
 from ppd.runtime.engines import open_engine
 from ppd.runtime.model import Model
 
 STAGES = ("load", "acceptance", "latency", "search", "confirm", "record")
 _NEW_TOKENS = 64
+_MAX_CHARACTERS = 400
+_MAX_PROMPTS = 64
+_CONFIRM_PROMPTS = 5
 _CONFIRM_TURNS = 10
 _DIFFERS = 0.10
 
@@ -52,7 +57,7 @@ class CalibrationReport:
 def calibrate(
     folder: str | os.PathLike[str],
     *,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Document] | None = None,
     minutes: float = 2.0,
     engine: str = "auto",
     threads: int | None = None,
@@ -62,7 +67,8 @@ def calibrate(
 
     Args:
         folder: The bundle.
-        prompts: Texts; None for the embedded set, or random ids where the bundle has no tokenizer.
+        prompts: Texts, whose first 400 characters are taken, or conversations, taken up to the first answer; None for
+            the embedded set, or random ids where the bundle has no tokenizer.
         minutes: About how long to measure acceptance and latency, half each.
         engine: "auto", or an engine's name.
         threads: CPU threads.
@@ -88,8 +94,8 @@ def calibrate(
     refold_tree(folder, found.tree, source="calibrated")
     progress(STAGES[4])
     model = load_model(folder, engine, threads)
-    turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), 5)))
-    report = bench(model, prompts=prompts[:5] if prompts else None, turns=turns, draft=True)
+    turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
+    report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], turns=turns, draft=True)
     progress(STAGES[5])
     info = _info(model, acceptance, found, latency, report)
     files = {ACCEPTANCE_FILE: _acceptance_json(acceptance, info), LATENCY_FILE: _latency_json(latency, info)}
@@ -131,11 +137,20 @@ def _confirmed(report: BenchReport) -> bool:
     return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
 
 
-def _prompt_ids(model: Model, prompts: Sequence[str] | None) -> list[list[int]]:
+def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[int]]:
     if prompts is None and not model.has_tokenizer:
         rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
         return [rng.integers(0, vocab_size, 16).tolist() for _ in range(8)]
-    return [model.encode(text) for text in (prompts or embedded_prompts(model.bundle.manifest.model.name))]
+    texts: Sequence[Document] = prompts or embedded_prompts(model.bundle.manifest.model.name)
+    ids: list[list[int]] = []
+    for text in texts:
+        with contextlib.suppress(ArgumentError):  # a conversation may be longer than the context: others are not
+            ids.append(model.encode(text[:_MAX_CHARACTERS] if isinstance(text, str) else until_answer(text)))
+        if len(ids) == _MAX_PROMPTS:
+            break
+    if not ids:
+        raise ArgumentError("no prompt fits the model's context; give shorter --prompts")
+    return ids
 
 
 def embedded_prompts(model_name: str) -> list[str]:

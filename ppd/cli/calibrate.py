@@ -12,19 +12,26 @@ from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app, progre
 def calibrate(
     bundle: BundleArgument,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One prompt per line; default: an embedded set.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Text files, JSON lines or ShareGPT, or a folder; default: an embedded set."),
     ] = None,
     minutes: Annotated[float, typer.Option(metavar="N", help="About how long to measure.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves and the chosen point.")] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
     """Measure this device and the model, fold the fastest tree, and confirm it; plain decoding may be the answer."""
     from ppd.calibrate.calibrate import STAGES
     from ppd.calibrate.calibrate import calibrate as run
+    from ppd.calibrate.plot import draw, require_plot
     from ppd.describe import describe_bundle
-    from ppd.runtime.bench import read_prompts
+    from ppd.runtime.documents import read_documents
 
-    lines = read_prompts(prompts) if prompts is not None else None
+    if plot is not None:
+        require_plot(plot)
+    documents = read_documents([prompts]) if prompts is not None else None
     with progress(STAGES) as advance:
-        report = run(bundle, prompts=lines, minutes=minutes, engine=engine, threads=threads, progress=advance)
+        report = run(bundle, prompts=documents, minutes=minutes, engine=engine, threads=threads, progress=advance)
+    if plot is not None:
+        draw(plot, report.acceptance, report.latency, report.search)
     print(describe_bundle(report.bundle))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ppd.errors import ArgumentError
 from ppd.runtime.forks import TIE_GAP, first_fork, top_two_gap
-from ppd.runtime.model import Model
+from ppd.runtime.model import Model, Prompt
 from ppd.runtime.options import Draft
 from ppd.runtime.result import Result
 
@@ -69,7 +69,7 @@ class BenchReport:
 def bench(
     model: Model,
     *,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Prompt] | None = None,
     max_new_tokens: int = 64,
     turns: int = 5,
     draft: Draft = "auto",
@@ -79,7 +79,8 @@ def bench(
 
     Args:
         model: The model; its tree has to draft.
-        prompts: Texts; None for a built-in set, or for random ids where the bundle has no tokenizer.
+        prompts: Texts, token ids or conversations; None for a built-in set, or for random ids where the bundle has no
+            tokenizer.
         max_new_tokens: Tokens per run, at least 2.
         turns: Pairs of runs per prompt, after one pair that warms up.
         draft: What is compared with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
@@ -94,7 +95,7 @@ def bench(
         raise ArgumentError(
             "the bundle's tree does not draft, so there is nothing to compare; fold one with ppd refold"
         )
-    prompt_ids = [model.encode(text) for text in prompts] if prompts else _default_prompts(model)
+    prompt_ids = [model.encode(prompt) for prompt in prompts] if prompts else _default_prompts(model)
     pairs: list[tuple[Result, Result]] = []
     for turn in range(turns + 1):
         progress("warm-up" if turn == 0 else f"turn {turn} of {turns}")

@@ -46,6 +46,12 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     return documents
 
 
+def until_answer(messages: Sequence[Message]) -> list[Message]:
+    """A conversation up to where the assistant answers first, which is what a model is asked to continue."""
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return list(messages[: answers[0]] if answers and answers[0] else messages)
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
