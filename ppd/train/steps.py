@@ -27,6 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 _CHECKPOINT_SECONDS = 20.0
 _WARM_UP_STEPS = 10
 _FLOOR = 0.02
+_EVALUATIONS = 10
 
 
 class PromptTokens(nn.Module):
@@ -71,6 +72,7 @@ def train_steps(
     accelerator: Accelerator,
     out: Path,
     progress: Callable[[Progress], None] = lambda _: None,
+    evaluate: Callable[[Tensor], dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Train to the end, from the checkpoint in `out` if there is one.
 
@@ -83,6 +85,8 @@ def train_steps(
         accelerator: Device and processes.
         out: Folder of `checkpoint.pt` and `metrics.jsonl`.
         progress: Called after each step.
+        evaluate: Called with the tokens at every tenth of the run; its answer goes to the metrics, its time does not
+            count.
 
     Returns:
         Steps, seconds, and supervised positions per second over all processes.
@@ -92,31 +96,30 @@ def train_steps(
     step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
     prepared, optimizer = accelerator.prepare(module, optimizer)
     begun_at, started, saved_at = step, time.monotonic(), time.monotonic()
-    before = elapsed
+    before, evaluating = elapsed, 0.0
     with (out / METRICS_FILE).open("a", encoding="utf-8") as metrics:
         while (share := _share(step, elapsed, options)) < 1:
             rate = options.learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(share)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            ids, hung_on = _batch(sets, options, step, accelerator.process_index)
-            with autocast(accelerator.device):
-                loss = prepared(ids.to(accelerator.device), hung_on.to(accelerator.device))
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+            batch = _batch(sets, options, step, accelerator.process_index)
+            value = _take_step(prepared, optimizer, accelerator, batch, rate)
             step += 1
-            elapsed = before + _agreed_seconds(accelerator, time.monotonic() - started)
-            value = loss.item()
+            elapsed = before + _agreed_seconds(accelerator, time.monotonic() - started - evaluating)
             if not math.isfinite(value):
                 raise ArgumentError(f"the loss of step {step} is {value}; give a smaller --learning-rate")
             if accelerator.is_main_process:
                 metrics.write(
                     json.dumps({"step": step, "loss": round(value, 5), "learning_rate": round(rate, 7)}) + "\n"
                 )
-                if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                    metrics.flush()
-                    _save(out, module, optimizer, settings, step, elapsed)
-                    saved_at = time.monotonic()
+            if evaluate is not None and _is_due(share, _share(step, elapsed, options)):
+                began = time.monotonic()
+                found = evaluate(module.weight.detach().float())
+                evaluating += time.monotonic() - began
+                if accelerator.is_main_process:
+                    metrics.write(json.dumps({"step": step, "held_out": found}) + "\n")
+            if accelerator.is_main_process and time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                metrics.flush()
+                _save(out, module, optimizer, settings, step, elapsed)
+                saved_at = time.monotonic()
             progress(Progress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
             metrics.flush()
@@ -125,6 +128,20 @@ def train_steps(
     groups = 1 if options.recipe == "one-group" else options.groups
     positions = (step - begun_at) * options.batch_size * groups * options.num_prompt_tokens * accelerator.num_processes
     return {"steps": step, "seconds": elapsed, "positions_per_second": positions / seconds}
+
+
+def _take_step(
+    module: nn.Module, optimizer: Any, accelerator: Accelerator, batch: tuple[Tensor, Tensor], rate: float
+) -> float:
+    """Forward, backward and update; the loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with autocast(accelerator.device):
+        loss = module(*(tensor.to(accelerator.device) for tensor in batch))
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.item())
 
 
 def autocast(device: torch.device) -> Any:
@@ -155,6 +172,11 @@ def _share(step: int, elapsed: float, options: TrainOptions) -> float:
         return step / options.steps
     assert options.minutes is not None
     return elapsed / 60 / options.minutes
+
+
+def _is_due(before: float, after: float) -> bool:
+    """Whether a step passed a tenth of the run, the end apart."""
+    return int(_EVALUATIONS * before) < int(_EVALUATIONS * after) < _EVALUATIONS
 
 
 def _cosine(share: float) -> float:

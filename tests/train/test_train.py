@@ -87,7 +87,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
 
     assert begun_with == list(range(at + 1, 7))
     assert torch.equal(tokens_of(tmp_path / "run"), tokens_of(finished.folder))
-    assert steps_in(tmp_path / "run") == steps_in(finished.folder)
+    lines = [(folder / METRICS_FILE).read_text("utf-8").splitlines() for folder in (tmp_path / "run", finished.folder)]
+    assert lines[0] == lines[1]
 
 
 def test_metrics_behind_the_checkpoint_and_a_line_cut_off_are_dropped_on_resuming(
@@ -195,6 +196,10 @@ def test_metrics_have_every_step_and_the_held_out_figures(finished: TrainReport)
     entries = [json.loads(line) for line in (finished.folder / METRICS_FILE).read_text("utf-8").splitlines()]
 
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    glances = [entry for entry in entries if "held_out" in entry]
+    assert [entry["step"] for entry in glances] == [1, 2, 3, 4, 5]  # every tenth of six steps, the end apart
+    for entry in glances:
+        assert {name: len(by_distance) for name, by_distance in entry["held_out"].items()} == {"rollouts": 3, "text": 3}
     ends = [(entry["tokens"], entry["set"]) for entry in entries if "tokens" in entry]
     assert sorted(ends) == sorted((kind, name) for kind in ("trained", "untrained") for name in ("rollouts", "text"))
 
