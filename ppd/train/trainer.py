@@ -57,6 +57,7 @@ class TrainReport:
         positions_per_second: Supervised positions per second.
         trained: Accuracy of the trained tokens on held-out data, by set.
         untrained: Accuracy of the start.
+        is_main: Whether this is the process that writes and speaks, of several.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class TrainReport:
     positions_per_second: float
     trained: dict[str, Accuracy]
     untrained: dict[str, Accuracy]
+    is_main: bool = True
 
 
 def train(
@@ -122,6 +124,7 @@ def train(
         positions_per_second=counts["positions_per_second"],
         trained=evaluate_all(prepared, tokens),
         untrained=evaluate_all(prepared, start),
+        is_main=accelerator.is_main_process,
     )
     if accelerator.is_main_process:
         save_prompt_tokens(tokens, out, prepared.source.source)
