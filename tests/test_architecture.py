@@ -38,7 +38,8 @@ LAYERS = {
     "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
     "export": layer(
         "core models runtime calibrate",
-        "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime tensorrt tensorrt_rtx_bindings",
+        "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime "
+        "tensorrt tensorrt_rtx_bindings",
     ),
     "calibrate": layer("core runtime", "numpy matplotlib"),
     "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
