@@ -28,7 +28,9 @@ class Cuda:
         try:
             from cuda.bindings import runtime as cudart
         except ImportError as error:
-            raise EngineError(f'cuda-python cannot be imported ({error}); run pip install "cuda-python>=12.6"') from error
+            raise EngineError(
+                f'cuda-python cannot be imported ({error}); run pip install "cuda-python>=12.6"'
+            ) from error
         self._api: Any = cudart
         self._device: list[int] = []
         self._pinned: list[int] = []

@@ -103,9 +103,7 @@ class TensorRTEngine:
         self._logits_type = self._engine.get_tensor_dtype(LOGITS)
         self._row_bytes = manifest.model.head_dim * kv_bytes
         self._num_kv_heads = manifest.model.num_kv_heads
-        self._cache = DeviceCache(
-            self._cuda, len(self._names), self._num_kv_heads, info.capacity, self._row_bytes
-        )
+        self._cache = DeviceCache(self._cuda, len(self._names), self._num_kv_heads, info.capacity, self._row_bytes)
         self._logits_row_bytes = self._vocab_size * self._logits_type.itemsize
         self._buffers = _Buffers(self._cuda, info, self._num_top_ids, self._logits_row_bytes)
         self._new_rows = self._allocate_new_rows() if info.lowered else []
@@ -270,7 +268,9 @@ def _require_tensors(trt: ModuleType, engine: Any, info: EngineInfo, names: list
         raise EngineError(f"the engine {info.key} differs in the tensors {sorted(found ^ expected)[:4]}; {again}")
     for name in (INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, TOP_IDS):
         if engine.get_tensor_dtype(name) != trt.DataType.INT64:
-            raise EngineError(f"the engine {info.key} has {name} as {engine.get_tensor_dtype(name)}, not int64; {again}")
+            raise EngineError(
+                f"the engine {info.key} has {name} as {engine.get_tensor_dtype(name)}, not int64; {again}"
+            )
     for name in [] if info.lowered else names:
         if engine.get_aliased_input_tensor(f"{name}_out") != name:
             raise EngineError(f"the engine {info.key} does not write {name} in place; {again}")
@@ -281,3 +281,13 @@ def _float32_from(content: npt.NDArray[np.uint8], type_name: str) -> Logits:
     if type_name == "BF16":
         return (content.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return content.view({"FLOAT": np.float32, "HALF": np.float16}[type_name]).astype(np.float32)
+
+
+def open_tensorrt(bundle: Bundle, threads: int | None) -> TensorRTEngine:  # noqa: ARG001 - as all openers
+    """Open the engine `tensorrt`, as `ppd.runtime.engines` asks for it."""
+    return TensorRTEngine(bundle, "tensorrt")
+
+
+def open_tensorrt_rtx(bundle: Bundle, threads: int | None) -> TensorRTEngine:  # noqa: ARG001 - as all openers
+    """Open the engine `tensorrt-rtx`, as `ppd.runtime.engines` asks for it."""
+    return TensorRTEngine(bundle, "tensorrt-rtx")
