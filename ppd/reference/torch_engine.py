@@ -1,4 +1,4 @@
-"""The engine `torch`: the decoder in PyTorch, fp32, on the CPU or a GPU. It is slow and simple: others are compared to it."""
+"""The engine `torch`: the decoder in PyTorch, fp32, on the CPU or a GPU: slow and simple, what others are held to."""
 
 from collections.abc import Sequence
 

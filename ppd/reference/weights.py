@@ -68,7 +68,7 @@ def _tensors(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
 
 
 def _dequantise(node: onnx.NodeProto, raw: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """ONNX `DequantizeLinear`, block by block: (x − zero point) · scale."""
+    """ONNX `DequantizeLinear`, block by block: (x - zero point) · scale."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     axis, block_size = attributes.get("axis", 1), attributes.get("block_size", 0)
     values = raw[node.input[0]].astype(np.float32)

@@ -196,7 +196,7 @@ class Context:
     def set_device_memory(self, address: int, size: int) -> None:
         self.gpu.require(address, size)
 
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:  # noqa: ARG002 - as TensorRT calls it
         self.profile = profile
         return not self.captured
 
