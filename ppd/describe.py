@@ -3,7 +3,7 @@
 import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
-from ppd.manifest import CheckInfo, EngineInfo, EstimateInfo
+from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo
 from ppd.tree import Rows
 
 
@@ -20,6 +20,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
         f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
+        *describe_damage(manifest.damage),
         f"speed-up       {_expected_speed(manifest.draft)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
         *_estimate_lines(manifest.estimate),
@@ -58,6 +59,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"size           {weights_bytes / 1e6:,.1f} MB graph and weights",
         f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
         f"check          {describe_check(manifest.check)}",
+        *describe_damage(manifest.damage),
     ]
     lines += _estimate_lines(manifest.estimate)
     if manifest.target != "cpu":
@@ -65,6 +67,17 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
+
+
+def describe_damage(damage: DamageInfo | None) -> list[str]:
+    """A line about what the precision costs, if it was measured."""
+    if damage is None:
+        return []
+    return [
+        f"damage         perplexity {damage.perplexity_before:.2f} before, {damage.perplexity:.2f} as exported; best "
+        f"token the same at {100 * damage.top1_agreement:.1f} % of {damage.num_tokens} tokens ({damage.text}), mean KL "
+        f"{damage.mean_kl:.2g} nats"
+    ]
 
 
 def describe_check(check: CheckInfo) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from ppd.bundle import Bundle, open_bundle, tree_info
 from ppd.describe import describe_bundle, describe_check, describe_export, draw_rows
+from ppd.manifest import DamageInfo
 from ppd.tree import Node, Tree, order_rows
 
 TREE = Tree(
@@ -155,3 +156,21 @@ def test_trained_prompt_tokens_or_no_tree_need_no_note(bundle: Bundle) -> None:
     assert "note" not in lines_of(describe_export(with_trained, 1, 1, 1))
     assert "note" not in lines_of(describe_export(plain, 1, 1, 1))
     assert lines_of(describe_export(plain, 1, 1, 1))["tree"] == "none: plain decoding only"
+
+
+def test_the_damage_of_a_precision_is_told(bundle: Bundle) -> None:
+    damage = DamageInfo(
+        text="some text",
+        num_tokens=100,
+        perplexity_before=16.884,
+        perplexity=17.574,
+        top1_agreement=0.863,
+        mean_kl=0.0355,
+    )
+    damaged = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, damage=damage))
+    for text in (describe_bundle(damaged), describe_export(damaged, 1, 1, 1)):
+        assert lines_of(text)["damage"] == (
+            "perplexity 16.88 before, 17.57 as exported; best token the same at 86.3 % of 100 tokens (some text), "
+            "mean KL 0.036 nats"
+        )
+    assert "damage" not in lines_of(describe_bundle(bundle))
