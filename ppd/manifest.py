@@ -103,6 +103,27 @@ class CheckInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DamageInfo:
+    """What the exported weights cost against the checkpoint's own, both run by PyTorch in float32.
+
+    Attributes:
+        text: What was read.
+        num_tokens: Of it.
+        perplexity_before: With the checkpoint's weights.
+        perplexity: With the exported weights.
+        top1_agreement: Share of places where both have the same best token.
+        mean_kl: Mean KL(checkpoint ‖ exported) in nats.
+    """
+
+    text: str
+    num_tokens: int
+    perplexity_before: float
+    perplexity: float
+    top1_agreement: float
+    mean_kl: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationInfo:
     """What calibration measured and chose on a device.
 
@@ -214,6 +235,7 @@ class Manifest:
         draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
         provenance: Versions and time of the export.
         calibration: What calibration measured; null before it, and after another tree was folded.
+        damage: What rounding or quantising the weights costs; null where they are exported as they are.
         estimate: What the target's figures promise; null for a target without figures.
         engines: The TensorRT engines that were built from it.
     """
@@ -236,6 +258,7 @@ class Manifest:
     files: dict[str, FileEntry]
     calibration: CalibrationInfo | None = None
     estimate: EstimateInfo | None = None
+    damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
 
 

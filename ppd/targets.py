@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ppd.errors import ArgumentError
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
 """Precisions that this version exports."""
 
 

@@ -20,7 +20,7 @@ def export(
             metavar="PATH|HUB_ID", help="Trained prompt tokens; default: the published ones, if any. none: untrained."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, or fp32 (fp16, int8 and int4 are not there yet).")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (the target's), fp32, fp16, int8 or int4.")] = "auto",
     tree: Annotated[
         str, typer.Option(metavar="auto|PATH|none", help="The tree to fold; none: plain decoding only.")
     ] = "auto",

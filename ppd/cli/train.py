@@ -64,6 +64,8 @@ def train(
             stage=lambda name: show(name, None),
             progress=lambda p: show(f"step {p.step}, loss {p.loss:.3f}", p.share),
         )
+    if not report.is_main:
+        return
     print(f"{report.folder}: {report.steps} steps, {report.positions_per_second:,.0f} supervised positions per second")
     for name, accuracy in report.trained.items():
         now, before = (

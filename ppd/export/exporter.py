@@ -1,19 +1,16 @@
-"""Export: a checkpoint and prompt tokens become a bundle. Load → trace → fold → check → bundle."""
+"""Export: a checkpoint and prompt tokens become a bundle. Parts → trace → fold → quantise → check → bundle."""
 
 import dataclasses
-import datetime
 import gc
-import importlib.metadata
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from safetensors.torch import save
 
-import ppd
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     PROMPT_TOKENS_FILE,
@@ -21,37 +18,42 @@ from ppd.bundle import (
     TOKENIZER_FILE,
     TREE_FILE,
     Bundle,
-    file_entry,
     open_bundle,
     require_writable,
     staged_folder,
-    tree_info,
     write_manifest,
 )
-from ppd.errors import ArgumentError, EngineError, ExportError, ModelError
-from ppd.export.choose_tree import choose_estimated_tree
+from ppd.errors import EngineError, ExportError
+from ppd.export.damage import measure_damage
 from ppd.export.finish import finish_for_target
 from ppd.export.fold import fold
-from ppd.export.hand_made_tree import hand_made_tree
+from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
 from ppd.export.reference import record_reference
 from ppd.export.trace import trace
-from ppd.manifest import CheckInfo, EstimateInfo, Manifest, ModelInfo, PromptTokensInfo
-from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
-from ppd.models.checkpoint import load_decoder
-from ppd.models.config import ModelConfig, read_config
-from ppd.models.decoder import Decoder
-from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_model, resolve_prompt_tokens
-from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
+from ppd.export.weights import ExportedWeights, placeholder_decoder, streamed
+from ppd.manifest import CheckInfo
+from ppd.models.checkpoint import open_weights
+from ppd.models.config import read_config
+from ppd.models.hub import resolve_model
 from ppd.runtime.check import Reference, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.signature import GRAPH_FILE, MAX_ROWS, MAX_TOP_IDS, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
-from ppd.tree import Tree, json_from_tree, load_tree
+from ppd.tree import json_from_tree
 
-STAGES = ("find the model", "load the weights", "trace", "fold", "record the reference", "check", "bundle")
-DEFAULT_NUM_PROMPT_TOKENS = 3
-_MAX_DEFAULT_CONTEXT = 1 << 20
+STAGES = (
+    "find the model",
+    "open the weights",
+    "trace",
+    "write the weights",
+    "record the reference",
+    "check",
+    "finish for the target",
+)
+_LARGE = 200_000_000
+"""Parameters above which a 16-bit graph is checked by its first layers: on a CPU, ONNX Runtime holds it in 32 bits."""
+_CUT_LAYERS = 2
 
 Progress = Callable[[str], None]
 
@@ -71,22 +73,6 @@ class ExportReport:
     weights_bytes: int
     added_parameters: int
     added_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """Everything that goes into a bundle, but for the weights."""
-
-    source: ModelSource
-    config: ModelConfig
-    context: int
-    num_parameters: int
-    num_top_ids: int
-    tokenizer: TokenizerFiles | None
-    prompt_tokens: torch.Tensor
-    trained: PromptTokensSource | None
-    tree: Tree
-    tree_source: str
 
 
 def export(
@@ -126,89 +112,59 @@ def export(
     progress(STAGES[0])
     if out is not None:
         require_writable(Path(out), force=force)
-    given_tree = None if tree in ("auto", "none") else load_tree(Path(tree))
+    given_tree = read_tree(tree)
     source = resolve_model(model)
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force)
+    config = read_config(source.folder)
     progress(STAGES[1])
-    decoder, parts = _load_parts(source, prompt_tokens, tree, given_tree, context)
-    estimate: EstimateInfo | None = None
-    if tree == "auto":
-        chosen, tree_source, estimate = choose_estimated_tree(
-            preset,
-            _model_info(parts),
-            resolved_precision,
-            parts.context,
-            len(parts.prompt_tokens),
-            parts.trained.folder if parts.trained else None,
+    with open_weights(source.folder, config) as opened:
+        parts = load_parts(
+            source,
+            config,
+            opened,
+            target=preset,
+            precision=resolved_precision,
+            prompt_tokens=prompt_tokens,
+            tree=tree,
+            given_tree=given_tree,
+            context=context,
         )
-        parts = dataclasses.replace(parts, tree=chosen, tree_source=tree_source)
-    with staged_folder(folder, force=force) as staging:
-        _write_files(decoder, parts, staging, progress)
-        progress(STAGES[4])
-        reference = record_reference(decoder, parts.prompt_tokens, parts.num_top_ids)
-        reference.save(staging / REFERENCE_FILE)
-        del decoder
-        gc.collect()  # the tracer leaves cycles that hold the weights, and the engine is about to load them again
-        progress(STAGES[5])
-        manifest = _manifest(parts, target, resolved_precision, staging)
-        manifest = dataclasses.replace(manifest, estimate=estimate)
-        write_manifest(staging, manifest)
-        checked = dataclasses.replace(manifest, check=_check(staging, reference))
-        progress(STAGES[6])
-        write_manifest(staging, checked)
-        finish_for_target(staging, preset)
+        weights = ExportedWeights(opened, parts.precision, parts.dtype)
+        with staged_folder(folder, force=force) as staging:
+            reference = _write_bundle(parts, weights, staging, progress)
+            manifest = manifest_from_parts(parts, staging)
+            if parts.precision != "fp32":
+                damage = measure_damage(weights, config, source.name, parts.tokenizer, parts.num_parameters)
+                manifest = dataclasses.replace(manifest, damage=damage)
+            progress(STAGES[5])
+            write_manifest(staging, manifest)
+            is_cut = parts.dtype == torch.float16 and parts.num_parameters > _LARGE
+            checked = _check_cut(parts, weights) if is_cut else _check(staging, reference)
+            write_manifest(staging, dataclasses.replace(manifest, check=checked))
+            progress(STAGES[6])
+            finish_for_target(staging, preset)
     bundle = open_bundle(folder, verify=False)
     size = sum(bundle.path(role).stat().st_size for role in (GRAPH_FILE, WEIGHTS_FILE))
     return ExportReport(
         bundle=bundle,
         weights_bytes=size,
         added_parameters=parts.prompt_tokens.numel(),
-        added_bytes=checked.prompt_tokens.size_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
+        added_bytes=bundle.manifest.prompt_tokens.size_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
     )
 
 
-def _load_parts(
-    source: ModelSource, prompt_tokens: str | None, tree: str, given_tree: Tree | None, context: int | None
-) -> tuple[Decoder, _Parts]:
-    config = read_config(source.folder)
-    if context is not None and not (type(context) is int and 2 <= context <= config.context):
-        raise ArgumentError(f"context is {context!r}; {source.name} takes 2 to {config.context}")
-    if context is None and config.context > _MAX_DEFAULT_CONTEXT:
-        raise ModelError(f"{source.name} has a context of {config.context} tokens; give a smaller one with --context")
-    tokenizer = read_tokenizer(source.folder, source.entry)
-    trained: PromptTokensSource | None = None
-    if prompt_tokens != "none":
-        trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
-    table = load_prompt_tokens(trained.folder, config.hidden_size) if trained is not None else None
-    decoder = load_decoder(source.folder, config, context or config.context, torch.float32)
-    if table is None:
-        count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
-        table = untrained_prompt_tokens(decoder.embedding.weight, count)
-    if len(table) >= MAX_ROWS:
-        raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
-    folded = given_tree or (Tree.none(len(table)) if tree == "none" else hand_made_tree(len(table)))
-    num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
-    folded.require_fit(len(table), num_top_ids)
-    return decoder, _Parts(
-        source=source,
-        config=config,
-        context=decoder.context,
-        num_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
-        num_top_ids=num_top_ids,
-        tokenizer=tokenizer,
-        prompt_tokens=table,
-        trained=trained,
-        tree=folded,
-        tree_source={"auto": "hand-made", "none": "none"}.get(tree, Path(tree).name),
-    )
-
-
-def _write_files(decoder: Decoder, parts: _Parts, staging: Path, progress: Progress) -> None:
+def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Reference:
+    """Write every file but the manifest; the recorded reference, with all logits if there is room, is returned."""
     progress(STAGES[2])
-    graph = trace(decoder, len(parts.prompt_tokens), parts.num_top_ids)
+    # The tracer needs shapes and types only; the weights come when the graph is written.
+    graph = trace(
+        placeholder_decoder(parts.config, parts.context, parts.dtype), len(parts.prompt_tokens), parts.num_top_ids
+    )
+    weights.put_into(graph, parts.config)
+    gc.collect()
     progress(STAGES[3])
-    fold(graph, parts.prompt_tokens.numpy(), parts.tree, staging)
+    fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.tree, staging)
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.tree), "utf-8")
@@ -216,6 +172,12 @@ def _write_files(decoder: Decoder, parts: _Parts, staging: Path, progress: Progr
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
         if parts.tokenizer.chat_template is not None:
             (staging / CHAT_TEMPLATE_FILE).write_text(parts.tokenizer.chat_template, "utf-8")
+    progress(STAGES[4])
+    plain = placeholder_decoder(parts.config, parts.context, torch.float32)
+    with streamed(plain, weights.exported) as decoder:
+        reference = record_reference(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
+    reference.save(staging / REFERENCE_FILE)
+    return reference
 
 
 def _check(staging: Path, reference: Reference) -> CheckInfo:
@@ -233,51 +195,15 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 
 
-def _manifest(parts: _Parts, target: str, precision: str, staging: Path) -> Manifest:
-    config = parts.config
-    return Manifest(
-        model=_model_info(parts),
-        context=parts.context,
-        eos_ids=list(config.eos_ids),
-        special_tokens=parts.tokenizer.special_tokens if parts.tokenizer is not None else {},
-        num_top_ids=parts.num_top_ids,
-        max_rows=MAX_ROWS,
-        precision=precision,
-        target=target,
-        prompt_tokens=PromptTokensInfo(
-            count=len(parts.prompt_tokens),
-            status="trained" if parts.trained else "untrained",
-            source=parts.trained.source if parts.trained else "mean of the token embeddings",
-            revision=parts.trained.revision if parts.trained else None,
-            size_bytes=parts.prompt_tokens.nbytes,
-        ),
-        tree=tree_info(parts.tree, parts.tree_source),
-        draft=None,
-        check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
-        provenance=_provenance(),
-        files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir())},
+def _check_cut(parts: Parts, weights: ExportedWeights) -> CheckInfo:
+    """Export the model's first layers beside it and check those; the whole model is checked on the device."""
+    cut = dataclasses.replace(
+        parts, config=dataclasses.replace(parts.config, num_layers=min(_CUT_LAYERS, parts.config.num_layers))
     )
-
-
-def _model_info(parts: _Parts) -> ModelInfo:
-    config, source = parts.config, parts.source
-    return ModelInfo(
-        name=source.name,
-        source=(source.entry and source.entry.hub_id) or source.source,
-        revision=source.revision,
-        architecture=config.architecture,
-        num_parameters=parts.num_parameters,
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-    )
-
-
-def _provenance() -> dict[str, str]:
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"created": now, "ppd-edge": ppd.__version__, **versions, "numpy": np.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        staging = Path(folder)
+        reference = _write_bundle(cut, weights, staging, lambda _: None)
+        write_manifest(staging, manifest_from_parts(cut, staging))
+        info = _check(staging, reference)
+    layers = f"first {cut.config.num_layers} of {parts.config.num_layers} layers"
+    return dataclasses.replace(info, engine=f"{info.engine}, {layers}")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,48 @@ def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.d
     """
     with torch.device("meta"):
         decoder = Decoder(config, context)
-    expected = decoder.state_dict()
+    with open_weights(folder, config) as weights:
+        decoder.load_state_dict({name: weights.read(name).to(dtype) for name in weights.names}, assign=True)
+    return decoder.requires_grad_(False).eval()
+
+
+class Weights:
+    """An opened checkpoint, by the decoder's parameter names.
+
+    Attributes:
+        names: Every parameter of the decoder.
+    """
+
+    def __init__(self, source: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        self._source = source
+        self._shapes = {name: like.shape for name, like in expected.items()}
+        self.names = list(expected)
+
+    def read(self, name: str) -> Tensor:
+        """One weight in the checkpoint's own type, memory-mapped; projections are [in, out] (a view).
+
+        Raises:
+            ModelError: It is of whole numbers, or of another shape than the configuration asks for.
+        """
+        return _read(self._source, _hf_name(name), self._shapes[name])
+
+
+@contextmanager
+def open_weights(folder: Path, config: ModelConfig) -> Iterator[Weights]:
+    """Open `*.safetensors`, single or sharded, or `pytorch_model*.bin`; every tensor's name and shape is checked.
+
+    Raises:
+        ModelError: A file or tensor is missing, unexpected, damaged, or of the wrong shape; the message names it.
+    """
+    with torch.device("meta"):
+        expected = Decoder(config, 2).state_dict()
     with ExitStack() as stack:
         source = _open_weights(folder, stack)
-        names = {ours: _hf_name(ours) for ours in expected}
-        _check_names(folder, set(names.values()), source.keys(), config)
-        state = {ours: _read(source, names[ours], like, dtype) for ours, like in expected.items()}
-        decoder.load_state_dict(state, assign=True)
-    return decoder.requires_grad_(False).eval()
+        _check_names(folder, {_hf_name(name) for name in expected}, source.keys(), config)
+        weights = Weights(source, expected)
+        for name in weights.names:
+            weights.read(name)
+        yield weights
 
 
 def _hf_name(ours: str) -> str:
@@ -74,19 +108,18 @@ def _hf_name(ours: str) -> str:
     return f"model.layers.{layer}.{(_PROJECTIONS | _NORMS)[module]}.{parameter}"
 
 
-def _read(source: Mapping[str, Tensor], name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+def _read(source: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
     tensor = source[name]
     transposed = tensor.ndim == 2 and name != "model.embed_tokens.weight"
     if not tensor.is_floating_point():
         raise ModelError(
             f"the tensor {name} is {tensor.dtype}; expected floating point: quantised weights are not read"
         )
-    if (tensor.T if transposed else tensor).shape != like.shape:
+    if (tensor.T if transposed else tensor).shape != shape:
         raise ModelError(
             f"the tensor {name} has shape {list(tensor.shape)}; config.json asks for "
-            f"{list(like.T.shape if transposed else like.shape)}"
+            f"{list(reversed(shape) if transposed else shape)}"
         )
-    tensor = tensor.to(dtype)
     return tensor.T if transposed else tensor
 
 

@@ -29,13 +29,16 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise ArgumentError(f"a message is {message!r:.80}; expected an object with role and content")
 
 
-def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
-    """Render messages, ending where the assistant's answer begins.
+def render_chat(
+    template: str, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answer_follows: bool = True
+) -> str:
+    """Render messages, ending where the assistant's answer begins, or where they end.
 
     Args:
         template: A Jinja chat template.
         messages: Objects with role and content.
         special_tokens: `bos_token`, `eos_token`, … as text, for the template.
+        answer_follows: False renders a conversation as it is, without the beginning of another answer.
 
     Returns:
         The prompt's text, special tokens included.
@@ -52,7 +55,7 @@ def render_chat(template: str, messages: Sequence[Message], special_tokens: Mapp
     environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
     try:
         compiled = environment.from_string(template)
-        return compiled.render(messages=list(messages), add_generation_prompt=True, **special_tokens)
+        return compiled.render(messages=list(messages), add_generation_prompt=answer_follows, **special_tokens)
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(
             f"the bundle's chat template is broken ({error}); export again with a working one"

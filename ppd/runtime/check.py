@@ -19,11 +19,11 @@ from ppd.runtime.decode import Plans
 from ppd.runtime.draft import Plan
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids, Logits
-from ppd.runtime.forks import TIE_GAP
 
-MAX_DIFFERENCE = 1e-4
-"""fp32: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand in
-another order only where the reference's own logits are less than `TIE_GAP` apart, on the same scale."""
+MAX_DIFFERENCES = {"fp32": 1e-4, "fp16": 5e-3, "int8": 4e-2, "int4": 1e-4}
+"""By precision: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand
+in another order only where the reference's own logits are as close as that. int8
+on a CPU rounds activations as well, which the reference does not."""
 _START = 32
 _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
@@ -118,6 +118,7 @@ class _Check:
         self._engine, self._plans, self._reference = engine, plans, reference
         self._state = plans.plain.state
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
+        self._tolerance = MAX_DIFFERENCES[plans.precision] * self._scale
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
     def info(self) -> CheckInfo:
@@ -125,9 +126,9 @@ class _Check:
             engine=self._engine.name,
             num_rows=self._num_rows,
             max_difference=self._largest,
-            tolerance=MAX_DIFFERENCE * self._scale,
+            tolerance=self._tolerance,
             near_ties=self._near_ties,
-            tie_gap=TIE_GAP * self._scale,
+            tie_gap=self._tolerance,
         )
 
     def prefill(self, chunk_size: int) -> None:
@@ -191,8 +192,8 @@ class _Check:
             got = top_ids[row]
             differing = np.flatnonzero(got != expected[: len(got)])
             if len(differing):
-                gap = max(self._gap(place, int(got[rank]), int(rank)) for rank in differing)
-                if not gap < TIE_GAP * self._scale:
+                gap = max(self._gap(row, place, int(got[rank]), int(rank)) for rank in differing)
+                if not gap < self._tolerance:
                     raise EngineError(
                         f"{phase}: the engine's best ids {got.tolist()} at position {place[0]}, prompt row {place[1]}, "
                         f"are not the reference's {expected[: len(got)].tolist()}; do not use this engine for it"
@@ -205,21 +206,22 @@ class _Check:
             difference = float(np.abs(got - self._reference.logits[place]).max())
         else:
             difference = float(np.abs(got[self._reference.top_ids[place]] - self._reference.top_logits[place]).max())
-        tolerance = MAX_DIFFERENCE * self._scale
-        if not difference <= tolerance:  # NaN must fail too
+        if not difference <= self._tolerance:  # NaN must fail too
             raise EngineError(
                 f"{phase}: logits at position {place[0]}, prompt row {place[1]}, differ from the reference by "
-                f"{difference:.3g}; at most {tolerance:.3g} was expected: do not use this engine for it"
+                f"{difference:.3g}; at most {self._tolerance:.3g} was expected: do not use this engine for it"
             )
         self._largest = max(self._largest, difference)
 
-    def _gap(self, place: tuple[int, int], token: int, rank: int) -> float:
-        """How far apart the reference puts the id that the engine has at a rank and the one that belongs there."""
+    def _gap(self, row: int, place: tuple[int, int], token: int, rank: int) -> float:
+        """How far apart the reference puts the id that the engine has at a rank and the one that belongs there.
+
+        Of an id that the reference did not record, the engine's own logit is taken.
+        """
         found = np.flatnonzero(self._reference.top_ids[place] == token)
-        if not len(found):
-            return np.inf
         logits: npt.NDArray[np.float32] = self._reference.top_logits[place]
-        return float(abs(logits[found[0]] - logits[rank]))
+        other = logits[found[0]] if len(found) else self._engine.logits(row)[token]
+        return float(abs(other - logits[rank]))
 
 
 def _paths(plan: Plan) -> Iterator[list[int]]:

@@ -21,7 +21,7 @@ class Plans:
         self.plain = plain_plan(m, *sizes)
         self.by_state = plans_from_tree(tree, *sizes)
         self.num_prompt_tokens, self.vocab_size = m, manifest.model.vocab_size
-        self.chunk_size = manifest.max_rows - m
+        self.chunk_size, self.precision = manifest.max_rows - m, manifest.precision
 
 
 class Decoding:

@@ -15,7 +15,9 @@ Document = str | list[Message]
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
 JSON_SUFFIXES = (".json", ".jsonl")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
+    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
+)
 _FORMATS = '{"text": …}, {"messages": [{"role", "content"}, …]} or {"conversations": [{"from", "value"}, …]}'
 
 
@@ -24,7 +26,8 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
     Args:
         paths: Text or source files, whole; JSON lines, or one JSON list, of objects with `text`, `messages` or
-            ShareGPT's `conversations`; folders, of which every file with a known suffix is read.
+            ShareGPT's `conversations`; folders, of which every text, source and JSON-lines file is read (a `.json` file
+            in a folder is more often a configuration than data: name it by itself).
 
     Returns:
         The documents, in the order of the paths and of the names in a folder. Empty ones are left out.
@@ -54,7 +57,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ArgumentError(f"{path} is not there; expected a file or a folder of text")
-    known = TEXT_SUFFIXES + JSON_SUFFIXES
+    known = (*TEXT_SUFFIXES, ".jsonl")
     return sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file())
 
 
@@ -80,15 +83,15 @@ def _records(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             whole = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArgumentError(f"{file} is not JSON ({error}); expected a list of {_FORMATS}") from error
         yield from ((f"{file}, entry {i}", record) for i, record in enumerate(whole))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # `splitlines` would break at U+2028, which JSON allows
         if line.strip():
             try:
                 yield f"{file}, line {number}", json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ArgumentError(f"{file}, line {number} is not JSON ({error}); expected {_FORMATS}") from error
 
 
@@ -105,7 +108,8 @@ def _document(record: Any, where: str) -> Document:
 
 
 def _message(turn: Any, role: str, content: str, where: str) -> Message:
-    if not isinstance(turn, dict) or turn.get(role) not in _ROLES or not isinstance(turn.get(content), str):
+    known = isinstance(turn, dict) and isinstance(turn.get(role), str) and turn[role] in _ROLES
+    if not known or not isinstance(turn.get(content), str):
         raise ArgumentError(f"{where} has the turn {turn!r:.60}; expected {role} (user, assistant, …) and {content}")
     return {"role": _ROLES[turn[role]], "content": turn[content]}
 

@@ -11,8 +11,8 @@ import numpy as np
 from ppd.runtime.engines import Engine
 from ppd.signature import causal_state
 
-TIE_GAP = 1e-4
-"""fp32: ε, the gap of plain decoding's two best logits below which a fork is excused."""
+TIE_GAPS = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 1e-4}
+"""ε by precision: the gap of plain decoding's two best logits below which a fork is excused."""
 
 
 def first_fork(left: Sequence[int], right: Sequence[int]) -> int | None:

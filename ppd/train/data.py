@@ -100,7 +100,14 @@ def _as_text(document: Document, template: str | None, special_tokens: dict[str,
         return document, True
     if template is None:
         raise TokenizerError("the data has conversations and the model has no chat template; give plain text")
-    return render_chat(template, document, special_tokens), False
+    # A conversation often opens with the assistant; templates want the user first.
+    roles = [message["role"] for message in document]
+    begin = next((i for i, role in enumerate(roles) if role == "user"), len(roles))
+    messages = [message for message in document[:begin] if message["role"] == "system"][:1] + document[begin:]
+    try:
+        return render_chat(template, messages, special_tokens, answer_follows=roles[-1] == "user"), False
+    except ArgumentError as error:
+        raise ArgumentError(f"a conversation of {len(messages)} messages: {error}; leave it out, or mend it") from error
 
 
 def _is_held_out(text: tuple[str, bool]) -> bool:

@@ -47,7 +47,7 @@ def make_rollouts(
     chosen = torch.randperm(len(texts), generator=generator)[:count]
     ids = texts.ids[chosen]
     prefixes = [length for length in PREFIX_LENGTHS if length <= ids.shape[1] // 2] or [max(1, ids.shape[1] // 2)]
-    path = cache / f"rollouts-{_key(decoder, ids, prefixes, temperature, seed)}.safetensors"
+    path = cache / f"rollouts-{_key(decoder, ids, prefixes, temperature, seed, eos_ids)}.safetensors"
     found = _read(path)
     if found is not None:
         return found
@@ -116,10 +116,10 @@ def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Ten
 
 
 def _ends(ids: Tensor, start: int, eos_ids: tuple[int, ...]) -> Tensor:
-    """Tokens up to and with the first EOS behind the prefix, int64 [B]."""
+    """Tokens before the first EOS behind the prefix, int64 [B]: EOS is an answer, and what follows it never comes."""
     is_end = torch.isin(ids[:, start:], torch.tensor(eos_ids or (-1,)))
     first = is_end.int().argmax(1)
-    return torch.where(is_end.any(1), start + first + 1, ids.shape[1])
+    return torch.where(is_end.any(1), start + first, ids.shape[1])
 
 
 def _read(path: Path) -> Sequences | None:

@@ -1,6 +1,7 @@
 """Steps: the loop of a training run, and the checkpoint that it goes on from."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -26,6 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 _CHECKPOINT_SECONDS = 20.0
 _WARM_UP_STEPS = 10
 _FLOOR = 0.02
+_EVALUATIONS = 10
 
 
 class PromptTokens(nn.Module):
@@ -70,6 +72,7 @@ def train_steps(
     accelerator: Accelerator,
     out: Path,
     progress: Callable[[Progress], None] = lambda _: None,
+    evaluate: Callable[[Tensor], dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Train to the end, from the checkpoint in `out` if there is one.
 
@@ -82,54 +85,70 @@ def train_steps(
         accelerator: Device and processes.
         out: Folder of `checkpoint.pt` and `metrics.jsonl`.
         progress: Called after each step.
+        evaluate: Called with the tokens at every tenth of the run; its answer goes to the metrics, its time does not
+            count.
 
     Returns:
         Steps, seconds, and supervised positions per second over all processes.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
-    step, elapsed = _restore(out, module, optimizer, options)
+    settings = _settings(module, sets, options)
+    step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
     prepared, optimizer = accelerator.prepare(module, optimizer)
     begun_at, started, saved_at = step, time.monotonic(), time.monotonic()
-    before = elapsed
+    before, evaluating = elapsed, 0.0
     with (out / METRICS_FILE).open("a", encoding="utf-8") as metrics:
         while (share := _share(step, elapsed, options)) < 1:
             rate = options.learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(share)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            ids, hung_on = _batch(sets, options, step, accelerator.process_index)
-            with autocast(accelerator.device):
-                loss = prepared(ids.to(accelerator.device), hung_on.to(accelerator.device))
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+            batch = _batch(sets, options, step, accelerator.process_index)
+            value = _take_step(prepared, optimizer, accelerator, batch, rate)
             step += 1
-            elapsed = before + _agreed_seconds(accelerator, time.monotonic() - started)
-            value = loss.item()
+            elapsed = before + _agreed_seconds(accelerator, time.monotonic() - started - evaluating)
             if not math.isfinite(value):
                 raise ArgumentError(f"the loss of step {step} is {value}; give a smaller --learning-rate")
             if accelerator.is_main_process:
                 metrics.write(
                     json.dumps({"step": step, "loss": round(value, 5), "learning_rate": round(rate, 7)}) + "\n"
                 )
-                if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                    metrics.flush()
-                    _save(out, module, optimizer, options, step, elapsed)
-                    saved_at = time.monotonic()
+            if evaluate is not None and _is_due(share, _share(step, elapsed, options)):
+                began = time.monotonic()
+                found = evaluate(module.weight.detach().float())
+                evaluating += time.monotonic() - began
+                if accelerator.is_main_process:
+                    metrics.write(json.dumps({"step": step, "held_out": found}) + "\n")
+            if accelerator.is_main_process and time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                metrics.flush()
+                _save(out, module, optimizer, settings, step, elapsed)
+                saved_at = time.monotonic()
             progress(Progress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
             metrics.flush()
-            _save(out, module, optimizer, options, step, elapsed)
+            _save(out, module, optimizer, settings, step, elapsed)
     seconds = max(1e-9, elapsed - before)
     groups = 1 if options.recipe == "one-group" else options.groups
     positions = (step - begun_at) * options.batch_size * groups * options.num_prompt_tokens * accelerator.num_processes
     return {"steps": step, "seconds": elapsed, "positions_per_second": positions / seconds}
 
 
+def _take_step(
+    module: nn.Module, optimizer: Any, accelerator: Accelerator, batch: tuple[Tensor, Tensor], rate: float
+) -> float:
+    """Forward, backward and update; the loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with autocast(accelerator.device):
+        loss = module(*(tensor.to(accelerator.device) for tensor in batch))
+    accelerator.backward(loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.item())
+
+
 def autocast(device: torch.device) -> Any:
     """Products in bfloat16 where the device computes them natively."""
     if device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    native = bool(torch.cpu._is_avx512_bf16_supported())  # oneDNN also takes it where it only emulates it
     return torch.autocast("cpu", torch.bfloat16, enabled=native)
 
 
@@ -155,6 +174,11 @@ def _share(step: int, elapsed: float, options: TrainOptions) -> float:
     return elapsed / 60 / options.minutes
 
 
+def _is_due(before: float, after: float) -> bool:
+    """Whether a step passed a tenth of the run, the end apart."""
+    return int(_EVALUATIONS * before) < int(_EVALUATIONS * after) < _EVALUATIONS
+
+
 def _cosine(share: float) -> float:
     return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
@@ -167,11 +191,26 @@ def _agreed_seconds(accelerator: Accelerator, seconds: float) -> float:
     return float(gathered.max())
 
 
-def _save(out: Path, module: PromptTokens, optimizer: Any, options: TrainOptions, step: int, elapsed: float) -> None:
+def _settings(module: PromptTokens, sets: list[Sequences], options: TrainOptions) -> dict[str, Any]:
+    """What a resumed run must share with the one it goes on from: the options, the model and the data."""
+    decoder = module._model[0]
+    tables = {"model": [decoder.embedding.weight, decoder.norm.weight], "data": [of_set.ids for of_set in sets]}
+    digests = {name: _digest(tensors) for name, tensors in tables.items()}
+    return dataclasses.asdict(options) | digests
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, Any], step: int, elapsed: float) -> None:
     """Write the checkpoint in one atomic step."""
     temporary = out / f"{CHECKPOINT_FILE}.{os.getpid()}.tmp"
     state = {
-        "options": dataclasses.asdict(options),
+        "settings": settings,
         "weight": module.weight.detach().cpu(),
         "optimizer": optimizer.state_dict(),
         "step": step,
@@ -182,33 +221,48 @@ def _save(out: Path, module: PromptTokens, optimizer: Any, options: TrainOptions
 
 
 def _restore(
-    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, options: TrainOptions
+    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, settings: dict[str, Any], *, writes: bool
 ) -> tuple[int, float]:
-    """Load the checkpoint, if there is one; steps and seconds done. Metrics of later steps are dropped.
+    """Load the checkpoint, if there is one; steps and seconds done.
+
+    The process that writes drops the metrics of later steps and of the end.
 
     Raises:
         ArgumentError: It is damaged, or of other settings; the message names the first that differs.
     """
     path = out / CHECKPOINT_FILE
     if not path.is_file():
-        (out / METRICS_FILE).write_text("", "utf-8")
+        if writes:
+            (out / METRICS_FILE).write_text("", "utf-8")
         return 0, 0.0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        made_with = state["settings"]
     except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
         raise ArgumentError(f"{path} is damaged ({type(error).__name__}); start again with --force") from error
-    ours = dataclasses.asdict(options)
-    for name, theirs in state["options"].items():
-        if ours.get(name) != theirs:
+    for name, theirs in made_with.items():
+        if settings.get(name) != theirs:
             raise ArgumentError(
-                f"{path} was made with {name} {theirs!r}, this run has {ours.get(name)!r}; give the same, or --force"
+                f"{path} was made with {name} {theirs!r}, this run has {settings.get(name)!r}; give the same, or "
+                "--force"
             )
     with torch.no_grad():
         module.weight.copy_(state["weight"])
     optimizer.load_state_dict(state["optimizer"])
     step = int(state["step"])
-    metrics = out / METRICS_FILE
-    lines = metrics.read_text("utf-8").splitlines() if metrics.is_file() else []
-    kept = [line for line in lines if line.startswith("{") and json.loads(line).get("step", 0) <= step]
-    metrics.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    if writes:
+        _keep_metrics(out / METRICS_FILE, step)
     return step, float(state["elapsed"])
+
+
+def _keep_metrics(path: Path, step: int) -> None:
+    """Drop what a run that was killed wrote behind its last checkpoint; the last line may be cut off."""
+    kept = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if entry["step"] <= step and "tokens" not in entry:
+            kept.append(line)
+    path.write_text("".join(f"{line}\n" for line in kept), "utf-8")

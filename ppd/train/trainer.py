@@ -23,8 +23,10 @@ from ppd.train.rollouts import make_rollouts
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptTokens, train_steps
 
 _NUM_HELD_OUT = 64
+_NUM_GLANCED = 16
 _FREQUENT = 256
 _CACHE = "cache"
+_ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class TrainReport:
         positions_per_second: Supervised positions per second.
         trained: Accuracy of the trained tokens on held-out data, by set.
         untrained: Accuracy of the start.
+        is_main: Whether this is the process that writes and speaks, of several.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class TrainReport:
     positions_per_second: float
     trained: dict[str, Accuracy]
     untrained: dict[str, Accuracy]
+    is_main: bool = True
 
 
 def train(
@@ -83,7 +87,7 @@ def train(
         data: Files and folders of text.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
         options: The settings.
-        resume: Go on from the checkpoint in `out`.
+        resume: Go on with the run in `out`, from its checkpoint if it came to one.
         force: Start again, whatever lies in `out` from an earlier run.
         stage: Called with what is being done, before the steps and after.
         progress: Called after each step.
@@ -102,7 +106,15 @@ def train(
     accelerator.wait_for_everyone()
     module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
     stage("train")
-    counts = train_steps(module, used_sets(prepared, options), options, accelerator, out, progress)
+    counts = train_steps(
+        module,
+        used_sets(prepared, options),
+        options,
+        accelerator,
+        out,
+        progress,
+        evaluate=lambda tokens: _best_guesses(prepared, tokens),
+    )
     stage("evaluate")
     tokens = module.weight.detach().float()
     report = TrainReport(
@@ -112,6 +124,7 @@ def train(
         positions_per_second=counts["positions_per_second"],
         trained=evaluate_all(prepared, tokens),
         untrained=evaluate_all(prepared, start),
+        is_main=accelerator.is_main_process,
     )
     if accelerator.is_main_process:
         save_prompt_tokens(tokens, out, prepared.source.source)
@@ -177,6 +190,12 @@ def evaluate_all(prepared: Prepared, tokens: Tensor) -> dict[str, Accuracy]:
     return {name: evaluate(prepared.decoder, tokens, found) for name, found in prepared.held_out.items()}
 
 
+def _best_guesses(prepared: Prepared, tokens: Tensor) -> dict[str, list[float]]:
+    """How often the best guess is right by distance, on a few held-out sequences of every set."""
+    few = {name: found.take(torch.arange(min(_NUM_GLANCED, len(found)))) for name, found in prepared.held_out.items()}
+    return {name: evaluate(prepared.decoder, tokens, found).greedy[:, 0].tolist() for name, found in few.items()}
+
+
 def _with_room(sequences: Sequences, room: int) -> Sequences:
     return sequences.take(torch.nonzero(sequences.end - sequences.first > room)[:, 0])
 
@@ -188,16 +207,19 @@ def _some(count: int, seed: int) -> Tensor:
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:
     if resume and force:
         raise ArgumentError("give --resume or --force, not both")
-    if resume and not (out / CHECKPOINT_FILE).is_file():
-        raise ArgumentError(f"{out} has no {CHECKPOINT_FILE} to resume from; leave --resume out")
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; choose another --out")
-    ours = (CHECKPOINT_FILE, METRICS_FILE, "adapter_config.json", _CACHE)
-    if out.exists() and any(out.iterdir()) and not resume:
-        if not any((out / name).exists() for name in ours):
-            raise ArgumentError(f"{out} holds other files; choose another --out")
-        if not force:
-            raise ArgumentError(f"{out} holds an earlier run; give --resume, --force, or another --out")
+    empty = not out.exists() or not any(out.iterdir())
+    begun, finished = ((out / name).exists() for name in (CHECKPOINT_FILE, _ADAPTER_FILE))
+    if resume and empty:
+        raise ArgumentError(f"{out} has no earlier run to resume; leave --resume out")
+    if not empty and not any((out / name).exists() for name in (CHECKPOINT_FILE, METRICS_FILE, _ADAPTER_FILE, _CACHE)):
+        raise ArgumentError(f"{out} holds other files; choose another --out")
+    if resume and finished and not begun:
+        raise ArgumentError(f"{out} holds a finished run; give --force to train it again, or another --out")
+    if not empty and not resume and not force:
+        remedy = "--force" if finished and not begun else "--resume, --force,"
+        raise ArgumentError(f"{out} holds an earlier run; give {remedy} or another --out")
 
 
 def _append_metrics(out: Path, report: TrainReport) -> None:

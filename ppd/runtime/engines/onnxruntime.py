@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from ppd.bundle import Bundle
@@ -25,6 +26,10 @@ from ppd.signature import (
 )
 from ppd.tree import tree_tables_from_bytes
 
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_ACCURACY_LEVELS = {"int4": "1", "int8": "4"}
+"""What quantised products compute in. 1 is fp32: exact. 4 rounds activations to 8 bits, which makes other tokens of
+near-ties; the fp32 kernel for 8-bit weights is twenty times slower than that, so int8 takes it all the same."""
 _SPARE_BINDINGS = 12
 """Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
 
@@ -37,7 +42,7 @@ class _Binding:
     input_ids: Ids  # [1, N]
     head_rows: Ids  # [R]
     top_ids: Ids  # [1, R, K]
-    logits: Logits  # [1, R, V]
+    logits: npt.NDArray[np.floating]  # [1, R, V]
 
 
 class OnnxRuntimeEngine:
@@ -56,15 +61,17 @@ class OnnxRuntimeEngine:
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context)
         self._session = _open_session(bundle, threads)
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
+        # Cache and logits have the graph's own type.
+        self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
+        self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings: dict[tuple[int, int], _Binding] = {}
         self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
         self._capacity = 0
         self._cache_values: list[ort.OrtValue] = []
-        self._logits = np.zeros((1, 0, self._vocab_size), np.float32)
+        self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
         self._last: _Binding | None = None
 
     @property
@@ -102,7 +109,7 @@ class OnnxRuntimeEngine:
     def logits(self, index: int) -> Logits:
         """As `Engine.logits`."""
         assert self._last is not None, "no step has run"
-        return self._last.logits[0, index]
+        return self._last.logits[0, index].astype(np.float32, copy=False)
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`."""
@@ -119,7 +126,7 @@ class OnnxRuntimeEngine:
         if len(self._bindings) >= self._max_bindings:
             del self._bindings[next(iter(self._bindings))]
         if num_head_rows > self._logits.shape[1]:
-            self._logits = np.zeros((1, num_head_rows, self._vocab_size), np.float32)
+            self._logits = np.zeros((1, num_head_rows, self._vocab_size), self._dtype)
         io = self._session.io_binding()
         binding = _Binding(
             io,
@@ -147,6 +154,9 @@ class OnnxRuntimeEngine:
 
 def _open_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    level = _ACCURACY_LEVELS.get(bundle.manifest.precision)
+    if level is not None:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
     if threads is not None:
         options.intra_op_num_threads = threads
     # The manifest says which file holds the folded tree: after a re-fold it is not the one the graph names.

@@ -1,0 +1,196 @@
+"""The parts of a bundle: everything that is known of it before the graph is traced, and its manifest."""
+
+import datetime
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import ppd
+from ppd.bundle import file_entry, tree_info
+from ppd.errors import ArgumentError, ModelError
+from ppd.export.choose_tree import choose_estimated_tree
+from ppd.manifest import CheckInfo, EstimateInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
+from ppd.models.checkpoint import Weights
+from ppd.models.config import ModelConfig
+from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
+from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
+from ppd.signature import MAX_ROWS, MAX_TOP_IDS
+from ppd.targets import Target
+from ppd.tree import Tree, load_tree
+
+DEFAULT_NUM_PROMPT_TOKENS = 3
+_MAX_DEFAULT_CONTEXT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that goes into a bundle, but for the weights.
+
+    Attributes:
+        source: Where the model came from.
+        config: Its shape.
+        context: Tokens that prompt and answer may fill.
+        precision: Of the export.
+        dtype: The graph's type for what is not quantised.
+        target: The device.
+        num_parameters: Of the model.
+        num_top_ids: K.
+        tokenizer: None without one.
+        prompt_tokens: float32 [m, hidden].
+        trained: Where they came from; None if they are untrained.
+        tree: The tree to fold.
+        tree_source: Where it came from.
+        estimate: What it rests on, if it was estimated.
+    """
+
+    source: ModelSource
+    config: ModelConfig
+    context: int
+    precision: str
+    dtype: torch.dtype
+    target: Target
+    num_parameters: int
+    num_top_ids: int
+    tokenizer: TokenizerFiles | None
+    prompt_tokens: torch.Tensor
+    trained: PromptTokensSource | None
+    tree: Tree
+    tree_source: str
+    estimate: EstimateInfo | None
+
+
+def graph_dtype(precision: str, target: Target) -> torch.dtype:
+    """The graph's type for what is not quantised: 16 bits where asked for, and on GPUs but for fp32."""
+    on_gpu = target.compute_capability is not None
+    return torch.float16 if precision == "fp16" or (on_gpu and precision != "fp32") else torch.float32
+
+
+def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
+    """The context asked for, or the model's own.
+
+    Raises:
+        ArgumentError: The model does not reach so far.
+        ModelError: The model's own is too large to be taken unasked.
+    """
+    if context is not None and not (type(context) is int and 2 <= context <= config.context):
+        raise ArgumentError(f"context is {context!r}; {name} takes 2 to {config.context}")
+    if context is None and config.context > _MAX_DEFAULT_CONTEXT:
+        raise ModelError(f"{name} has a context of {config.context} tokens; give a smaller one with --context")
+    return context or config.context
+
+
+def read_tree(tree: str) -> Tree | None:
+    """The tree of a file; None for "auto" and "none"."""
+    return None if tree in ("auto", "none") else load_tree(Path(tree))
+
+
+def load_parts(
+    source: ModelSource,
+    config: ModelConfig,
+    weights: Weights,
+    *,
+    target: Target,
+    precision: str,
+    prompt_tokens: str | None,
+    tree: str,
+    given_tree: Tree | None,
+    context: int | None,
+) -> Parts:
+    """Gather the parts. Arguments as of `export`, resolved.
+
+    Raises:
+        PPDError: One cannot be used.
+    """
+    context = choose_context(config, source.name, context)
+    tokenizer = read_tokenizer(source.folder, source.entry)
+    trained: PromptTokensSource | None = None
+    if prompt_tokens != "none":
+        trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
+    if trained is not None:
+        table = load_prompt_tokens(trained.folder, config.hidden_size)
+    else:
+        count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
+        table = untrained_prompt_tokens(weights.read("embedding.weight"), count)
+    if len(table) >= MAX_ROWS:
+        raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
+    num_parameters = sum(weights.read(name).numel() for name in weights.names)
+    info = model_info(source, config, num_parameters)
+    estimate: EstimateInfo | None = None
+    if tree == "auto":
+        folder = trained.folder if trained else None
+        folded, tree_source, estimate = choose_estimated_tree(target, info, precision, context, len(table), folder)
+    else:
+        folded, tree_source = given_tree or Tree.none(len(table)), "none" if tree == "none" else Path(tree).name
+    num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
+    folded.require_fit(len(table), num_top_ids)
+    return Parts(
+        source=source,
+        config=config,
+        context=context,
+        precision=precision,
+        dtype=graph_dtype(precision, target),
+        target=target,
+        num_parameters=num_parameters,
+        num_top_ids=num_top_ids,
+        tokenizer=tokenizer,
+        prompt_tokens=table,
+        trained=trained,
+        tree=folded,
+        tree_source=tree_source,
+        estimate=estimate,
+    )
+
+
+def model_info(source: ModelSource, config: ModelConfig, num_parameters: int) -> ModelInfo:
+    """What the manifest says of the model."""
+    return ModelInfo(
+        name=source.name,
+        source=(source.entry and source.entry.hub_id) or source.source,
+        revision=source.revision,
+        architecture=config.architecture,
+        num_parameters=num_parameters,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+    )
+
+
+def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
+    """The manifest of what lies in a folder, before the check."""
+    return Manifest(
+        model=model_info(parts.source, parts.config, parts.num_parameters),
+        context=parts.context,
+        eos_ids=list(parts.config.eos_ids),
+        special_tokens=parts.tokenizer.special_tokens if parts.tokenizer is not None else {},
+        num_top_ids=parts.num_top_ids,
+        max_rows=MAX_ROWS,
+        precision=parts.precision,
+        target=parts.target.name,
+        prompt_tokens=PromptTokensInfo(
+            count=len(parts.prompt_tokens),
+            status="trained" if parts.trained else "untrained",
+            source=parts.trained.source if parts.trained else "mean of the token embeddings",
+            revision=parts.trained.revision if parts.trained else None,
+            size_bytes=parts.prompt_tokens.nbytes,
+        ),
+        tree=tree_info(parts.tree, parts.tree_source),
+        draft=None,
+        check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
+        provenance=_provenance(),
+        files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
+        estimate=parts.estimate,
+    )
+
+
+def _provenance() -> dict[str, str]:
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"created": now, "ppd-edge": ppd.__version__, **versions, "numpy": np.__version__}

@@ -1,0 +1,122 @@
+"""Sequences: documents as ids, conversations through the template, what is held out, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppd.errors import ArgumentError, TokenizerError
+from ppd.models import registry
+from ppd.models.config import read_config
+from ppd.models.hub import resolve_model
+from ppd.train.data import Sequences, read_sequences
+from tests.train.tiny_runs import WORDS, save_model, save_text
+
+VICUNA = (Path(registry.__file__).parent / "chat_templates" / "vicuna.jinja").read_text("utf-8")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model")
+
+
+def read(model: Path, *paths: Path, length: int = 16) -> tuple[Sequences, Sequences]:
+    return read_sequences(resolve_model(str(model)), read_config(model), paths, length)
+
+
+def test_documents_stand_one_after_the_other_with_eos_between(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("w0 " * 50, "utf-8")
+    (tmp_path / "b.txt").write_text("w1 " * 50, "utf-8")
+
+    train, held_out = read(model, tmp_path / "a.txt", tmp_path / "b.txt")
+
+    ids = torch.cat([held_out.ids, train.ids]).flatten()
+    w0, w1, end = (WORDS.index(word) for word in ("w0", "w1", "</s>"))
+    assert ids.tolist() == ([w0] * 50 + [end] + [w1] * 50)[: len(ids)]
+    assert (train.first.max(), train.end.min()) == (0, 16)
+
+
+def test_a_document_that_is_held_out_is_never_trained_on(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for i in range(300):
+        save_text(tmp_path / "texts" / f"{i}.txt", 15, seed=i)  # with EOS one sequence each
+
+    train, held_out = read(model, tmp_path / "texts")
+
+    pieces = [set(map(tuple, part.ids.tolist())) for part in (train, held_out)]
+    assert not pieces[0] & pieces[1]
+    assert 3 <= len(held_out) <= 40
+
+
+def test_what_is_held_out_depends_on_the_text_alone(model: Path, tmp_path: Path) -> None:
+    records = [json.dumps({"text": f"w{i % 58} w{i // 58} " * 8}) for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(records), "utf-8")
+    (tmp_path / "b.jsonl").write_text("\n".join(reversed(records)), "utf-8")
+
+    a, b = (read(model, tmp_path / name, length=17)[1].ids for name in ("a.jsonl", "b.jsonl"))
+
+    assert sorted(a.tolist()) == sorted(b.tolist())
+
+
+def test_conversations_end_where_they_end_and_begin_with_the_user(model: Path, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w50{% endif %}"
+    (model / "chat_template.jinja").write_text(template, "utf-8")
+    turns = [("gpt", "w9"), ("human", "w1"), ("gpt", "w2"), ("human", "w3"), ("gpt", "w4")]
+    conversation = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    open_end = {"conversations": conversation["conversations"][1:2]}
+    (tmp_path / "chat.json").write_text(json.dumps([conversation, open_end] * 15), "utf-8")
+
+    train, held_out = read(model, tmp_path / "chat.json")
+
+    ids = torch.cat([held_out.ids, train.ids]).flatten().tolist()
+    assert [WORDS[i] for i in ids[:8]] == ["w1", "w2", "w3", "w4", "</s>", "w1", "w50", "</s>"]
+
+
+def test_sharegpt_goes_through_the_vicuna_template(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(VICUNA, "utf-8")
+    turns = [{"from": who, "value": "w1 w2"} for who in ("gpt", "human", "gpt", "human", "gpt")]
+    (tmp_path / "chat.jsonl").write_text((json.dumps({"conversations": turns}) + "\n") * 9, "utf-8")
+
+    train, _ = read(model, tmp_path / "chat.jsonl")
+
+    assert WORDS.index("w1") in train.ids.flatten().tolist()
+
+
+def test_a_conversation_that_the_template_refuses_is_one_line(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(VICUNA, "utf-8")
+    turns = [{"role": "user", "content": "w1"}] * 2
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
+
+    with pytest.raises(ArgumentError, match=r"a conversation of 2 messages: .*roles alternate"):
+        read(model, tmp_path / "chat.jsonl")
+
+
+def chat(folder: Path) -> Path:
+    (folder / "chat.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "w1"}]}), "utf-8")
+    return folder / "chat.jsonl"
+
+
+def test_data_that_is_too_short_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"the data has 2 pieces of 16 tokens; expected at least 5"):
+        read(model, save_text(tmp_path / "a.txt", 40))
+
+
+def test_a_model_without_chat_template_refuses_conversations(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="no chat template"):
+        read(model, chat(tmp_path))
+
+
+def test_a_model_without_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
+    (model / "tokenizer.json").unlink()
+
+    with pytest.raises(TokenizerError, match=r"model has no tokenizer; put its tokenizer\.json"):
+        read(model, save_text(tmp_path / "a.txt"))
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "larger", words=[*WORDS, "x0", "x1"])
+    (tmp_path / "a.txt").write_text("x1 " * 200, "utf-8")
+
+    with pytest.raises(TokenizerError, match=r"gives id 62, the model has 61 embeddings"):
+        read(model, tmp_path / "a.txt")

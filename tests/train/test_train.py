@@ -1,0 +1,267 @@
+"""Runs: repeatable, resumable to the bit, learning; the folder that they leave; what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from ppd.errors import ArgumentError
+from ppd.models.adapter import load_prompt_tokens
+from ppd.train import steps as steps_module
+from ppd.train.options import TrainOptions
+from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptTokens
+from ppd.train.trainer import TrainReport, initial_tokens, prepare, train
+from tests.train.tiny_runs import options, save_model, save_text, steps_in
+
+HIDDEN = 32
+
+
+class KilledError(BaseException):
+    """As little as a process that is killed, it can be caught by the code under test."""
+
+
+def kill_at(step: int) -> Callable[[Progress], None]:
+    def progress(now: Progress) -> None:
+        if now.step == step:
+            raise KilledError
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text(tmp_path_factory.mktemp("data") / "words.txt")
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
+    """A run from beginning to end. Read its folder only."""
+    return train(str(model), [text], tmp_path_factory.mktemp("runs") / "whole", options())
+
+
+@pytest.fixture
+def killed(model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was killed in its fifth step, with a checkpoint behind every step before."""
+    monkeypatch.setattr(steps_module, "_CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KilledError):
+        train(str(model), [text], tmp_path / "killed", options(), progress=kill_at(5))
+    return tmp_path / "killed"
+
+
+def tokens_of(folder: Path) -> torch.Tensor:
+    return load_prompt_tokens(folder, HIDDEN)
+
+
+def test_the_same_command_gives_the_same_embeddings_and_another_seed_does_not(
+    finished: TrainReport, model: Path, text: Path, tmp_path: Path
+) -> None:
+    train(str(model), [text], tmp_path / "again", options())
+    train(str(model), [text], tmp_path / "other", options(seed=1))
+
+    assert torch.equal(tokens_of(tmp_path / "again"), tokens_of(finished.folder))
+    assert not torch.equal(tokens_of(tmp_path / "other"), tokens_of(finished.folder))
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
+    finished: TrainReport, model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr(steps_module, "_CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KilledError):
+        train(str(model), [text], tmp_path / "run", options(), progress=kill_at(at))
+    monkeypatch.undo()
+    begun_with: list[int] = []
+    train(
+        str(model), [text], tmp_path / "run", options(), resume=True, progress=lambda now: begun_with.append(now.step)
+    )
+
+    assert begun_with == list(range(at + 1, 7))
+    assert torch.equal(tokens_of(tmp_path / "run"), tokens_of(finished.folder))
+    lines = [(folder / METRICS_FILE).read_text("utf-8").splitlines() for folder in (tmp_path / "run", finished.folder)]
+    assert lines[0] == lines[1]
+
+
+def test_metrics_behind_the_checkpoint_and_a_line_cut_off_are_dropped_on_resuming(
+    finished: TrainReport, killed: Path, model: Path, text: Path
+) -> None:
+    with (killed / METRICS_FILE).open("a") as file:
+        file.write('{"step": 6, "loss": 99.0, "learning_rate": 1.0}\n{"step": 7, "lo')
+
+    train(str(model), [text], killed, options(), resume=True)
+
+    assert steps_in(killed) == steps_in(finished.folder)
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_beginning(
+    finished: TrainReport, model: Path, text: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        train(str(model), [text], tmp_path / "run", options(), progress=kill_at(2))
+    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+
+    train(str(model), [text], tmp_path / "run", options(), resume=True)
+
+    assert torch.equal(tokens_of(tmp_path / "run"), tokens_of(finished.folder))
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"learning_rate": 0.02}, {"steps": 7}, {"loss": "kl-tv"}])
+def test_resuming_with_other_settings_names_the_setting(
+    killed: Path, model: Path, text: Path, changed: dict[str, object]
+) -> None:
+    with pytest.raises(ArgumentError, match=f"was made with {next(iter(changed))} "):
+        train(str(model), [text], killed, options(**changed), resume=True)
+
+
+def test_resuming_with_another_model_or_other_data_is_refused(
+    killed: Path, model: Path, text: Path, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other")
+    weights = {name: 1.1 * tensor for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ArgumentError, match="was made with model "):
+        train(str(other), [text], killed, options(), resume=True)
+    with pytest.raises(ArgumentError, match="was made with data "):
+        train(str(model), [save_text(tmp_path / "other.txt", seed=1)], killed, options(), resume=True)
+
+
+def test_a_damaged_checkpoint_is_one_line(killed: Path, model: Path, text: Path) -> None:
+    (killed / CHECKPOINT_FILE).write_bytes((killed / CHECKPOINT_FILE).read_bytes()[:500])
+
+    with pytest.raises(ArgumentError, match=r"checkpoint\.pt is damaged .*--force"):
+        train(str(model), [text], killed, options(), resume=True)
+
+
+def test_training_lowers_the_loss_on_text_it_did_not_see(model: Path, text: Path, tmp_path: Path) -> None:
+    settings = options(steps=120, batch_size=4, groups=8, learning_rate=0.05)
+    report = train(str(model), [text], tmp_path / "run", settings)
+
+    prepared = prepare(str(model), [text], tmp_path / "cache", settings, torch.device("cpu"))
+    ids = prepared.held_out["text"].ids
+    positions = torch.arange(28).expand(len(ids), -1)
+    with torch.no_grad():
+        before, after = (
+            PromptTokens(prepared.decoder, tokens, settings)(ids, positions).item()
+            for tokens in (initial_tokens(prepared, settings), tokens_of(report.folder))
+        )
+    print(f"weighted KL {before:.3f} to {after:.3f}")
+    assert after < 0.95 * before
+
+
+@pytest.mark.parametrize("recipe", [{"recipe": "one-group"}, {"loss": "kl-tv", "init": "frequent", "temperature": 0.8}])
+def test_every_recipe_changes_the_tokens(model: Path, text: Path, tmp_path: Path, recipe: dict[str, object]) -> None:
+    report = train(str(model), [text], tmp_path / "run", options(steps=2, num_prompt_tokens=2, **recipe))
+
+    tokens = tokens_of(report.folder)
+    assert tokens.shape == (2, HIDDEN)
+    assert not torch.equal(tokens[0], tokens[1])  # they start equal
+
+
+def test_the_folder_loads_with_peft_beside_its_model(finished: TrainReport, model: Path) -> None:
+    base = transformers.AutoModelForCausalLM.from_pretrained(model)
+
+    loaded = peft.PeftModel.from_pretrained(base, str(finished.folder))
+
+    assert torch.equal(loaded.get_prompt_embedding_to_save("default"), tokens_of(finished.folder))
+
+
+def test_the_folder_holds_card_metrics_and_acceptance_and_no_checkpoint(finished: TrainReport, model: Path) -> None:
+    names = {path.name for path in finished.folder.iterdir()}
+    assert {"README.md", "acceptance.json", "metrics.jsonl", "accuracy.png", "adapter_model.safetensors"} <= names
+    assert CHECKPOINT_FILE not in names
+    assert (finished.folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+    card = (finished.folder / "README.md").read_text("utf-8")
+    for words in (model.name, "words.txt", "--steps 6", "--seed 0", f"torch {torch.__version__}", "untrained"):
+        assert words in card
+
+    acceptance = json.loads((finished.folder / "acceptance.json").read_text("utf-8"))
+    assert acceptance["schema"] == 1
+    assert torch.tensor(acceptance["marginals"]).shape == (3, 10)
+    assert all(0 <= sum(row) <= 1 + 1e-6 for row in acceptance["marginals"])
+    assert set(acceptance["sets"]) == {"rollouts", "text"}
+
+
+def test_metrics_have_every_step_and_the_held_out_figures(finished: TrainReport) -> None:
+    entries = [json.loads(line) for line in (finished.folder / METRICS_FILE).read_text("utf-8").splitlines()]
+
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    glances = [entry for entry in entries if "held_out" in entry]
+    assert [entry["step"] for entry in glances] == [1, 2, 3, 4, 5]  # every tenth of six steps, the end apart
+    for entry in glances:
+        assert {name: len(by_distance) for name, by_distance in entry["held_out"].items()} == {"rollouts": 3, "text": 3}
+    ends = [(entry["tokens"], entry["set"]) for entry in entries if "tokens" in entry]
+    assert sorted(ends) == sorted((kind, name) for kind in ("trained", "untrained") for name in ("rollouts", "text"))
+
+
+def test_an_earlier_run_is_kept_unless_force_is_given(
+    finished: TrainReport, killed: Path, model: Path, text: Path
+) -> None:
+    for folder, remedy in ((finished.folder, "give --force or"), (killed, "give --resume, --force, or")):
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        with pytest.raises(ArgumentError, match=remedy):
+            train(str(model), [text], folder, options())
+        assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    with pytest.raises(ArgumentError, match="finished run"):
+        train(str(model), [text], finished.folder, options(), resume=True)
+
+    train(str(model), [text], killed, options(seed=3), force=True)
+
+    assert [line["step"] for line in steps_in(killed)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_out_that_is_in_the_way_is_refused(model: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+
+    for name, words in (("file", "is a file"), ("mine", "holds other files")):
+        with pytest.raises(ArgumentError, match=words):
+            train(str(model), [text], tmp_path / name, options(), force=True)
+    with pytest.raises(ArgumentError, match="no earlier run"):
+        train(str(model), [text], tmp_path / "new", options(), resume=True)
+    with pytest.raises(ArgumentError, match="not both"):
+        train(str(model), [text], tmp_path / "new", options(), resume=True, force=True)
+
+
+def test_bad_data_leaves_no_folder_behind(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "binary.txt").write_bytes(b"a\0b")
+
+    with pytest.raises(ArgumentError, match="is binary"):
+        train(str(model), [tmp_path / "binary.txt"], tmp_path / "run", options())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steps": None}, "--minutes or --steps"),
+        ({"minutes": 1.0}, "--minutes or --steps"),
+        ({"steps": None, "minutes": 0.0}, "minutes is 0"),
+        ({"steps": None, "minutes": float("nan")}, "minutes is nan"),
+        ({"steps": 0}, "steps is 0"),
+        ({"num_prompt_tokens": 0}, "num_prompt_tokens is 0"),
+        ({"num_prompt_tokens": 65}, "at most 64"),
+        ({"groups": 0}, "groups is 0"),
+        ({"length": 10}, "length is 10"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"loss": "l2"}, "expected kl or kl-tv"),
+        ({"init": "zero"}, "expected mean or frequent"),
+        ({"source": "web"}, "expected both or rollouts or text"),
+        ({"recipe": "x"}, "expected packed or one-group"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changed: dict[str, object], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        TrainOptions(**{"steps": 6} | changed)
