@@ -1,9 +1,10 @@
 # Every target sets itself up in .venv: it needs only Python 3.10+, make and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
+GPU_PYTHON ?= $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-gpu check bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo  ## export the embedded model for this CPU, generate with and without drafting
@@ -13,6 +14,9 @@ demo: .venv/demo  ## export the embedded model for this CPU, generate with and w
 
 test: .venv/dev  ## run the test suite
 	$(BIN)/python -m pytest -n auto
+
+test-gpu:  ## run what needs a GPU, with the Python of GPU_PYTHON (docs/gpu.md)
+	$(GPU_PYTHON) -m pytest -m gpu -n 0 -rs tests/gpu
 
 check: .venv/dev  ## lint, format, types
 	$(BIN)/ruff check .

@@ -38,8 +38,10 @@ LAYERS = {
     "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
     "export": layer(
         "core models runtime calibrate",
-        "numpy torch safetensors onnx onnx_ir onnxscript onnxruntime tensorrt tensorrt_rtx_bindings",
+        "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime "
+        "tensorrt tensorrt_rtx_bindings",
     ),
+    "reference": layer("core models runtime", "numpy torch onnx"),
     "calibrate": layer("core runtime", "numpy matplotlib"),
     "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer("core models runtime export calibrate train", "typer rich"),
@@ -117,6 +119,8 @@ def test_imports_point_down(module: str) -> None:
         ("ppd.models.hub", "import requests"),
         ("ppd.models.hub", "from google import auth"),
         ("ppd.models.hub", "from ppd.runtime.model import load"),
+        ("ppd.runtime.engines", "from ppd.reference.torch_engine import open_torch"),
+        ("ppd.reference.torch_engine", "from ppd.export.fold import fold"),
         ("ppd.export.fold", "import transformers"),
         ("ppd.export.fold", "import ppd.cli"),
         ("ppd.calibrate.search", "import onnx"),

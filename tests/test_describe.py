@@ -71,11 +71,11 @@ def test_a_bundle_is_described(bundle: Bundle) -> None:
     assert "vocabulary 8192" in lines["shape"]
     assert lines["context"] == "512 tokens; EOS ids 1"
     assert lines["target"] == "cpu, fp32"
-    assert lines["prompt tokens"] == "3 untrained (mean of the token embeddings), 3,072 bytes"
+    assert lines["prompt tokens"] == "3 trained (tinypy/prompt_tokens), 3,072 bytes"
     assert lines["check"] == describe_check(bundle.manifest.check)
     assert "not measured" in lines["speed-up"]
     assert re.search(r"created \d{4}-\d\d-\d\dT.*torch \d", lines["provenance"])
-    assert lines["tree"].startswith("hand-made")
+    assert lines["tree"].startswith(bundle.manifest.tree.source)
     for entry in bundle.manifest.files.values():
         assert re.search(rf"^  {re.escape(entry.path)} +{entry.size_bytes:,} bytes$", text, re.MULTILINE)
 
@@ -133,8 +133,18 @@ def test_an_export_is_summed_up(bundle: Bundle) -> None:
     assert lines["prompt tokens"].endswith("768 numbers, 0.0092 % of the parameters")
     assert lines["size"] == "33.9 MB graph and weights"
     assert lines["added"] == "1,334,272 bytes for prompt tokens and tree, 3.9 %"
-    assert lines["tree"].startswith("hand-made; state 1: 6 rows, 2 candidates; ")
-    assert "untrained prompt tokens guess poorly" in lines["note"]
+    tree = bundle.manifest.tree
+    first = next(iter(tree.num_rows))
+    assert lines["tree"].startswith(
+        f"{tree.source}; state {first}: {tree.num_rows[first]} rows, {tree.num_candidates[first]} candidates"
+    )
+
+
+def test_untrained_prompt_tokens_that_draft_are_noted(bundle: Bundle) -> None:
+    untrained = dataclasses.replace(bundle.manifest.prompt_tokens, status="untrained", source="mean")
+    described = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=untrained))
+
+    assert "untrained prompt tokens guess poorly" in lines_of(describe_export(described, 1, 1, 1))["note"]
 
 
 def test_trained_prompt_tokens_or_no_tree_need_no_note(bundle: Bundle) -> None:

@@ -11,7 +11,7 @@ from ppd.errors import ModelError
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.manifest import EstimateInfo, ModelInfo
 from ppd.targets import Target
-from ppd.tree import Tree
+from ppd.tree import Tree, load_tree
 
 _PUBLISHED = Path(ppd.calibrate.__file__).parent / "published"
 _MAX_CACHE_LEN = 1024
@@ -44,10 +44,14 @@ def choose_estimated_tree(
 ) -> tuple[Tree, str, EstimateInfo | None]:
     """The tree for a target, where it came from, and the estimate that it rests on.
 
-    The hand-made tree stays where the acceptance is unknown, and where the target has no figures.
+    A target without figures, the machine itself, takes the calibrated tree that lies beside the prompt tokens as
+    `tree-TARGET.json`. The hand-made tree stays where there is none, and where the acceptance is unknown.
     """
     tree, source = hand_made_tree(num_prompt_tokens), "hand-made"
     if target.bandwidth_gbs is None:
+        calibrated = prompt_tokens / f"tree-{target.name}.json" if prompt_tokens is not None else None
+        if calibrated is not None and calibrated.is_file():
+            return load_tree(calibrated), f"calibrated for {target.name} when the prompt tokens were trained", None
         return tree, source, None
     cache_len = min(context // 2, _MAX_CACHE_LEN)
     steps = estimate_steps(target, model, precision, cache_len=cache_len)

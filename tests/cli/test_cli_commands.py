@@ -135,7 +135,7 @@ def test_inspect_describes_the_bundle(run: Run, tinypy_bundle: Path) -> None:
     outcome = run("inspect", tinypy_bundle)
 
     assert (outcome.code, outcome.err) == (0, "")
-    for words in ("tinypy", "untrained", "hand-made", "provenance", "root  *", "└─", "tree.bin"):
+    for words in ("tinypy", "trained (tinypy/prompt_tokens)", "provenance", "root  *", "└─", "tree.bin"):
         assert words in outcome.out
 
 

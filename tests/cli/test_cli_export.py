@@ -84,7 +84,7 @@ def test_an_output_that_may_not_be_written_is_refused_before_the_work(
 ) -> None:
     from ppd.export import exporter
 
-    monkeypatch.setattr(exporter, "load_decoder", lambda *_: pytest.fail("the weights are loaded"))
+    monkeypatch.setattr(exporter, "open_weights", lambda *_: pytest.fail("the weights are loaded"))
 
     fails(export(run, "--out", "old"), "old exists; give --force")
     fails(export(run, "--out", "thesis", "--force"), "thesis exists and is not a bundle")

@@ -11,7 +11,10 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from ppd.errors import ModelError, PromptTokensError
-from ppd.models.hub import resolve_model, resolve_prompt_tokens
+from ppd.models.adapter import load_prompt_tokens
+from ppd.models.config import read_config
+from ppd.models.hub import known_prompt_tokens, resolve_model, resolve_prompt_tokens
+from ppd.models.registry import find_entry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL_FILES = [
@@ -338,3 +341,21 @@ def test_anything_else_is_no_prompt_tokens(spec: str, hub: FakeHub) -> None:
     with pytest.raises(PromptTokensError, match=r"expected a folder with adapter_config\.json"):
         resolve_prompt_tokens(spec)
     assert hub.downloads == 0
+
+
+def test_embedded_prompt_tokens_lie_in_the_folder_of_their_model(hub: FakeHub) -> None:
+    entry = find_entry("tinypy")
+    assert entry is not None
+    source = known_prompt_tokens(entry)
+    assert source is not None
+
+    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").folder).hidden_size)
+
+    assert source.folder.parent == entry.folder
+    assert (source.source, source.revision) == ("tinypy/prompt_tokens", None)
+    assert not (tokens == tokens[0]).all()  # trained: the untrained ones are equal
+
+
+def test_models_without_known_prompt_tokens_have_none(hub: FakeHub) -> None:
+    assert known_prompt_tokens(None) is None
+    assert known_prompt_tokens(find_entry("qwen3-0.6b")) is None

@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ppd.errors import ModelError
 from ppd.models import registry
-from ppd.models.registry import ModelEntry, find_entry, load_registry, nearest_names
+from ppd.models.registry import EMBEDDED, ModelEntry, find_entry, load_registry, nearest_names
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -55,7 +55,7 @@ def test_every_entry_is_well_formed() -> None:
 def test_only_the_models_of_the_paper_have_published_prompt_tokens_and_the_vicuna_template() -> None:
     paper = {"mobilellama", "vicuna-7b", "vicuna-13b"}
     entries = load_registry()
-    assert {name for name, entry in entries.items() if entry.prompt_tokens} == paper
+    assert {name for name, entry in entries.items() if entry.prompt_tokens not in (None, EMBEDDED)} == paper
     assert {name for name, entry in entries.items() if entry.chat_template == "vicuna.jinja"} == paper
     assert entries["vicuna-7b"].prompt_tokens == "hmarkc/ppd-vicuna-7b-v1.3"
 

@@ -1,15 +1,39 @@
-"""Engines: what runs the graph. A new one is a module beside `onnxruntime.py` and a line in `open_engine`."""
+"""Engines: what runs the graph. A new one is a module beside `onnxruntime.py` and a line in `OPENERS`.
 
+The modules are imported when their engine is chosen, by name: the runtime itself needs none of them. `torch` lies in a
+layer above, since it is the decoder that export traces.
+"""
+
+import importlib
+import logging
 import os
 
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine
+from ppd.runtime.engines.tensorrt_files import FLAVOURS
 
-ENGINES = ("onnxruntime",)
+OPENERS = {
+    "onnxruntime": "ppd.runtime.engines.onnxruntime:open_onnxruntime",
+    "onnxruntime-cuda": "ppd.runtime.engines.onnxruntime_cuda:open_onnxruntime_cuda",
+    "tensorrt": "ppd.runtime.engines.tensorrt:open_tensorrt",
+    "tensorrt-rtx": "ppd.runtime.engines.tensorrt:open_tensorrt_rtx",
+    "torch": "ppd.reference.torch_engine:open_torch",
+}
+"""Engine → module and function that opens it, called with the bundle and the number of threads."""
+
+ENGINES = tuple(OPENERS)
+
+_REMEDIES = {
+    "onnxruntime": 'pip install "ppd-edge[cpu]" (or [cuda], never both)',
+    "onnxruntime-cuda": 'pip install "ppd-edge[cuda]" (and uninstall onnxruntime: never both)',
+    "torch": 'pip install "ppd-edge[export]"',
+}
+_MODULES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
 _MAX_THREADS_PER_CORE = 4
+_logger = logging.getLogger(__name__)
 
-__all__ = ["ENGINES", "Engine", "open_engine"]
+__all__ = ["ENGINES", "OPENERS", "Engine", "open_engine"]
 
 
 def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None) -> Engine:
@@ -17,7 +41,8 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
 
     Args:
         bundle: The bundle.
-        engine: One of `ENGINES`, or "auto" for the best that is installed.
+        engine: One of `ENGINES`; or "auto": TensorRT where a built engine fits this GPU, else ONNX Runtime on the GPU
+            where it can, else ONNX Runtime on the CPU.
         threads: CPU threads; None for the engine's own choice.
 
     Raises:
@@ -30,10 +55,38 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
         raise ArgumentError(f"threads is {threads!r}; expected a whole number above 0, or None")
     if threads is not None and threads > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
         raise ArgumentError(f"threads is {threads}; this machine has {os.cpu_count()} cores: give at most that many")
+    if engine != "auto":
+        return _open(bundle, engine, threads)
+    for choice in _gpu_choices(bundle):
+        try:
+            return _open(bundle, choice, threads)
+        except EngineError as error:
+            _logger.info("engine auto: not %s: %s", choice, error)
+    return _open(bundle, "onnxruntime", threads)
+
+
+def _gpu_choices(bundle: Bundle) -> list[str]:
+    """Engines on a GPU that may run the bundle here, best first."""
+    built = {info.flavour for info in bundle.manifest.engines}
+    choices = [flavour for flavour in FLAVOURS if flavour in built]
     try:
-        from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+        import onnxruntime
+    except ImportError:
+        return choices
+    return (
+        [*choices, "onnxruntime-cuda"] if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else choices
+    )
+
+
+def _open(bundle: Bundle, engine: str, threads: int | None) -> Engine:
+    module, function = OPENERS[engine].split(":")
+    try:
+        opener = getattr(importlib.import_module(module), function)
     except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        package = (error.name or "").split(".")[0]
+        missing = isinstance(error, ModuleNotFoundError)
         what = "is not installed" if missing else f"cannot be imported ({error})"
-        raise EngineError(f'ONNX Runtime {what}; run pip install "ppd-edge[cpu]" (or [cuda], never both)') from error
-    return OnnxRuntimeEngine(bundle, threads)
+        remedy = _REMEDIES.get(engine, "pip install --force-reinstall ppd-edge")
+        raise EngineError(f"{_MODULES.get(package, package)} {what}; run {remedy}") from error
+    opened: Engine = opener(bundle, threads)
+    return opened

@@ -181,3 +181,8 @@ def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: 
             f"{bundle.path(GRAPH_FILE)} has {len(found)} inputs, the manifest asks for {len(expected)} "
             f"({bundle.manifest.model.num_layers} layers); export the bundle again"
         )
+
+
+def open_onnxruntime(bundle: Bundle, threads: int | None) -> OnnxRuntimeEngine:
+    """Open the engine, as `ppd.runtime.engines` asks for it."""
+    return OnnxRuntimeEngine(bundle, threads)

@@ -1,0 +1,241 @@
+"""A GPU that is not there: `cuda.bindings.runtime` and `tensorrt` in host memory, computing with the reference decoder.
+
+Copies outside an allocation fail the test, captured calls run only when their graph is launched, and every call is
+recorded by name.
+"""
+
+import ctypes
+import enum
+import types
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ppd.bundle import Bundle
+from ppd.reference.torch_engine import TorchEngine
+from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
+
+NAME, COMPUTE_CAPABILITY, VERSION = "Fake GPU", "8.7", "10.99.0"
+
+
+class Status(enum.IntEnum):
+    cudaSuccess = 0  # noqa: N815 - CUDA's names
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorInsufficientDriver = 35  # noqa: N815
+    cudaErrorStreamCaptureInvalidated = 901  # noqa: N815
+
+
+class DataType(enum.Enum):
+    FLOAT = 4
+    INT64 = 8
+
+    @property
+    def itemsize(self) -> int:
+        return self.value
+
+
+class FakeGpu:
+    """State of the GPU: `limit` bounds memory, `can_capture` graphs, `driver` is false without one."""
+
+    def __init__(self, bundle: Bundle, *, lowered: bool = False, aliased: bool = True) -> None:
+        self.graph = TorchEngine(bundle, 1)._graph
+        self.names = cache_names(bundle.manifest.model.num_layers)
+        self.model, self.capacity = bundle.manifest.model, max_capacity(bundle.manifest.context)
+        self.lowered, self.aliased = lowered, aliased
+        self.limit, self.driver, self.can_capture = 1 << 40, True, True
+        self.memory: dict[int, tuple[Any, int]] = {}
+        self.calls: Counter[str] = Counter()
+        self.recording: list[Callable[[], None]] | None = None
+        self.invalid = False
+
+    def allocate(self, size: int, call: str) -> tuple[Status, int]:
+        self.calls[call] += 1
+        if sum(held for _, held in self.memory.values()) + size > self.limit:
+            return Status.cudaErrorMemoryAllocation, 0
+        block = np.full(size + 256, 0xFF, np.uint8)  # NaN until it is zeroed
+        address = -(-block.ctypes.data // 256) * 256
+        self.memory[address] = (block, size)
+        return Status.cudaSuccess, address
+
+    def free(self, address: int, call: str) -> tuple[Status]:
+        self.calls[call] += 1
+        del self.memory[address]
+        return (Status.cudaSuccess,)
+
+    def require(self, address: int, size: int) -> None:
+        assert any(base <= address and address + size <= base + held for base, (_, held) in self.memory.items()), (
+            f"{size} bytes at {address:#x} are in no allocation"
+        )
+
+    def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
+        self.calls[call] += 1
+        action() if self.recording is None else self.recording.append(action)
+        return (Status.cudaSuccess,)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        self.require(to, size)
+        self.require(source, size)
+        ctypes.memmove(to, source, size)
+
+    def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self.require(address, size)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
+
+    def cudart(self) -> types.ModuleType:
+        """The module `cuda.bindings.runtime`."""
+        ok, module = Status.cudaSuccess, types.ModuleType("cuda.bindings.runtime")
+        properties = types.SimpleNamespace(name=NAME.encode() + b"\0", major=8, minor=7)
+
+        def copy2d(to: int, dp: int, src: int, sp: int, width: int, height: int, _kind: str, _stream: int) -> Any:
+            assert width <= min(dp, sp)
+            return self.do(
+                "cudaMemcpy2DAsync",
+                lambda: [self.copy(to + i * dp, src + i * sp, width) for i in range(height)] and None,
+            )
+
+        def end_capture(_stream: int) -> Any:
+            recorded, self.recording = self.recording, None
+            return (Status.cudaErrorStreamCaptureInvalidated, None) if self.invalid else (ok, recorded)
+
+        def begin_capture(_stream: int, _mode: str) -> Any:
+            self.recording, self.invalid = [], False
+            self.calls["cudaStreamBeginCapture"] += 1
+            return (ok,)
+
+        def launch(graph: list[Callable[[], None]], _stream: int) -> Any:
+            return self.do("cudaGraphLaunch", lambda: [action() for action in graph] and None)
+
+        module.__dict__.update(
+            cudaError_t=Status,
+            cudaMemcpyKind=types.SimpleNamespace(
+                cudaMemcpyHostToDevice="h2d", cudaMemcpyDeviceToHost="d2h", cudaMemcpyDeviceToDevice="d2d"
+            ),
+            cudaStreamCaptureMode=types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1),
+            cudaStreamNonBlocking=1,
+            cudaHostAllocDefault=0,
+            cudaGetDeviceProperties=lambda _i: (ok, properties) if self.driver else (Status(35), None),
+            cudaMemGetInfo=lambda: (ok, 1 << 30, 1 << 31),
+            cudaSetDevice=lambda _i: (ok,),
+            cudaGetLastError=lambda: (ok,),
+            cudaGetErrorString=lambda status: (ok, status.name.encode()),
+            cudaStreamCreateWithFlags=lambda _flags: (ok, 7),
+            cudaStreamDestroy=lambda _stream: (ok,),
+            cudaStreamSynchronize=lambda _stream: (ok,),
+            cudaMalloc=lambda size: self.allocate(size, "cudaMalloc"),
+            cudaHostAlloc=lambda size, _flags: self.allocate(size, "cudaHostAlloc"),
+            cudaFree=lambda address: self.free(address, "cudaFree"),
+            cudaFreeHost=lambda address: self.free(address, "cudaFreeHost"),
+            cudaMemsetAsync=lambda to, value, size, _s: self.do(
+                "cudaMemsetAsync", lambda: self.array(to, (size,), np.uint8).fill(value)
+            ),
+            cudaMemcpyAsync=lambda to, src, size, kind, _s: self.do(
+                f"cudaMemcpyAsync {kind}", lambda: self.copy(to, src, size)
+            ),
+            cudaMemcpy2DAsync=copy2d,
+            cudaStreamBeginCapture=begin_capture,
+            cudaStreamEndCapture=end_capture,
+            cudaGraphInstantiate=lambda graph, _flags: (ok, graph),
+            cudaGraphLaunch=launch,
+            cudaGraphDestroy=lambda _graph: (ok,),
+            cudaGraphExecDestroy=lambda _graph: self.do("cudaGraphExecDestroy", lambda: None),
+        )
+        return module
+
+    def tensorrt(self) -> types.ModuleType:
+        """The module `tensorrt`."""
+        module = types.ModuleType("tensorrt")
+        logger = type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None})
+        runtime = types.SimpleNamespace(deserialize_cuda_engine=lambda content: Engine(self) if content else None)
+        module.__dict__.update(
+            __version__=VERSION,
+            Logger=logger,
+            DataType=DataType,
+            ExecutionContextAllocationStrategy=types.SimpleNamespace(USER_MANAGED="user"),
+            Runtime=lambda _logger: runtime,
+        )
+        return module
+
+
+class Engine:
+    device_memory_size_v2 = 4096
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+        suffix = "new" if gpu.lowered else "out"
+        outputs = [TOP_IDS, LOGITS, *(f"{name}_{suffix}" for name in gpu.names)]
+        self.tensors = [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *gpu.names, *outputs]
+        self.num_io_tensors = len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.tensors[index]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType.FLOAT if name == LOGITS or name[:2] in ("k_", "v_") else DataType.INT64
+
+    def get_aliased_input_tensor(self, name: str) -> str | None:
+        return name.removesuffix("_out") if self.gpu.aliased else None
+
+    def create_execution_context(self, strategy: str) -> "Context":
+        assert strategy == "user"
+        self.gpu.calls["create_execution_context"] += 1
+        return Context(self)
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.gpu = engine, engine.gpu
+        self.addresses: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.profile: int | None = None
+        self.captured = False
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.gpu.require(address, size)
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:  # noqa: ARG002 - as TensorRT calls it
+        self.profile = profile
+        return not self.captured
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        assert not self.captured
+        self.addresses[name] = address
+        return name in self.engine.tensors and address % 256 == 0
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert not self.captured, "a captured context is set again"
+        self.shapes[name] = shape
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == 7
+        assert self.addresses.keys() == set(self.engine.tensors)
+        if self.gpu.recording is not None:
+            self.captured = True
+            if not self.gpu.can_capture:
+                self.gpu.invalid = True
+                return False
+        self.gpu.do(f"execute profile {self.profile}", self._compute)
+        return True
+
+    @torch.no_grad()
+    def _compute(self) -> None:
+        gpu, at = self.gpu, self.addresses
+        read = {name: torch.tensor(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
+        shape = (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim)
+        caches = [gpu.array(at[name], shape, np.float32) for name in gpu.names]
+        top_ids, logits, *new = gpu.graph(*read.values(), [torch.tensor(cache) for cache in caches])
+        gpu.array(at[TOP_IDS], tuple(top_ids.shape), np.int64)[:] = top_ids
+        gpu.array(at[LOGITS], tuple(logits.shape), np.float32)[:] = logits
+        num_rows, start = self.shapes[INPUT_IDS][1], int(read[CACHE_LEN])
+        for name, cache, tensor in zip(gpu.names, caches, new, strict=True):
+            if gpu.lowered:
+                rows = tensor[:, :, start : start + num_rows]
+                gpu.array(at[f"{name}_new"], tuple(rows.shape), np.float32)[:] = rows
+            else:
+                cache[:] = tensor
+
+    _inputs = (INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS)

@@ -1,0 +1,60 @@
+"""Every GPU engine on real hardware: build, the recorded reference, and the CPU engine's tokens. `make test-gpu`."""
+
+from pathlib import Path
+
+import pytest
+
+from ppd import runtime
+from ppd.bundle import open_bundle
+from ppd.errors import EngineError
+from ppd.export.tensorrt import build
+from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.cuda_device import current_gpu
+from ppd.runtime.engines.tensorrt_files import FLAVOURS, import_tensorrt
+from tests.copies import link_bundle
+
+pytestmark = pytest.mark.gpu
+PROMPT = list(range(5, 25))
+
+
+def bundle_for(engine: str, bundle: Path, folder: Path) -> Path:
+    """A copy of the bundle that the engine can open; skips where it is not installed."""
+    try:
+        current_gpu()
+        copy = link_bundle(bundle, folder)
+        if engine in FLAVOURS:
+            import_tensorrt(engine)
+    except EngineError as error:
+        pytest.skip(str(error))
+    if engine == "onnxruntime-cuda":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            pytest.skip("this onnxruntime has no CUDA provider")
+    if engine == "torch" and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("this torch has no CUDA")
+    if engine in FLAVOURS:
+        build(copy, engine)
+    return copy
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch"])
+def test_it_answers_as_the_reference_and_the_cpu_do(engine: str, tinypy_bundle: Path, tmp_path: Path) -> None:
+    folder = bundle_for(engine, tinypy_bundle, tmp_path / "bundle")
+
+    info = runtime.check_bundle(folder, engine=engine)
+    print(f"{info.engine}: max difference {info.max_difference:.2g}, tolerance {info.tolerance:.2g}")
+
+    on_gpu, on_cpu = (runtime.load(folder, engine=name) for name in (engine, "onnxruntime"))
+    for draft in (False, True):
+        for temperature in (0.0, 1.0):
+            got, expected = (
+                model.generate(PROMPT, max_new_tokens=48, temperature=temperature, draft=draft)
+                for model in (on_gpu, on_cpu)
+            )
+            assert got.token_ids == expected.token_ids
+
+
+def test_auto_takes_the_built_engine(tinypy_bundle: Path, tmp_path: Path) -> None:
+    folder = bundle_for("tensorrt", tinypy_bundle, tmp_path / "bundle")
+
+    assert open_engine(open_bundle(folder)).name.startswith("tensorrt ")
