@@ -82,14 +82,15 @@ def write_model(shape: Shape, folder: Path, seed: int = 0) -> None:
     """
     model = folder / "model"
     model.mkdir(parents=True, exist_ok=True)
-    _write_configs(shape, model)
+    write_configs(shape, model)
     _write_tokenizer(shape.vocab_size, model)
     _write_weights(shape, model / "model.safetensors", np.random.default_rng(seed))
     table = _STD * torch.randn(NUM_PROMPT_TOKENS, shape.hidden_size, generator=torch.Generator().manual_seed(seed))
     save_prompt_tokens(table, folder / "prompt_tokens", str(model))
 
 
-def _write_configs(shape: Shape, folder: Path) -> None:
+def write_configs(shape: Shape, folder: Path) -> None:
+    """Write every file that says what the model is, and none of its weights."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

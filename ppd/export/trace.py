@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import optimize_ir
 from onnxscript.values import Opset
 
 import ppd
@@ -25,6 +26,9 @@ from ppd.signature import (
     cache_names,
     max_capacity,
 )
+
+GRAPH_PREFIX = "decoder."
+"""What stands before the decoder's parameter names in the graph."""
 
 
 def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
@@ -52,6 +56,7 @@ def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Mode
             arguments,
             dynamo=True,
             opset_version=OPSET,
+            optimize=False,
             verbose=False,
             dynamic_shapes=({1: rows}, None, None, {0: head_rows}, [{2: capacity} for _ in kv]),
             custom_translation_table={torch.ops.ppd.kv_write.default: _tensor_scatter},
@@ -60,6 +65,8 @@ def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Mode
         )
     assert program is not None
     model: ir.Model = program.model
+    with _quiet():
+        optimize_ir(model, should_fold=_reads_no_parameter)
     model.producer_name, model.producer_version = "ppd-edge", ppd.__version__
     _strip_metadata(model)
     return model
@@ -67,6 +74,12 @@ def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Mode
 
 def _tensor_scatter(cache: Any, update: Any, index: Any) -> Any:
     return Opset("", OPSET).TensorScatter(cache, update, index, axis=-2)
+
+
+def _reads_no_parameter(node: ir.Node) -> bool | None:
+    """Leave what reads a parameter as it is: folded, it would be a second table, of the placeholder's numbers."""
+    parameters = (value is not None and (value.name or "").startswith(GRAPH_PREFIX) for value in node.inputs)
+    return False if any(parameters) else None
 
 
 def _strip_metadata(model: ir.Model) -> None:

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from ppd.errors import ExportError
 from ppd.export.quantise import bits_of, dequantised, numpy_dtype, quantise_graph
+from ppd.export.trace import GRAPH_PREFIX
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
-
-GRAPH_PREFIX = "decoder."
-"""What the tracer puts before the decoder's parameter names."""
 
 
 class ExportedWeights:
