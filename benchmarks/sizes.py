@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from make_model import SHAPES, write_configs
-from ppd.export.quantise import bits_of, block_size
 
+from ppd.export.quantise import bits_of, block_size
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.signature import max_capacity

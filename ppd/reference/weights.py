@@ -51,14 +51,18 @@ def decoder_from_graph(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
 def _tensors(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
     """All weights in fp32, the quantised ones dequantised, under their names."""
     raw: dict[str, np.ndarray[Any, Any]] = {}
-    weights = bundle.path(WEIGHTS_FILE)
+    content = np.memmap(bundle.path(WEIGHTS_FILE), np.uint8, "r")
     for tensor in graph.initializer:
         if tensor.name in (TREE_MASK, TREE_DEPTH):
             continue
-        for entry in tensor.external_data:
-            if entry.key == "location":  # the manifest says where the weights lie
-                entry.value = weights.name
-        raw[tensor.name] = numpy_helper.to_array(tensor, str(weights.parent))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # read here: onnx refuses files with hard links
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            start, size = int(place.get("offset", 0)), int(place["length"])
+            tensor.raw_data = content[start : start + size].tobytes()
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+        raw[tensor.name] = numpy_helper.to_array(tensor)
+        tensor.ClearField("raw_data")
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in raw:
             raw[node.input[0].removesuffix(_QUANTISED)] = _dequantise(node, raw)

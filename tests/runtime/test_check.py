@@ -118,7 +118,8 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, 
     logits[position, 0, places] = logits[position, 0, places[::-1]]
     changed = dataclasses.replace(reference, top_ids=ids, top_logits=logits)
     if gap == 0:
-        assert check_engine(engine, plans, changed).near_ties >= 1
+        # Rounding may have swapped these very ids in the engine; swapped here as well, they agree.
+        assert check_engine(engine, plans, changed).near_ties != check_engine(engine, plans, reference).near_ties
     else:
         with pytest.raises(EngineError, match="best ids"):
             check_engine(engine, plans, changed)
