@@ -80,6 +80,11 @@ def resolve_precision(precision: str, target: Target) -> str:
     return resolved
 
 
+def has_16_bit_graph(precision: str, target: Target) -> bool:
+    """Whether what is not quantised has 16 bits: where asked for, and on GPUs but for fp32."""
+    return precision == "fp16" or (target.compute_capability is not None and precision != "fp32")
+
+
 def _nearest_precision(target: Target) -> str:
     order = ("int4", "int8", "fp16", "fp32")
     if target.precision not in order:

@@ -19,7 +19,7 @@ from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
-from ppd.targets import Target
+from ppd.targets import Target, has_16_bit_graph
 from ppd.tree import Tree, load_tree
 
 DEFAULT_NUM_PROMPT_TOKENS = 3
@@ -64,9 +64,8 @@ class Parts:
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
-    """The graph's type for what is not quantised: 16 bits where asked for, and on GPUs but for fp32."""
-    on_gpu = target.compute_capability is not None
-    return torch.float16 if precision == "fp16" or (on_gpu and precision != "fp32") else torch.float32
+    """The graph's type for what is not quantised."""
+    return torch.float16 if has_16_bit_graph(precision, target) else torch.float32
 
 
 def choose_context(config: ModelConfig, name: str, context: int | None) -> int:

@@ -118,7 +118,7 @@ class _Check:
         self._engine, self._plans, self._reference = engine, plans, reference
         self._state = plans.plain.state
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
-        self._tolerance = MAX_DIFFERENCES[plans.precision] * self._scale
+        self._tolerance = MAX_DIFFERENCES[plans.rounding] * self._scale
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
     def info(self) -> CheckInfo:

@@ -8,11 +8,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ppd.manifest import Manifest
 from ppd.runtime.engines import Engine
 from ppd.signature import causal_state
+from ppd.targets import has_16_bit_graph, load_targets
 
 TIE_GAPS = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 1e-4}
-"""ε by precision: the gap of plain decoding's two best logits below which a fork is excused."""
+"""ε by precision (see `rounding_of`): the gap of plain decoding's two best logits below which a fork is excused."""
+
+
+def rounding_of(manifest: Manifest) -> str:
+    """The precision whose tolerances hold for a bundle: a 16-bit graph with 4-bit weights rounds as fp16 does."""
+    target = load_targets().get(manifest.target)
+    in_16_bits = target is not None and has_16_bit_graph(manifest.precision, target)
+    return "fp16" if in_16_bits and manifest.precision == "int4" else manifest.precision
 
 
 def first_fork(left: Sequence[int], right: Sequence[int]) -> int | None:
