@@ -192,7 +192,7 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
         ) from error
     bundle = open_bundle(staging, verify=False)
     try:
-        return check_engine(open_engine(bundle), Plans(bundle.manifest, bundle.tree), reference)
+        return check_engine(open_engine(bundle, exact=True), Plans(bundle.manifest, bundle.tree), reference)
     except EngineError as error:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 

@@ -20,10 +20,11 @@ from ppd.runtime.draft import Plan
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids, Logits
 
-MAX_DIFFERENCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.1, "int4": 1e-4}
+MAX_DIFFERENCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-4, "int4": 1e-4}
 """By precision: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand
-in another order only where the reference's own logits are as close as that. int8
-on a CPU rounds activations as well, which the reference does not."""
+in another order only where the reference's own logits are as close as that.
+Engines are checked as they compute exactly: how far int8's rounded activations stray depends on the model (0.4 % to
+17 % of the largest logit were seen), so no bound on it would find a wrong mask; `ppd bench` counts what it costs."""
 _START = 32
 _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
@@ -85,7 +86,9 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
     """
     opened = open_bundle(bundle)
     reference = load_reference(opened.path(REFERENCE_FILE))
-    return check_engine(open_engine(opened, engine, threads), Plans(opened.manifest, opened.tree), reference)
+    return check_engine(
+        open_engine(opened, engine, threads, exact=True), Plans(opened.manifest, opened.tree), reference
+    )
 
 
 def check_engine(engine: Engine, plans: Plans, reference: Reference) -> CheckInfo:

@@ -132,7 +132,7 @@ def test_a_quantised_export_for_a_gpu_is_of_16_bits_and_builds(
     assert {stored[node.input[1]] for node in nodes} == {onnx.TensorProto.FLOAT16}
     assert {value.type.tensor_type.elem_type for value in graph.input[4:]} == {onnx.TensorProto.FLOAT16}
     assert [info.compute_capability for info in bundle.manifest.engines] == ["8.9"]
-    assert rounding_of(bundle.manifest) == {"int8": "int8", "int4": "fp16"}[precision]
+    assert rounding_of(bundle.manifest) == "fp16"
     print(f"{precision}: largest difference {bundle.manifest.check.max_difference:.2e}")
 
 

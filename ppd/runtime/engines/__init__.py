@@ -30,13 +30,15 @@ _REMEDIES = {
     "torch": 'pip install "ppd-edge[export]"',
 }
 _MODULES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
+_ROUND = ("onnxruntime",)
+"""Engines that round more than the graph says, unless they are opened to be exact."""
 _MAX_THREADS_PER_CORE = 4
 _logger = logging.getLogger(__name__)
 
 __all__ = ["ENGINES", "OPENERS", "Engine", "open_engine"]
 
 
-def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None, *, exact: bool = False) -> Engine:
     """Open a bundle in an engine.
 
     Args:
@@ -44,6 +46,7 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
         engine: One of `ENGINES`; or "auto": TensorRT where a built engine fits this GPU, else ONNX Runtime on the GPU
             where it can, else ONNX Runtime on the CPU.
         threads: CPU threads; None for the engine's own choice.
+        exact: For checks: compute in fp32 what the engine would round for speed (int8 on a CPU); slow.
 
     Raises:
         ArgumentError: There is no such engine, or `threads` is below 1.
@@ -56,13 +59,13 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
     if threads is not None and threads > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
         raise ArgumentError(f"threads is {threads}; this machine has {os.cpu_count()} cores: give at most that many")
     if engine != "auto":
-        return _open(bundle, engine, threads)
+        return _open(bundle, engine, threads, exact=exact)
     for choice in _gpu_choices(bundle):
         try:
             return _open(bundle, choice, threads)
         except EngineError as error:
             _logger.info("engine auto: not %s: %s", choice, error)
-    return _open(bundle, "onnxruntime", threads)
+    return _open(bundle, "onnxruntime", threads, exact=exact)
 
 
 def _gpu_choices(bundle: Bundle) -> list[str]:
@@ -78,7 +81,7 @@ def _gpu_choices(bundle: Bundle) -> list[str]:
     )
 
 
-def _open(bundle: Bundle, engine: str, threads: int | None) -> Engine:
+def _open(bundle: Bundle, engine: str, threads: int | None, *, exact: bool = False) -> Engine:
     module, function = OPENERS[engine].split(":")
     try:
         opener = getattr(importlib.import_module(module), function)
@@ -88,5 +91,5 @@ def _open(bundle: Bundle, engine: str, threads: int | None) -> Engine:
         what = "is not installed" if missing else f"cannot be imported ({error})"
         remedy = _REMEDIES.get(engine, "pip install --force-reinstall ppd-edge")
         raise EngineError(f"{_MODULES.get(package, package)} {what}; run {remedy}") from error
-    opened: Engine = opener(bundle, threads)
+    opened: Engine = opener(bundle, threads, exact=True) if exact and engine in _ROUND else opener(bundle, threads)
     return opened

@@ -30,6 +30,7 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _ACCURACY_LEVELS = {"int4": "1", "int8": "4"}
 """What quantised products compute in. 1 is fp32: exact. 4 rounds activations to 8 bits, which makes other tokens of
 near-ties; the fp32 kernel for 8-bit weights is twenty times slower than that, so int8 takes it all the same."""
+_EXACT = "1"
 _SPARE_BINDINGS = 12
 """Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
 
@@ -51,17 +52,18 @@ class OnnxRuntimeEngine:
     Args:
         bundle: The bundle.
         threads: Threads per operator; None leaves the choice to ONNX Runtime (one per physical core).
+        exact: Compute in fp32 what would be rounded for speed.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None, *, exact: bool = False) -> None:
         manifest = bundle.manifest
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        self._session = _open_session(bundle, threads)
+        self._session = _open_session(bundle, threads, exact=exact)
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
         # Cache and logits have the graph's own type.
         self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
@@ -152,11 +154,11 @@ class OnnxRuntimeEngine:
         return binding
 
 
-def _open_session(bundle: Bundle, threads: int | None) -> ort.InferenceSession:
+def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     level = _ACCURACY_LEVELS.get(bundle.manifest.precision)
     if level is not None:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", level)
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT if exact else level)
     if threads is not None:
         options.intra_op_num_threads = threads
     # The manifest says which file holds the folded tree: after a re-fold it is not the one the graph names.
@@ -183,6 +185,6 @@ def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: 
         )
 
 
-def open_onnxruntime(bundle: Bundle, threads: int | None) -> OnnxRuntimeEngine:
+def open_onnxruntime(bundle: Bundle, threads: int | None, *, exact: bool = False) -> OnnxRuntimeEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
-    return OnnxRuntimeEngine(bundle, threads)
+    return OnnxRuntimeEngine(bundle, threads, exact=exact)
