@@ -30,9 +30,9 @@ from ppd.export.fold import fold
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
 from ppd.export.reference import record_reference
 from ppd.export.trace import trace
-from ppd.export.weights import ExportedWeights, placeholder_decoder, streamed
+from ppd.export.weights import CutWeights, ExportedWeights, placeholder_decoder, streamed
 from ppd.manifest import CheckInfo
-from ppd.models.checkpoint import open_weights
+from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.runtime.check import Reference, check_engine
@@ -54,6 +54,7 @@ STAGES = (
 _LARGE = 200_000_000
 """Parameters above which a 16-bit graph is checked by its first layers: on a CPU, ONNX Runtime holds it in 32 bits."""
 _CUT_LAYERS = 2
+_CUT_WORDS = 4096
 
 Progress = Callable[[str], None]
 
@@ -132,15 +133,16 @@ def export(
         )
         weights = ExportedWeights(opened, parts.precision, parts.dtype)
         with staged_folder(folder, force=force) as staging:
+            # First, while there is little else in memory: the engine makes 32 bits of every weight.
+            cut_check = _check_cut(parts, opened) if _is_cut(parts) else None
             reference = _write_bundle(parts, weights, staging, progress)
             manifest = manifest_from_parts(parts, staging)
-            if parts.precision != "fp32":
+            if _is_lossy(parts, opened):
                 damage = measure_damage(weights, config, source.name, parts.tokenizer, parts.num_parameters)
                 manifest = dataclasses.replace(manifest, damage=damage)
             progress(STAGES[5])
             write_manifest(staging, manifest)
-            is_cut = parts.dtype == torch.float16 and parts.num_parameters > _LARGE
-            checked = _check_cut(parts, weights) if is_cut else _check(staging, reference)
+            checked = cut_check or _check(staging, reference)
             write_manifest(staging, dataclasses.replace(manifest, check=checked))
             progress(STAGES[6])
             finish_for_target(staging, preset)
@@ -195,15 +197,28 @@ def _check(staging: Path, reference: Reference) -> CheckInfo:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 
 
-def _check_cut(parts: Parts, weights: ExportedWeights) -> CheckInfo:
-    """Export the model's first layers beside it and check those; the whole model is checked on the device."""
-    cut = dataclasses.replace(
-        parts, config=dataclasses.replace(parts.config, num_layers=min(_CUT_LAYERS, parts.config.num_layers))
-    )
+def _is_lossy(parts: Parts, opened: Weights) -> bool:
+    """Whether the exported numbers are others than the checkpoint's."""
+    if parts.precision == "fp16":
+        return any(opened.read(name).dtype != torch.float16 for name in opened.names)
+    return parts.precision != "fp32"
+
+
+def _is_cut(parts: Parts) -> bool:
+    """Whether only the first layers are checked here."""
+    return parts.dtype == torch.float16 and parts.num_parameters > _LARGE
+
+
+def _check_cut(parts: Parts, opened: Weights) -> CheckInfo:
+    """Export the model's first layers and words beside it and check those; the whole one is checked on the device."""
+    layers, words = min(_CUT_LAYERS, parts.config.num_layers), min(_CUT_WORDS, parts.config.vocab_size)
+    config = dataclasses.replace(parts.config, num_layers=layers, vocab_size=words)
+    cut = dataclasses.replace(parts, config=config, tokenizer=None)
+    weights = ExportedWeights(CutWeights(opened, words), parts.precision, parts.dtype)
     with tempfile.TemporaryDirectory() as folder:
         staging = Path(folder)
         reference = _write_bundle(cut, weights, staging, lambda _: None)
         write_manifest(staging, manifest_from_parts(cut, staging))
         info = _check(staging, reference)
-    layers = f"first {cut.config.num_layers} of {parts.config.num_layers} layers"
-    return dataclasses.replace(info, engine=f"{info.engine}, {layers}")
+    what = f"first {layers} of {parts.config.num_layers} layers, {words} of {parts.config.vocab_size} words"
+    return dataclasses.replace(info, engine=f"{info.engine}, {what}")

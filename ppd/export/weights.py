@@ -6,18 +6,43 @@ convert and write one weight. The same weights run the PyTorch reference, layer 
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from ppd.errors import ExportError
-from ppd.export.quantise import bits_of, dequantised, numpy_dtype, quantise_graph
+from ppd.export.quantise import HEAD, bits_of, dequantised, numpy_dtype, quantise_graph
 from ppd.export.trace import GRAPH_PREFIX
-from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+
+
+class ReadableWeights(Protocol):
+    """Weights by the decoder's parameter names."""
+
+    def read(self, name: str) -> Tensor:
+        """One weight; projections are [in, out]."""
+
+
+class CutWeights:
+    """Weights of a model with a smaller vocabulary: the first words of the embedding and of the LM head.
+
+    Args:
+        weights: The whole ones.
+        vocab_size: Words that are left.
+    """
+
+    def __init__(self, weights: ReadableWeights, vocab_size: int) -> None:
+        self._weights, self._vocab_size = weights, vocab_size
+
+    def read(self, name: str) -> Tensor:
+        """As `ReadableWeights.read`."""
+        weight = self._weights.read(name)
+        if name == "embedding.weight":
+            return weight[: self._vocab_size]
+        return weight[:, : self._vocab_size] if name == HEAD else weight
 
 
 class ExportedWeights:
@@ -29,7 +54,7 @@ class ExportedWeights:
         dtype: The graph's type for what is not quantised.
     """
 
-    def __init__(self, weights: Weights, precision: str, dtype: torch.dtype) -> None:
+    def __init__(self, weights: ReadableWeights, precision: str, dtype: torch.dtype) -> None:
         self._weights, self.precision, self.dtype = weights, precision, dtype
 
     def original(self, name: str) -> Tensor:
