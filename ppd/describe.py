@@ -3,7 +3,7 @@
 import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
-from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo
+from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo, Manifest
 from ppd.tree import Rows
 
 
@@ -25,6 +25,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
         *_estimate_lines(manifest.estimate),
         *_calibration_lines(bundle),
+        *_engine_lines(manifest),
         "",
         *_tree_lines(bundle),
         "",
@@ -62,8 +63,9 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         *describe_damage(manifest.damage),
     ]
     lines += _estimate_lines(manifest.estimate)
-    if manifest.target != "cpu":
-        lines.append(f"note           this version runs bundles on the CPU of {manifest.target}, not on its GPU")
+    lines += _engine_lines(manifest)
+    if "BUILD.md" in manifest.files:
+        lines.append(f"note           build the engine on {manifest.target} itself: BUILD.md in the bundle says how")
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
@@ -172,6 +174,10 @@ def _expected_speed(draft: bool | None) -> str:
     if draft is None:
         return "not measured on a device; ppd bench measures it"
     return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"
+
+
+def _engine_lines(manifest: Manifest) -> list[str]:
+    return [describe_engine(info) for info in manifest.engines]
 
 
 def describe_engine(info: EngineInfo) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from ppd.bundle import Bundle, open_bundle, tree_info
 from ppd.describe import describe_bundle, describe_check, describe_export, draw_rows
-from ppd.manifest import DamageInfo
+from ppd.manifest import DamageInfo, EngineInfo
 from ppd.tree import Node, Tree, order_rows
 
 TREE = Tree(
@@ -174,3 +174,32 @@ def test_the_damage_of_a_precision_is_told(bundle: Bundle) -> None:
             "mean KL 0.036 nats"
         )
     assert "damage" not in lines_of(describe_bundle(bundle))
+
+
+def test_built_engines_are_told_and_so_is_a_build_that_is_left_to_the_device(bundle: Bundle) -> None:
+    engine = EngineInfo(
+        key="abc",
+        flavour="tensorrt-rtx",
+        version="1.7",
+        gpu=None,
+        compute_capability="8.9",
+        precision="fp16",
+        capacity=1024,
+        max_prefill_rows=512,
+        max_prefill_head_rows=67,
+        max_decode_rows=6,
+        best_decode_rows=6,
+        lowered=False,
+        graph_sha256="",
+        tree_sha256="",
+        size_bytes=2_000_000,
+        checked=False,
+    )
+    notes = dataclasses.replace(bundle.manifest.files["tree.json"], path="BUILD.md")
+    files = {**bundle.manifest.files, "BUILD.md": notes}
+    built = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=[engine], files=files))
+
+    assert "engine abc: tensorrt-rtx 1.7, built ahead of time for compute capability 8.9" in describe_bundle(built)
+    summary = describe_export(built, 1, 1, 1)
+    assert "engine abc" in summary
+    assert lines_of(summary)["note"] == "build the engine on cpu itself: BUILD.md in the bundle says how"
