@@ -154,7 +154,14 @@ def _calibration_lines(bundle: Bundle) -> list[str]:
     lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
     if bundle.has(LATENCY_FILE):
         data = json.loads(bundle.path(LATENCY_FILE).read_text("utf-8"))
-        lines.append("latency        rows, then ms per step at each cache length; share of LM head and TopK")
+        lines.append(
+            "latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"
+        )
+        if host := data.get("host_ms"):
+            lines.append(
+                f"               host time in it: {host[0]:.3f} ms at {data['sizes'][0]} row, {host[-1]:.3f} ms at "
+                f"{data['sizes'][-1]}"
+            )
         lines.append("               cached rows: " + ", ".join(map(str, data["cache_lens"])))
         for i, size in enumerate(data["sizes"]):
             times = "  ".join(f"{row[i]:8.3f}" for row in data["milliseconds"])

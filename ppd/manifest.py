@@ -138,7 +138,7 @@ class CalibrationInfo:
         measured_speedup: Median of the confirming run's paired ratios.
         speedup_low: Lower end of its 95 % interval.
         speedup_high: Upper end.
-        remark: Why prediction and measurement differ, if by over 10 %; else empty.
+        remark: Which part of the prediction differs from what was measured, if by over 10 %; else empty.
     """
 
     engine: str

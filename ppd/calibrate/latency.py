@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ppd.calibrate.search import search_tree
+from ppd.runtime.draft import plans_from_tree
 from ppd.runtime.model import Model
+from ppd.runtime.verify import verify_exact
 from ppd.signature import causal_state
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STABLE = 0.01
 """Medians are stable when another half of the rounds moves none by more than this."""
 _MIN_ROUNDS = 8
+_HOST_ROUNDS = 32
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Latency:
     Attributes:
         sizes: N, rows of a step, int64 [sizes].
         cache_lens: Cached rows, int64 [lengths].
-        milliseconds: Median time of a step, float64 [lengths, sizes].
-        head_share: Share of LM head and TopK in it: all rows through the head against one, float64 [sizes].
+        milliseconds: Median time of a step, `host_ms` included, float64 [lengths, sizes].
+        host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
+        head_share: Share that LM head and TopK of the rows beyond the first have in it, float64 [sizes].
         rounds: Times that every size was run.
         stable: Whether the medians were stable within the time given.
     """
@@ -32,6 +37,7 @@ class Latency:
     sizes: npt.NDArray[np.int64]
     cache_lens: npt.NDArray[np.int64]
     milliseconds: npt.NDArray[np.float64]
+    host_ms: npt.NDArray[np.float64]
     head_share: npt.NDArray[np.float64]
     rounds: int
     stable: bool
@@ -66,8 +72,9 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
             stable = bool(np.abs(half / whole - 1).max() < _STABLE)
     medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
     full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
-    share = np.clip(1 - head / full[0], 0, 1)
-    return Latency(np.array(used), np.array(lens), full, share, rounds, stable)
+    host = np.array([_host_ms(model, lens[0], n) for n in used])
+    share = np.clip((full[0] - head) / (full[0] + host), 0, 1)
+    return Latency(np.array(used), np.array(lens), full + host, host, share, rounds, stable)
 
 
 def _time(model: Model, cache_len: int, num_rows: int, num_head_rows: int) -> float:
@@ -78,3 +85,22 @@ def _time(model: Model, cache_len: int, num_rows: int, num_head_rows: int) -> fl
     top_ids = model.engine.run(ids, state, cache_len, np.arange(num_head_rows))
     top_ids[:, 0].tolist()
     return (time.perf_counter() - started) * 1e3
+
+
+def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
+    """Milliseconds to draft, verify and commit a step of so many rows, in which the longest path is accepted."""
+    manifest = model.bundle.manifest
+    m, num_top_ids = manifest.prompt_tokens.count, manifest.num_top_ids
+    equal = np.full((m, num_top_ids), 0.5 / num_top_ids)
+    tree = search_tree(equal, num_rows, root_prompts=min(m, num_rows - 1)).tree
+    plan = plans_from_tree(tree, manifest.model.vocab_size, num_top_ids)[-1]
+    guesses, top_ids = np.zeros((m, num_top_ids), np.int64), np.zeros((num_rows, num_top_ids), np.int64)
+    times = []
+    for _ in range(_HOST_ROUNDS):
+        started = time.perf_counter()
+        tokens = plan.fill(0, guesses)
+        best: list[int] = top_ids[: len(tokens), 0].tolist()
+        accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
+        model.engine.commit(cache_len, accepted.rows)
+        times.append((time.perf_counter() - started) * 1e3)
+    return float(np.median(times))

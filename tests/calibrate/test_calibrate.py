@@ -8,7 +8,7 @@ import pytest
 
 from ppd.bundle import open_bundle
 from ppd.calibrate.acceptance import wilson
-from ppd.calibrate.calibrate import calibrate, choose_tree, embedded_prompts
+from ppd.calibrate.calibrate import _remark, calibrate, choose_tree, embedded_prompts
 from ppd.errors import ArgumentError, ModelError
 from ppd.export.choose_tree import known_acceptance
 
@@ -26,7 +26,8 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
     assert report.bench.identical
     assert opened.tree == report.search.tree
     assert np.all(report.acceptance.hits.sum(axis=1) <= report.acceptance.trials)
-    assert report.latency.milliseconds.min() > 0
+    assert np.all(report.latency.host_ms > 0)
+    assert np.all(report.latency.milliseconds > report.latency.host_ms)
     named = {entry.path for entry in opened.manifest.files.values()}
     assert {p.name for p in own_bundle.glob("*-????????????????.*")} <= named
     assert json.loads(opened.path("acceptance.json").read_text("utf-8"))["trials"][0] > 0
@@ -57,3 +58,19 @@ def test_acceptance_is_known_for_trained_prompt_tokens_only(tmp_path: Path) -> N
     (tmp_path / "acceptance.json").write_text("{")
     with pytest.raises(ModelError, match="acceptance"):
         known_acceptance("mobilellama", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ((1.95, 1.25), []),
+        ((1.6, 1.05), ["acceptance length 1.60"]),
+        ((2.0, 1.0), ["1.30 times as long"]),
+        ((1.84, 1.11), ["acceptance length 1.84", "1.08 times as long"]),  # neither by 10 %, their product is
+    ],
+)
+def test_the_remark_names_the_part_that_differs(measured: tuple[float, float], words: list[str]) -> None:
+    remark = _remark(2.0, measured[0], 1.3, measured[1])
+
+    assert len([part for part in remark.split("; ") if part]) == len(words)
+    assert all(word in remark for word in words)
