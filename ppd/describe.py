@@ -21,7 +21,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
-        f"speed-up       {_expected_speed(manifest.draft)}",
+        f"speed-up       {_expected_speed(manifest)}",
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
         *_estimate_lines(manifest.estimate),
         *_calibration_lines(bundle),
@@ -120,15 +120,7 @@ def _tree_lines(bundle: Bundle) -> list[str]:
 def _estimate_lines(info: EstimateInfo | None) -> list[str]:
     if info is None:
         return []
-    memory = info.weights_ms + info.cache_ms
-    turn = int(memory / info.compute_ms_per_row)
-    lines = [
-        f"estimate       not measured: N rows take {info.overhead_ms:.3g} + max({info.weights_ms:.3g} weights + "
-        f"{info.cache_ms:.3g} cache of {info.cache_len} rows, N x {info.compute_ms_per_row:.3g} compute) ms",
-        f"               memory bounds N = 1 to {turn}, compute more"
-        if turn
-        else "               compute bounds every N",
-    ]
+    lines = _curve_lines(info) if info.curve_source else _roofline_lines(info)
     if info.acceptance_length is None or info.speedup is None:
         lines.append("               acceptance unknown, so the tree is not chosen for the device")
     else:
@@ -138,6 +130,26 @@ def _estimate_lines(info: EstimateInfo | None) -> list[str]:
         )
     lines.append("               run ppd calibrate on the device")
     return lines + ([f"warning        {info.warning}"] if info.warning else [])
+
+
+def _roofline_lines(info: EstimateInfo) -> list[str]:
+    memory = info.weights_ms + info.cache_ms
+    turn = int(memory / info.compute_ms_per_row)
+    return [
+        f"estimate       not measured: N rows take {info.overhead_ms:.3g} + max({info.weights_ms:.3g} weights + "
+        f"{info.cache_ms:.3g} cache of {info.cache_len} rows, N x {info.compute_ms_per_row:.3g} compute) ms",
+        f"               memory bounds N = 1 to {turn}, compute more"
+        if turn
+        else "               compute bounds every N",
+    ]
+
+
+def _curve_lines(info: EstimateInfo) -> list[str]:
+    points = ", ".join(f"{value:.2f} at {size}" for size, value in info.relative_latency.items())
+    return [
+        f"estimate       not measured here: time of N rows against one is {points}",
+        f"               measured with {info.curve_source}",
+    ]
 
 
 def _calibration_lines(bundle: Bundle) -> list[str]:
@@ -157,6 +169,8 @@ def _calibration_lines(bundle: Bundle) -> list[str]:
         lines.append(
             "latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"
         )
+        if not data["stable"]:
+            lines.append("               unstable: the medians still moved when the time was up; give more --minutes")
         if host := data.get("host_ms"):
             lines.append(
                 f"               host time in it: {host[0]:.3f} ms at {data['sizes'][0]} row, {host[-1]:.3f} ms at "
@@ -177,9 +191,12 @@ def _at(revision: str | None) -> str:
     return f" at {revision}" if revision else ""
 
 
-def _expected_speed(draft: bool | None) -> str:
+def _expected_speed(manifest: Manifest) -> str:
+    draft = manifest.draft
     if draft is None:
         return "not measured on a device; ppd bench measures it"
+    if manifest.calibration is None and manifest.estimate is not None:
+        return f"{'drafting' if draft else 'plain decoding'} is estimated to be faster"
     return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"
 
 

@@ -156,9 +156,10 @@ class CalibrationInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateInfo:
-    """The roofline estimate of the target: nothing of it was measured there.
+    """The estimate of the target: nothing of it was measured there.
 
-    A step of N rows takes overhead + max(weights + cache, N · compute per row).
+    Where the target has figures, a step of N rows takes overhead + max(weights + cache, N · compute per row). Where it
+    has none, those terms are 0 and `relative_latency` holds a curve that was measured elsewhere.
 
     Attributes:
         acceptance_source: Where the marginals are from; empty where none are known, so that the tree is hand-made.
@@ -170,6 +171,8 @@ class EstimateInfo:
         acceptance_length: τ that the marginals promise; null where none are known.
         speedup: τ·L(1)/L(N); null where no marginals are known.
         warning: That the model does not fit the target's memory, or empty.
+        curve_source: Where the measured curve is from; empty for a target with figures.
+        relative_latency: N → L(N)/L(1) of that curve.
     """
 
     acceptance_source: str
@@ -181,6 +184,8 @@ class EstimateInfo:
     acceptance_length: float | None
     speedup: float | None
     warning: str
+    curve_source: str = ""
+    relative_latency: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import ppd.calibrate
 from ppd.calibrate.calibrate import choose_tree, predicted_speedup
+from ppd.calibrate.measured_curves import nearest_curve
 from ppd.calibrate.roofline import curve_from_steps, estimate_steps, memory_warning
 from ppd.errors import ModelError
 from ppd.export.hand_made_tree import hand_made_tree
@@ -45,14 +46,15 @@ def choose_estimated_tree(
     """The tree for a target, where it came from, and the estimate that it rests on.
 
     A target without figures, the machine itself, takes the calibrated tree that lies beside the prompt tokens as
-    `tree-TARGET.json`. The hand-made tree stays where there is none, and where the acceptance is unknown.
+    `tree-TARGET.json`, or else a curve that was measured elsewhere. The hand-made tree stays where there is neither,
+    and where the acceptance is unknown.
     """
     tree, source = hand_made_tree(num_prompt_tokens), "hand-made"
     if target.bandwidth_gbs is None:
         calibrated = prompt_tokens / f"tree-{target.name}.json" if prompt_tokens is not None else None
         if calibrated is not None and calibrated.is_file():
             return load_tree(calibrated), f"calibrated for {target.name} when the prompt tokens were trained", None
-        return tree, source, None
+        return _tree_for_measured_curve(target, model, precision, num_prompt_tokens, prompt_tokens)
     cache_len = min(context // 2, _MAX_CACHE_LEN)
     steps = estimate_steps(target, model, precision, cache_len=cache_len)
     known, length, speedup = known_acceptance(model.name, prompt_tokens), None, None
@@ -73,3 +75,28 @@ def choose_estimated_tree(
         warning=memory_warning(target, model, precision, context) or "",
     )
     return tree, source, estimate
+
+
+def _tree_for_measured_curve(
+    target: Target, model: ModelInfo, precision: str, num_prompt_tokens: int, prompt_tokens: Path | None
+) -> tuple[Tree, str, EstimateInfo | None]:
+    known = known_acceptance(model.name, prompt_tokens)
+    measured = nearest_curve(target.name, precision, model.num_parameters)
+    if known is None or len(known[0]) != num_prompt_tokens or measured is None:
+        return hand_made_tree(num_prompt_tokens), "hand-made", None
+    curve = measured.curve()
+    found = choose_tree(known[0], curve)
+    estimate = EstimateInfo(
+        acceptance_source=known[1],
+        cache_len=0,
+        weights_ms=0.0,
+        cache_ms=0.0,
+        compute_ms_per_row=0.0,
+        overhead_ms=0.0,
+        acceptance_length=found.acceptance_length,
+        speedup=predicted_speedup(found, curve),
+        warning="",
+        curve_source=measured.source,
+        relative_latency=dict(zip(map(str, measured.sizes), map(float, measured.relative_latency), strict=True)),
+    )
+    return found.tree, f"estimated for {target.name}", estimate

@@ -180,12 +180,17 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
             size_bytes=parts.prompt_tokens.nbytes,
         ),
         tree=tree_info(parts.tree, parts.tree_source),
-        draft=None,
+        draft=_estimated_draft(parts.estimate),
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance=_provenance(),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
         estimate=parts.estimate,
     )
+
+
+def _estimated_draft(estimate: EstimateInfo | None) -> bool | None:
+    """False where the best tree that drafts is estimated to be slower than plain decoding, else unknown."""
+    return False if estimate is not None and estimate.speedup is not None and estimate.speedup < 1 else None
 
 
 def _provenance() -> dict[str, str]:
