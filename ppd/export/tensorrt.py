@@ -325,6 +325,23 @@ def _write_engines(folder: Path, manifest: Manifest, engines: list[EngineInfo]) 
         (folder / manifest.files[role].path).unlink(missing_ok=True)
 
 
+def drop_engines(folder: Path, unwanted: Callable[[Manifest, EngineInfo], bool]) -> None:
+    """Take engines out of a bundle: the manifest first, then their files.
+
+    Args:
+        folder: The bundle's folder.
+        unwanted: Whether an engine of the manifest goes.
+
+    Raises:
+        BundleError: The folder is no bundle, or one is damaged.
+        ExportError: The manifest cannot be written.
+    """
+    manifest = open_bundle(folder, verify=False).manifest
+    kept = [info for info in manifest.engines if not unwanted(manifest, info)]
+    if len(kept) < len(manifest.engines):
+        _write_engines(folder, manifest, kept)
+
+
 def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
     """Run the recorded reference on a built engine; delete it if it answers wrongly."""
     bundle = open_bundle(folder, verify=False)
