@@ -150,7 +150,12 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         write_atomically(bundle.folder / name, content)
         files[role] = file_entry(bundle.folder, name)
     manifest = dataclasses.replace(
-        bundle.manifest, files=files, tree=tree_info(tree, source), draft=None, calibration=None
+        bundle.manifest,
+        files=files,
+        tree=tree_info(tree, source),
+        draft=None,
+        calibration=None,
+        tree_calibration=None,
     )
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)

@@ -243,6 +243,7 @@ class Manifest:
         damage: What rounding or quantising the weights costs; null where they are exported as they are.
         estimate: What the target's figures promise; null for a target without figures.
         engines: The TensorRT engines that were built from it.
+        tree_calibration: What was measured where the tree was calibrated, another machine; null for other trees.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -265,6 +266,20 @@ class Manifest:
     estimate: EstimateInfo | None = None
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
+    tree_calibration: CalibrationInfo | None = None
+
+
+def calibration_from_json(data: Any, where: str) -> CalibrationInfo:
+    """Read the record of a calibration, strictly.
+
+    Args:
+        data: Parsed JSON.
+        where: What messages call it.
+
+    Raises:
+        BundleError: A key is unknown or missing, or a value of another type.
+    """
+    return _decode(CalibrationInfo, data, where)
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:
