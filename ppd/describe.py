@@ -166,7 +166,7 @@ def _calibration_lines(bundle: Bundle) -> list[str]:
     ]
     lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
     if bundle.has(LATENCY_FILE):
-        data = json.loads(bundle.path(LATENCY_FILE).read_text("utf-8"))
+        data = json.loads(bundle.read_bytes(LATENCY_FILE))
         lines.append(
             "latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"
         )

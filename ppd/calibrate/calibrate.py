@@ -108,7 +108,7 @@ def calibrate(
     progress(STAGES[5])
     info = _info(model, acceptance, found, latency, report)
     files = {ACCEPTANCE_FILE: _acceptance_json(acceptance, info), LATENCY_FILE: _latency_json(latency, info)}
-    bundle = record_calibration(folder, info, draft=_confirmed(report), files=files)
+    bundle = record_calibration(folder, info, tree=found.tree, draft=_confirmed(report), files=files)
     return CalibrationReport(bundle, acceptance, latency, found, report)
 
 

@@ -48,7 +48,7 @@ def ship(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 def calibrated(bundle: Path, *, draft: bool) -> Path:
     refold_tree(bundle, CHAIN, source="calibrated")
-    record_calibration(bundle, RECORD, draft=draft, files={})
+    record_calibration(bundle, RECORD, tree=CHAIN, draft=draft, files={})
     return bundle
 
 

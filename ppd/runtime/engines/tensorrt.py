@@ -250,7 +250,7 @@ class TensorRTEngine:
 def _deserialize(trt: ModuleType, bundle: Bundle, info: EngineInfo) -> tuple[Any, Any]:
     """The runtime and the engine; the runtime has to outlive the engine."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-    content = bundle.path(engine_role(info.key)).read_bytes()
+    content = bundle.read_bytes(engine_role(info.key))
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise EngineError(
