@@ -173,6 +173,7 @@ class EstimateInfo:
         warning: That the model does not fit the target's memory, or empty.
         curve_source: Where the measured curve is from; empty for a target with figures.
         relative_latency: N → L(N)/L(1) of that curve.
+        marginals: p[d][r], [m][K], that the tree was chosen by; empty where none are known.
     """
 
     acceptance_source: str
@@ -186,6 +187,7 @@ class EstimateInfo:
     warning: str
     curve_source: str = ""
     relative_latency: dict[str, float] = field(default_factory=dict)
+    marginals: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

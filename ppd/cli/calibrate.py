@@ -28,7 +28,7 @@ def calibrate(
     from ppd.bundle import open_bundle
     from ppd.calibrate.calibrate import BUILD_STAGE, STAGES
     from ppd.calibrate.calibrate import calibrate as run
-    from ppd.calibrate.plot import draw, require_plot
+    from ppd.calibrate.plot import draw, picture_from_bundle, require_plot
     from ppd.describe import describe_bundle
     from ppd.runtime.documents import read_documents
     from ppd.runtime.engines.tensorrt_files import chosen_flavour
@@ -39,7 +39,7 @@ def calibrate(
     flavour = chosen_flavour(open_bundle(bundle, verify=False), engine)
     stages = STAGES if flavour is None else (*STAGES, BUILD_STAGE, BUILD_STAGE)
     with _engines(bundle, flavour) as rebuild, progress(stages) as advance:
-        report = run(
+        run(
             bundle,
             prompts=documents,
             minutes=minutes,
@@ -48,9 +48,10 @@ def calibrate(
             rebuild=rebuild,
             progress=advance,
         )
+    calibrated = open_bundle(bundle, verify=False)
     if plot is not None:
-        draw(plot, report.acceptance, report.latency, report.search)
-    print(describe_bundle(open_bundle(bundle, verify=False)))
+        draw(plot, picture_from_bundle(calibrated))
+    print(describe_bundle(calibrated))
 
 
 def _engines(bundle: Path, flavour: str | None) -> "AbstractContextManager[Rebuild | None]":

@@ -104,8 +104,13 @@ def choose_estimated_tree(
         acceptance_length=length,
         speedup=speedup,
         warning=memory_warning(target, model, precision, context) or "",
+        marginals=_floats(known[0]) if known is not None and length is not None else [],
     )
     return ChosenTree(tree=tree, source=source, estimate=estimate, draft=_estimated_draft(estimate))
+
+
+def _floats(marginals: list[list[float]]) -> list[list[float]]:
+    return [[float(p) for p in row] for row in marginals]
 
 
 def _estimated_draft(estimate: EstimateInfo) -> bool | None:
@@ -133,6 +138,7 @@ def _tree_for_measured_curve(
         speedup=predicted_speedup(found, curve),
         warning="",
         curve_source=measured.source,
+        marginals=_floats(known[0]),
         relative_latency=dict(zip(map(str, measured.sizes), map(float, measured.relative_latency), strict=True)),
     )
     source = f"estimated for {target.name}"

@@ -225,9 +225,7 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    mask, depth = tree_tables_from_bytes(
-        bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count
-    )
+    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     providers = [(PROVIDER, {"device_id": "0"}), "CPUExecutionProvider"]
