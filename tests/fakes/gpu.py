@@ -18,6 +18,7 @@ from ppd.bundle import Bundle
 from ppd.reference.torch_engine import TorchEngine
 from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
 
+_STREAM = 7
 NAME, COMPUTE_CAPABILITY, VERSION = "Fake GPU", "8.7", "10.99.0"
 
 
@@ -77,6 +78,9 @@ class FakeGpu:
             f"{size} bytes at {address:#x} are in no allocation"
         )
 
+    def require_stream(self, stream: int) -> None:
+        assert stream == _STREAM
+
     def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
         self.calls[call] += 1
         action() if self.recording is None else self.recording.append(action)
@@ -129,7 +133,7 @@ class FakeGpu:
             cudaSetDevice=lambda _i: (ok,),
             cudaGetLastError=lambda: (ok,),
             cudaGetErrorString=lambda status: (ok, status.name.encode()),
-            cudaStreamCreateWithFlags=lambda _flags: (ok, 7),
+            cudaStreamCreateWithFlags=lambda _flags: (ok, _STREAM),
             cudaStreamDestroy=lambda _stream: (ok,),
             cudaStreamSynchronize=lambda _stream: (ok,),
             cudaMalloc=lambda size: self.allocate(size, "cudaMalloc"),
@@ -227,23 +231,23 @@ class Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 7
+        self.gpu.require_stream(stream)
         assert self.addresses.keys() == set(self.engine.tensors)
         if self.gpu.recording is not None:
             self.captured = True
             if not self.gpu.can_capture:
                 self.gpu.invalid = True
                 return False
-        self.gpu.do(f"execute profile {self.profile}", self._compute)
-        return True
+        (status,) = self.gpu.do(f"execute profile {self.profile}", self._compute)
+        return status == Status.cudaSuccess
 
     @torch.no_grad()
     def _compute(self) -> None:
         gpu, at = self.gpu, self.addresses
-        read = {name: torch.tensor(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
+        read = {name: _copy(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
         shape = (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim)
         caches = [gpu.array(at[name], shape, np.float32) for name in gpu.names]
-        top_ids, logits, *new = self.engine.graph(*read.values(), [torch.tensor(cache) for cache in caches])
+        top_ids, logits, *new = self.engine.graph(*read.values(), [_copy(cache) for cache in caches])
         gpu.array(at[TOP_IDS], tuple(top_ids.shape), np.int64)[:] = top_ids
         gpu.array(at[LOGITS], tuple(logits.shape), np.float32)[:] = logits
         num_rows, start = self.shapes[INPUT_IDS][1], int(read[CACHE_LEN])
@@ -255,3 +259,7 @@ class Context:
                 cache[:] = tensor
 
     _inputs = (INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS)
+
+
+def _copy(values: Any) -> torch.Tensor:
+    return torch.as_tensor(values).clone()
