@@ -197,10 +197,14 @@ def _open_session(bundle: Bundle) -> ort.InferenceSession:
     """Open without CPU fallback; where only that refuses, open with it and look at what went there."""
     try:
         return _session(bundle, fallback=False)
+    except EngineError:
+        raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         refused = error
     try:
         session = _session(bundle, fallback=True)
+    except EngineError:
+        raise
     except Exception as error:
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} on the GPU ({error}); "
@@ -239,7 +243,10 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
         providers.append("CPUExecutionProvider")
     session = ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
     if PROVIDER not in session.get_providers():  # ONNX Runtime goes on without a provider that it cannot load
-        raise EngineError(f"ONNX Runtime cannot load its {PROVIDER}; install the CUDA and cuDNN that it was built for")
+        raise EngineError(
+            f"the {PROVIDER} of ONNX Runtime {ort.__version__} does not load; it wants its own major version of CUDA "
+            'and cuDNN, which pip install "ppd-edge[cuda]" brings, and a driver that is as new'
+        )
     return session
 
 
