@@ -1,6 +1,6 @@
 """The application that commands register with, and what they share: options, progress bars, tables."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +45,11 @@ def extra(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(stages: Sized) -> Iterator[Callable[[str], None]]:
-    """A progress bar over stages on standard error, or nothing where that is not a terminal."""
+def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
+    """A progress bar over stages on standard error, or nothing where that is not a terminal.
+
+    Any other text that it is called with is shown as part of the present stage.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -55,7 +58,7 @@ def progress(stages: Sized) -> Iterator[Callable[[str], None]]:
 
         def advance(stage: str) -> None:
             nonlocal started
-            bar.update(task, description=stage, advance=1 if started else 0)
+            bar.update(task, description=stage, advance=1 if started and stage in stages else 0)
             started = True
 
         yield advance

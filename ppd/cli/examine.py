@@ -67,7 +67,7 @@ def bench(
 
     model = load(bundle, engine=engine, threads=threads)
     lines = read_prompts(prompts) if prompts is not None else None
-    with progress(range(turns)) as advance:
+    with progress([f"turn {turn} of {turns}" for turn in range(1, turns + 1)]) as advance:
         report = run(
             model, prompts=lines, max_new_tokens=max_new_tokens, turns=turns, draft=draft or "auto", progress=advance
         )

@@ -28,7 +28,9 @@ def train(
     rollouts: Annotated[int, typer.Option(metavar="R", help="Most continuations by the model itself.")] = 1024,
     learning_rate: Annotated[float, typer.Option(metavar="LR", help="At the peak.")] = 1e-2,
     loss: Annotated[str, typer.Option(help="kl-tv, or kl.")] = "kl-tv",
-    init: Annotated[str, typer.Option(help="Start at the mean of frequent tokens' embeddings, or of all.")] = "frequent",
+    init: Annotated[
+        str, typer.Option(help="Start at the mean of frequent tokens' embeddings, or of all.")
+    ] = "frequent",
     source: Annotated[str, typer.Option(help="Train on rollouts, text, or both.")] = "both",
     temperature: Annotated[float, typer.Option(metavar="T", help="Of the rollouts; 0 is greedy.")] = 0.0,
     recipe: Annotated[str, typer.Option(help="packed, or one-group as the authors train.")] = "packed",

@@ -100,7 +100,7 @@ def export(
         context: Tokens that prompt and answer may fill; None for the model's own.
         out: The bundle's folder; None for MODEL-TARGET in the working directory.
         force: Replace an existing bundle.
-        progress: Called with each of `STAGES` as it begins.
+        progress: Called with each of `STAGES` as it begins, and with the phases of an engine's build.
 
     Returns:
         The report.
@@ -145,7 +145,7 @@ def export(
             checked = cut_check or _check(staging, reference)
             write_manifest(staging, dataclasses.replace(manifest, check=checked))
             progress(STAGES[6])
-            finish_for_target(staging, preset)
+            finish_for_target(staging, preset, lambda phase, share: progress(f"{phase[:40]} {share:.0%}"))
     bundle = open_bundle(folder, verify=False)
     size = sum(bundle.path(role).stat().st_size for role in (GRAPH_FILE, WEIGHTS_FILE))
     return ExportReport(

@@ -33,7 +33,8 @@ def finish_for_target(
 
     Where TensorRT-RTX is installed and knows the GPU, an engine is built ahead of time. Where it does not know it, as a
     Jetson's, the graph is lowered if the oldest TensorRT of the target's line needs that, parsed and built for another
-    GPU as a proof, and `BUILD.md` says how to build on the device. Without TensorRT-RTX, `BUILD.md` is all.
+    GPU as a proof, and `BUILD.md` says how to build on the device. Without TensorRT-RTX, or where the target's memory
+    is too small for the engine, `BUILD.md` is all.
 
     Args:
         folder: The bundle's folder.
@@ -56,6 +57,10 @@ def finish_for_target(
         trt = import_tensorrt(AHEAD_OF_TIME)
     except EngineError:
         proof = "TensorRT-RTX was not installed where this bundle was exported, so no build was tried there."
+        return add_file(bundle, BUILD_NOTES_FILE, _notes(bundle, target, proof).encode())
+    needed = memory_bytes(bundle, profiles_of(bundle))
+    if target.memory_gb is not None and needed > target.memory_gb * _GB:
+        proof = f"No engine was built: it would need {needed / _GB:.1f} GB, which {target.name} does not have."
         return add_file(bundle, BUILD_NOTES_FILE, _notes(bundle, target, proof).encode())
     if target.compute_capability in compute_capabilities(trt):
         build(folder, AHEAD_OF_TIME, target=target, progress=progress)

@@ -28,6 +28,7 @@ from ppd.export.network import (
     read_graph,
     require_native,
 )
+from ppd.export.timing_cache import keep_timing_cache, timing_cache_path, use_timing_cache
 from ppd.manifest import EngineInfo, Manifest
 from ppd.runtime.check import check_engine, load_reference, reference_length
 from ppd.runtime.decode import Plans
@@ -100,8 +101,10 @@ def build(
     present = next((info for info in bundle.manifest.engines if info.key == wanted.key), None)
     if present is not None and not force and not stale(bundle.manifest, present):
         return present
-    _require_memory(bundle, profiles, gpu)
-    plan = plan_from_bundle(trt, bundle, profiles, capability if gpu is None else None, lowered, progress)
+    _require_memory(bundle, profiles, gpu, target)
+    # TensorRT-RTX times nothing at build time: its timing cache does nothing any more.
+    timings = timing_cache_path(flavour, trt.__version__, gpu.name) if flavour == "tensorrt" and gpu else None
+    plan = plan_from_bundle(trt, bundle, profiles, capability if gpu is None else None, lowered, progress, timings)
     wanted = dataclasses.replace(wanted, size_bytes=plan.content.nbytes)
     _store(bundle, wanted, plan.content)
     return wanted if gpu is None else _check(bundle.folder, wanted.key, flavour)
@@ -114,6 +117,7 @@ def plan_from_bundle(
     capability: str | None,
     lowered: bool,
     progress: BuildProgress = lambda _phase, _share: None,
+    timings: Path | None = None,
 ) -> Plan:
     """Parse and build, and keep nothing.
 
@@ -124,6 +128,7 @@ def plan_from_bundle(
         capability: Compute capability to build ahead of time for; None for the GPU of this machine.
         lowered: Build the lowered graph.
         progress: Called as the build goes on.
+        timings: File of the timing cache; None to keep none.
 
     Raises:
         EngineError: The graph does not parse or build, or its layers are not native.
@@ -141,8 +146,12 @@ def plan_from_bundle(
             if attempt:
                 make_decomposable(trt, network)
         config = _config(trt, builder, profiles, capability, progress)
+        if timings is not None:
+            use_timing_cache(config, timings)
         content = builder.build_serialized_network(network, config)
         if content is not None:
+            if timings is not None:
+                keep_timing_cache(config, timings)
             return Plan(content=memoryview(content), layers=dict(layer_kinds(network)))
         if attempt or lowered or not any("decomposable" in message for message in messages):
             break
@@ -241,14 +250,19 @@ def _record(
     return dataclasses.replace(info, key=engine_key(info))
 
 
-def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None) -> None:
-    """On the device: the weights are held twice during the build, and the engine needs its cache afterwards."""
-    if gpu is None:
+def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None, target: Target | None) -> None:
+    """The engine and its cache have to fit; on the device, the weights are held twice during the build."""
+    needed = memory_bytes(bundle, profiles)
+    if gpu is not None:
+        needed += bundle.manifest.files[WEIGHTS_FILE].size_bytes
+        what, who, free = "the build needs", f"{gpu.name} has", gpu.free_bytes
+    elif target is not None and target.memory_gb is not None:
+        what, who, free = "the engine and its cache need", f"{target.name} has", int(target.memory_gb * 10**9)
+    else:
         return
-    needed = memory_bytes(bundle, profiles) + bundle.manifest.files[WEIGHTS_FILE].size_bytes
-    if needed > gpu.free_bytes:
+    if needed > free:
         raise EngineError(
-            f"the build needs about {needed / _GIB:.1f} GiB, {gpu.name} has {gpu.free_bytes / _GIB:.1f} GiB free; "
+            f"{what} about {needed / _GIB:.1f} GiB, {who} {free / _GIB:.1f} GiB{' free' if gpu is not None else ''}; "
             "close other programs, or export with a smaller --context or precision"
         )
 

@@ -1,5 +1,6 @@
 """TensorRT-RTX parses and builds our graphs on a machine without a GPU."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -286,3 +287,14 @@ def test_the_command_builds_and_says_what(small: Path) -> None:
     assert "tensorrt-rtx" in done.output
     assert "unchecked: run ppd check on the device" in done.output
     assert len(open_bundle(small).manifest.engines) == 1
+
+
+def test_a_target_without_the_memory_is_refused_before_the_build(own: Path) -> None:
+    small = dataclasses.replace(ADA, memory_gb=0.001)
+
+    with pytest.raises(EngineError, match=r"need about [\d.]+ GiB, rtx-4090 has 0.0 GiB; .*--context or precision"):
+        build(own, "tensorrt-rtx", target=small)
+    finished = finish_for_target(own, small)
+
+    assert finished.manifest.engines == []
+    assert "No engine was built: it would need" in (own / "BUILD.md").read_text("utf-8")
