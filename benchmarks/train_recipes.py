@@ -1,7 +1,7 @@
 """Recipes of prompt tokens, compared at equal time: the untrained start, one group per sequence, packed, and variants.
 
     python benchmarks/train_recipes.py --data PATH... [--model tinypy] [--minutes 1.5] [--out build/recipes]
-                                       [--recipes NAME...] [--rollouts N] [--no-engine]
+                                       [--recipes NAME...] [--rollouts N] [--held-out N] [--no-engine]
 
 Every recipe trains for the same time on the same rollouts and texts, and is judged on the same held-out ones. Then it
 is exported, and decodes held-out prompts with a tree of 16 and one of 64 rows. The trees are the same for all recipes
@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,24 @@ from ppd.train.steps import CHECKPOINT_FILE, PromptTokens, train_steps
 from ppd.train.trainer import Prepared, evaluate_all, initial_tokens, prepare, used_sets
 from ppd.tree import Tree, json_from_tree
 
+_AUTHORS = {"loss": "kl", "init": "mean"}
+_BETTER = {"loss": "kl-tv", "init": "frequent"}
 RECIPES: dict[str, dict[str, Any]] = {
-    "untrained": {},
-    "one-group": {"recipe": "one-group"},
-    "packed": {},
-    "packed, kl-tv": {"loss": "kl-tv"},
-    "packed, m=2": {"num_prompt_tokens": 2},
-    "packed, m=4": {"num_prompt_tokens": 4},
-    "packed, frequent": {"init": "frequent"},
-    "packed, rollouts": {"source": "rollouts"},
-    "packed, text": {"source": "text"},
+    "untrained": _AUTHORS,
+    "one-group": {"recipe": "one-group", **_AUTHORS},
+    "packed": {"groups": 64, **_AUTHORS},
+    "packed, kl-tv": {"groups": 64, "loss": "kl-tv", "init": "mean"},
+    "packed, frequent": {"groups": 64, "loss": "kl", "init": "frequent"},
+    "packed, both": {"groups": 64, **_BETTER},
+    "packed, both, 16 groups": {"groups": 16, **_BETTER},
+    "packed, both, 8 groups": {"groups": 8, **_BETTER},
+    "one-group, both": {"recipe": "one-group", **_BETTER},
+    "packed, both, m=2": {"groups": 16, "num_prompt_tokens": 2, **_BETTER},
+    "packed, both, m=4": {"groups": 16, "num_prompt_tokens": 4, **_BETTER},
+    "packed, both, rollouts": {"groups": 16, "source": "rollouts", **_BETTER},
+    "packed, both, text": {"groups": 16, "source": "text", **_BETTER},
 }
+"""Settings by name; "both" is the mixed loss with the start from frequent tokens."""
 NUM_ROWS = (16, 64)
 MOST_PROMPT_TOKENS = 4
 NUM_PROMPTS, PROMPT_LENGTH, NEW_TOKENS = 20, 48, 64
@@ -50,12 +58,16 @@ NUM_PROMPTS, PROMPT_LENGTH, NEW_TOKENS = 20, 48, 64
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a recipe gave: tokens [m, hidden], accuracy by held-out set, steps and supervised positions per second."""
+    """What a recipe gave: tokens [m, hidden], accuracy by held-out set, steps, supervised positions per second.
+
+    `cpu_share` is processor seconds per second of training: less than the threads means that other work disturbed it.
+    """
 
     tokens: Tensor
     accuracy: dict[str, Accuracy]
     steps: int
     positions_per_second: float
+    cpu_share: float
 
 
 def main() -> None:
@@ -67,16 +79,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/recipes"))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--rollouts", type=int, default=1024)
+    parser.add_argument("--held-out", type=int, default=256, help="sequences of each held-out set")
     parser.add_argument("--no-engine", action="store_true", help="leave out what needs an export")
     args = parser.parse_args()
     accelerator = Accelerator()
     # Room for the most prompt tokens, so that all are judged on the same sequences.
     base = TrainOptions(minutes=args.minutes, num_prompt_tokens=MOST_PROMPT_TOKENS, num_rollouts=args.rollouts)
-    prepared = prepare(args.model, args.data, args.out / "cache", base, accelerator.device)
+    prepared = prepare(args.model, args.data, args.out / "cache", base, accelerator.device, num_held_out=args.held_out)
     trained: dict[str, Trained] = {}
     for name in args.recipes:
         trained[name] = train_recipe(name, prepared, args, accelerator)
-        print(f"{name}: {trained[name].steps} steps, {best(trained[name])}", flush=True)
+        print(
+            f"{name}: {trained[name].steps} steps, {trained[name].cpu_share:.2f} processors, {best(trained[name])}",
+            flush=True,
+        )
     lengths = {} if args.no_engine else measure_lengths(trained, prepared, args)
     print_table(trained, lengths)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
@@ -90,14 +106,18 @@ def train_recipe(name: str, prepared: Prepared, args: argparse.Namespace, accele
     options = TrainOptions(minutes=args.minutes, **RECIPES[name])
     start = initial_tokens(prepared, options)
     if name == "untrained":
-        return Trained(start, evaluate_all(prepared, start), 0, 0.0)
+        return Trained(start, evaluate_all(prepared, start), 0, 0.0, 0.0)
     folder = folder_of(args.out, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
+    before = time.process_time()
     counts = train_steps(module, used_sets(prepared, options), options, accelerator, folder)
+    cpu_share = (time.process_time() - before) / counts["seconds"]
     tokens = module.weight.detach().float().cpu()
-    return Trained(tokens, evaluate_all(prepared, tokens), int(counts["steps"]), counts["positions_per_second"])
+    return Trained(
+        tokens, evaluate_all(prepared, tokens), int(counts["steps"]), counts["positions_per_second"], cpu_share
+    )
 
 
 def measure_lengths(
@@ -158,7 +178,8 @@ def figures_of(recipe: Trained, lengths: dict[str, float]) -> dict[str, Any]:
     """Everything of a recipe, for the JSON line."""
     accuracy = {name: found.to_json() for name, found in recipe.accuracy.items()}
     rate = round(recipe.positions_per_second)
-    return {"steps": recipe.steps, "positions_per_second": rate, "held_out": accuracy, "acceptance_length": lengths}
+    counts = {"steps": recipe.steps, "positions_per_second": rate, "cpu_share": round(recipe.cpu_share, 2)}
+    return {**counts, "held_out": accuracy, "acceptance_length": lengths}
 
 
 def print_table(trained: dict[str, Trained], lengths: dict[str, dict[str, float]]) -> None:

@@ -32,6 +32,8 @@ from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
 PROMPT_TOKENS_FILE, REFERENCE_FILE = "prompt_tokens.safetensors", "reference.npz"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
+_MAX_TRIES = 5
+_CHANGED = "the bundle was changed while it was loaded: try again"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,18 @@ class Bundle:
             raise BundleError(f"{self.folder} has no {role} in its {MANIFEST_FILE}; {AGAIN}")
         return self.folder / self.manifest.files[role].path
 
+    def read_bytes(self, role: str) -> bytes:
+        """The content of a role's file.
+
+        Raises:
+            BundleError: The manifest names no such file, or it is gone: another tree or engine was put in meanwhile.
+        """
+        path = self.path(role)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read any more ({error.strerror}); {_CHANGED}") from error
+
     def has(self, role: str) -> bool:
         """Whether the bundle holds a file of this role (tokenizer and chat template are optional)."""
         return role in self.manifest.files
@@ -75,6 +89,18 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
     """
     root = Path(folder)
     manifest = _read_manifest(root)
+    for _ in range(_MAX_TRIES - 1):
+        try:
+            return _open(root, manifest, verify=verify)
+        except BundleError:
+            before, manifest = manifest, _read_manifest(root)
+            if manifest.digest == before.digest:
+                raise
+    return _open(root, manifest, verify=verify)
+
+
+def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
+    """Verify the files that a manifest names. A re-fold may replace them meanwhile, its manifest first."""
     for role, entry in manifest.files.items():
         _verify_file(root, entry, hashed=verify or not (role == WEIGHTS_FILE or role.startswith("engines/")))
     if TREE_FILE not in manifest.files:
@@ -84,6 +110,8 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
         tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
     except (TreeError, UnicodeDecodeError) as error:
         raise BundleError(f"{root}: {error}; {AGAIN}") from error
+    except OSError as error:
+        raise BundleError(f"{root}: its tree cannot be read ({error.strerror}); {_CHANGED}") from error
     return Bundle(root, manifest, tree)
 
 
@@ -150,7 +178,12 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         write_atomically(bundle.folder / name, content)
         files[role] = file_entry(bundle.folder, name)
     manifest = dataclasses.replace(
-        bundle.manifest, files=files, tree=tree_info(tree, source), draft=None, calibration=None
+        bundle.manifest,
+        files=files,
+        tree=tree_info(tree, source),
+        draft=None,
+        calibration=None,
+        tree_calibration=None,
     )
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)
@@ -158,20 +191,23 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
 
 
 def record_calibration(
-    folder: str | os.PathLike[str], calibration: CalibrationInfo, *, draft: bool, files: dict[str, str]
+    folder: str | os.PathLike[str], calibration: CalibrationInfo, *, tree: Tree, draft: bool, files: dict[str, str]
 ) -> Bundle:
     """Keep what calibration measured: the manifest and the files given change, and nothing else.
 
     Args:
         folder: An existing bundle.
         calibration: The record.
+        tree: The tree that was measured.
         draft: What `draft="auto"` does from now on.
         files: Role (`latency.json`, `acceptance.json`) → text.
 
     Raises:
-        BundleError: The folder is no bundle, or one is damaged.
+        BundleError: The folder is no bundle, one is damaged, or another tree was folded in meanwhile.
     """
     bundle = open_bundle(folder, verify=False)
+    if json_from_tree(bundle.tree) != json_from_tree(tree):
+        raise BundleError(f"{bundle.folder}: another tree was folded in while this one was measured; calibrate again")
     entries = dict(bundle.manifest.files)
     for role, text in files.items():
         stem, suffix = Path(role).stem, Path(role).suffix

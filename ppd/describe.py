@@ -21,7 +21,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
-        f"speed-up       {_expected_speed(manifest)}",
+        *_speed_lines(manifest),
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
         *_estimate_lines(manifest.estimate),
         *_calibration_lines(bundle),
@@ -62,6 +62,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
     ]
+    lines += _speed_lines(manifest) if manifest.draft is not None else []
     lines += _estimate_lines(manifest.estimate)
     lines += _engine_lines(manifest)
     if "BUILD.md" in manifest.files:
@@ -165,7 +166,7 @@ def _calibration_lines(bundle: Bundle) -> list[str]:
     ]
     lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
     if bundle.has(LATENCY_FILE):
-        data = json.loads(bundle.path(LATENCY_FILE).read_text("utf-8"))
+        data = json.loads(bundle.read_bytes(LATENCY_FILE))
         lines.append(
             "latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"
         )
@@ -195,9 +196,24 @@ def _expected_speed(manifest: Manifest) -> str:
     draft = manifest.draft
     if draft is None:
         return "not measured on a device; ppd bench measures it"
+    if manifest.tree_calibration is not None:
+        return f"{'drafting' if draft else 'plain decoding'} was measured to be faster where the tree was calibrated"
     if manifest.calibration is None and manifest.estimate is not None:
         return f"{'drafting' if draft else 'plain decoding'} is estimated to be faster"
     return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"
+
+
+def _speed_lines(manifest: Manifest) -> list[str]:
+    """What `draft="auto"` rests on; and, where that was not measured on this device, how to change it."""
+    lines = [f"speed-up       {_expected_speed(manifest)}"]
+    if manifest.draft is not None and (info := manifest.tree_calibration) is not None:
+        lines.append(
+            f"               drafting against plain decoding there: {info.predicted_speedup:.3f} predicted, "
+            f"{info.measured_speedup:.3f} measured ({info.created[:10]}, {info.engine} on {info.machine})"
+        )
+    if manifest.draft is not None and manifest.calibration is None:
+        lines.append("               measure this device with ppd calibrate, or say --draft or --plain")
+    return lines
 
 
 def _engine_lines(manifest: Manifest) -> list[str]:

@@ -173,6 +173,7 @@ class EstimateInfo:
         warning: That the model does not fit the target's memory, or empty.
         curve_source: Where the measured curve is from; empty for a target with figures.
         relative_latency: N → L(N)/L(1) of that curve.
+        marginals: p[d][r], [m][K], that the tree was chosen by; empty where none are known.
     """
 
     acceptance_source: str
@@ -186,6 +187,7 @@ class EstimateInfo:
     warning: str
     curve_source: str = ""
     relative_latency: dict[str, float] = field(default_factory=dict)
+    marginals: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +245,7 @@ class Manifest:
         damage: What rounding or quantising the weights costs; null where they are exported as they are.
         estimate: What the target's figures promise; null for a target without figures.
         engines: The TensorRT engines that were built from it.
+        tree_calibration: What was measured where the tree was calibrated, another machine; null for other trees.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -265,6 +268,20 @@ class Manifest:
     estimate: EstimateInfo | None = None
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
+    tree_calibration: CalibrationInfo | None = None
+
+
+def calibration_from_json(data: Any, where: str) -> CalibrationInfo:
+    """Read the record of a calibration, strictly.
+
+    Args:
+        data: Parsed JSON.
+        where: What messages call it.
+
+    Raises:
+        BundleError: A key is unknown or missing, or a value of another type.
+    """
+    return _decode(CalibrationInfo, data, where)
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:

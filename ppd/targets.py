@@ -25,9 +25,9 @@ class Target:
         bandwidth_gbs: Its bandwidth, in GB/s; None where it depends on the machine.
         throughput_tflops: Dense operations by precision as run, in 10^12/s: weight-only int8 and int4 compute in fp16
             on a GPU. Empty where it depends on the machine.
-        power_modes: Power modes by name, where they matter; the figures are those of the fastest.
+        power_modes: Power modes by name, the fastest last, where they matter; the figures are those of the fastest.
         context: Cache length that memory is planned for; a model with less takes its own.
-        tensorrt: The TensorRT line of the device, None where there is none.
+        tensorrt: The oldest TensorRT that the device may have, as "10.3+"; None where there is none.
         tensorrt_rtx: Whether TensorRT-RTX knows the compute capability.
         sources: Figure ("throughput_tflops.fp16" for one precision) → where it is from.
     """

@@ -74,7 +74,7 @@ def test_a_bundle_is_described(bundle: Bundle) -> None:
     assert lines["target"] == "cpu, fp32"
     assert lines["prompt tokens"] == "3 trained (tinypy/prompt_tokens), 3,072 bytes"
     assert lines["check"] == describe_check(bundle.manifest.check)
-    assert "not measured" in lines["speed-up"]
+    assert "where the tree was calibrated" in lines["speed-up"]
     assert re.search(r"created \d{4}-\d\d-\d\dT.*torch \d", lines["provenance"])
     assert lines["tree"].startswith(bundle.manifest.tree.source)
     for entry in bundle.manifest.files.values():
@@ -102,9 +102,28 @@ def test_a_tree_that_never_drafts_says_so(bundle: Bundle) -> None:
     [(True, "drafting was measured to be faster"), (False, "plain decoding was measured to be faster")],
 )
 def test_what_was_measured_is_told(bundle: Bundle, draft: bool, words: str) -> None:
-    measured = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, draft=draft))
+    manifest = dataclasses.replace(bundle.manifest, draft=draft, tree_calibration=None)
+    measured = dataclasses.replace(bundle, manifest=manifest)
 
     assert lines_of(describe_bundle(measured))["speed-up"] == words
+
+
+def test_what_is_not_known_is_told(bundle: Bundle) -> None:
+    manifest = dataclasses.replace(bundle.manifest, draft=None, tree_calibration=None)
+
+    assert "not measured" in lines_of(describe_bundle(dataclasses.replace(bundle, manifest=manifest)))["speed-up"]
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_what_was_measured_elsewhere_is_told_with_how_to_change_it(bundle: Bundle, draft: bool) -> None:
+    info = bundle.manifest.tree_calibration
+    assert info is not None
+    elsewhere = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, draft=draft))
+
+    for text in (describe_bundle(elsewhere), describe_export(elsewhere, 1, 1, 1)):
+        assert lines_of(text)["speed-up"].startswith("drafting" if draft else "plain decoding")
+        for words in (f"{info.measured_speedup:.3f} measured", info.engine, "ppd calibrate", "--draft or --plain"):
+            assert words in text
 
 
 def test_revision_and_missing_eos_are_told(bundle: Bundle) -> None:

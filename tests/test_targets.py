@@ -49,6 +49,7 @@ def test_tensorrt_rtx_is_offered_where_it_knows_the_compute_capability() -> None
     for target in load_targets().values():
         assert target.tensorrt_rtx == (target.compute_capability in {"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"})
         assert (target.tensorrt is None) == (target.compute_capability is None)
+        assert target.tensorrt is None or re.fullmatch(r"\d+\.\d+\+", target.tensorrt)
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,18 @@ import numpy.typing as npt
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle, open_bundle, record_calibration, refold_tree
 from ppd.calibrate.acceptance import Acceptance, measure_acceptance
-from ppd.calibrate.latency import Latency, measure_latency
+from ppd.calibrate.latency import SIZES, Latency, measure_latency
 from ppd.calibrate.search import SearchResult, search_fastest_tree, search_tree
 from ppd.errors import ArgumentError
 from ppd.manifest import CalibrationInfo
 from ppd.runtime.bench import BenchReport, bench
 from ppd.runtime.documents import Document, until_answer
 from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.tensorrt_files import FLAVOURS, with_engines_for
 from ppd.runtime.model import Model
 
 STAGES = ("load", "acceptance", "latency", "search", "confirm", "record")
+BUILD_STAGE = "build the engine"
 _NEW_TOKENS = 64
 _MAX_CHARACTERS = 400
 _MAX_PROMPTS = 64
@@ -33,6 +35,9 @@ _CONFIRM_TURNS = 10
 _DIFFERS = 0.10
 
 PROMPTS = Path(__file__).parent / "prompts"
+
+Rebuild = Callable[[int | None], None]
+"""Builds an engine for the bundle as it is, for decode steps of up to so many rows; None: of its tree's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ def calibrate(
     minutes: float = 2.0,
     engine: str = "auto",
     threads: int | None = None,
+    rebuild: Rebuild | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CalibrationReport:
     """Measure this device and model, and fold the fastest tree into the bundle.
@@ -72,44 +78,62 @@ def calibrate(
         minutes: About how long to measure acceptance and latency, half each.
         engine: "auto", or an engine's name.
         threads: CPU threads.
-        progress: Called with each of `STAGES` as it begins.
+        rebuild: Builds the engine, where it has to be built for a tree (`ppd.export.calibration_engines`).
+        progress: Called with each of `STAGES` as it begins, and with `BUILD_STAGE` before each of two builds.
 
     Raises:
-        ArgumentError: `minutes` is not above 0, or the prompts bring no token to compare.
+        ArgumentError: `minutes` is not above 0, the prompts bring no token to compare, or a built engine is named
+            without `rebuild`.
         BundleError: The folder is no bundle.
         EngineError: The engine cannot run it.
     """
     if not 0 < minutes < float("inf"):
         raise ArgumentError(f"minutes is {minutes}; expected a number above 0")
-    progress(STAGES[0])
-    model = load_model(folder, engine, threads)
-    ids = _prompt_ids(model, prompts)
-    progress(STAGES[1])
-    seconds = minutes * 30
-    acceptance = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
-    progress(STAGES[2])
-    latency = measure_latency(model, seconds=seconds)
+    if rebuild is None and engine in FLAVOURS:
+        raise ArgumentError(f"{engine} is measured with an engine that is built for it; run ppd calibrate {folder}")
+    if rebuild is not None:
+        progress(BUILD_STAGE)
+        rebuild(SIZES[-1])
+    ids, acceptance, latency = _measure(folder, prompts, minutes * 30, engine, threads, progress)
     progress(STAGES[3])
     found = choose_tree(acceptance.marginals, latency.curve())
     refold_tree(folder, found.tree, source="calibrated")
+    if rebuild is not None:
+        progress(BUILD_STAGE)
+        rebuild(None)
     progress(STAGES[4])
     model = load_model(folder, engine, threads)
     turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
-    report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], turns=turns, draft=True)
+    report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns, draft=True)
     progress(STAGES[5])
     info = _info(model, acceptance, found, latency, report)
     files = {ACCEPTANCE_FILE: _acceptance_json(acceptance, info), LATENCY_FILE: _latency_json(latency, info)}
-    bundle = record_calibration(folder, info, draft=_confirmed(report), files=files)
+    bundle = record_calibration(folder, info, tree=found.tree, draft=_confirmed(report), files=files)
     return CalibrationReport(bundle, acceptance, latency, found, report)
 
 
-def load_model(folder: str | os.PathLike[str], engine: str, threads: int | None) -> Model:
-    """Open the bundle for measuring: the one place where calibration chooses its engine.
-
-    An engine whose profiles end at the folded tree has to be built here for the largest of `latency.SIZES`.
-    """
-    bundle = open_bundle(folder, verify=False)
+def load_model(folder: str | os.PathLike[str], engine: str, threads: int | None, *, num_rows: int = 1) -> Model:
+    """Open the bundle: the one place where calibration chooses its engine; a built one takes steps of `num_rows`."""
+    bundle = with_engines_for(open_bundle(folder, verify=False), num_rows)
     return Model(bundle, open_engine(bundle, engine, threads))
+
+
+def _measure(
+    folder: str | os.PathLike[str],
+    prompts: Sequence[Document] | None,
+    seconds: float,
+    engine: str,
+    threads: int | None,
+    progress: Callable[[str], None],
+) -> tuple[list[list[int]], Acceptance, Latency]:
+    """Prompts, acceptance and latency, `seconds` for each of the two; the engine's memory is free again afterwards."""
+    progress(STAGES[0])
+    model = load_model(folder, engine, threads, num_rows=SIZES[-1])
+    ids = _prompt_ids(model, prompts)
+    progress(STAGES[1])
+    acceptance = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
+    progress(STAGES[2])
+    return ids, acceptance, measure_latency(model, seconds=seconds)
 
 
 def choose_tree(marginals: npt.ArrayLike, curve: np.ndarray) -> SearchResult:

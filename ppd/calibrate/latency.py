@@ -43,8 +43,11 @@ class Latency:
     stable: bool
 
     def curve(self) -> npt.NDArray[np.float64]:
-        """L(1), L(2), …, milliseconds, float64 [largest size]: means over cache lengths, linear between sizes."""
-        mean = self.milliseconds.mean(axis=0)
+        """L(1), L(2), …, milliseconds, float64 [largest size]: means over cache lengths, linear between sizes.
+
+        Where more rows took less time, which is noise as a rule, the sizes share their mean, so that L never falls.
+        """
+        mean = _never_falling(self.milliseconds.mean(axis=0))
         return np.interp(np.arange(1, self.sizes[-1] + 1), self.sizes, mean)
 
 
@@ -104,3 +107,15 @@ def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
         model.engine.commit(cache_len, accepted.rows)
         times.append((time.perf_counter() - started) * 1e3)
     return float(np.median(times))
+
+
+def _never_falling(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The nearest values, in least squares, that never fall: neighbours in the wrong order are pooled."""
+    pools: list[tuple[float, int]] = []  # mean and count
+    for value in values.tolist():
+        mean, count = value, 1
+        while pools and pools[-1][0] > mean:
+            before, size = pools.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        pools.append((mean, count))
+    return np.repeat([mean for mean, _ in pools], [count for _, count in pools])

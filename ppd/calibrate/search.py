@@ -93,7 +93,8 @@ def search_fastest_tree(
 
     Args:
         marginals: As for `search_tree`.
-        latency_ms: Time of a step of 1, 2, … rows, float [N]; no tree has more than N rows.
+        latency_ms: Time of a step of 1, 2, … rows, float [N]; no tree has more than N rows. Where more rows take less
+            time, that time counts for fewer rows too: a larger tree is never worse, and V(n) is of at most n rows.
         root_prompts: As for `search_tree`.
 
     Raises:
@@ -102,7 +103,7 @@ def search_fastest_tree(
     cost = np.array(latency_ms, np.float64)
     if cost.ndim != 1 or not 1 <= len(cost) <= MAX_ROWS or not (np.isfinite(cost).all() and cost.min() > 0):
         raise ArgumentError(f"latency_ms has shape {cost.shape}; expected 1 to {MAX_ROWS} times above 0")
-    return _search(check_marginals(marginals), cost, root_prompts)
+    return _search(check_marginals(marginals), np.minimum.accumulate(cost[::-1])[::-1], root_prompts)
 
 
 def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:

@@ -22,7 +22,11 @@ def check(bundle: BundleArgument, engine: EngineOption = "auto", threads: Thread
 
 @app.command()
 def inspect(
-    bundle: BundleArgument, as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False
+    bundle: BundleArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what calibration recorded, or the target's estimate.")
+    ] = None,
 ) -> None:
     """Show what is in a bundle: model, tree, check, provenance."""
     import dataclasses
@@ -31,6 +35,11 @@ def inspect(
     from ppd.describe import describe_bundle
 
     opened = open_bundle(bundle)
+    if plot is not None:
+        from ppd.calibrate.plot import draw, picture_from_bundle, require_plot
+
+        require_plot(plot)
+        draw(plot, picture_from_bundle(opened))
     print(json.dumps(dataclasses.asdict(opened.manifest), indent=1) if as_json else describe_bundle(opened))
 
 

@@ -1,21 +1,42 @@
 """The tree that `--tree auto` folds: estimated from the target's figures where the acceptance is known."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ppd.calibrate
 from ppd.calibrate.calibrate import choose_tree, predicted_speedup
+from ppd.calibrate.calibrated_tree import load_calibrated_tree
 from ppd.calibrate.measured_curves import nearest_curve
 from ppd.calibrate.roofline import curve_from_steps, estimate_steps, memory_warning
 from ppd.errors import ModelError
 from ppd.export.hand_made_tree import hand_made_tree
-from ppd.manifest import EstimateInfo, ModelInfo
+from ppd.manifest import CalibrationInfo, EstimateInfo, ModelInfo
 from ppd.targets import Target
-from ppd.tree import Tree, load_tree
+from ppd.tree import Tree
 
 _PUBLISHED = Path(ppd.calibrate.__file__).parent / "published"
 _MAX_CACHE_LEN = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenTree:
+    """A tree to fold.
+
+    Attributes:
+        tree: The tree.
+        source: Where it came from.
+        estimate: What it rests on, if it was estimated.
+        draft: What `draft="auto"` is to do; None where nothing is known.
+        calibration: What was measured with it where it was calibrated, if it was.
+    """
+
+    tree: Tree
+    source: str
+    estimate: EstimateInfo | None = None
+    draft: bool | None = None
+    calibration: CalibrationInfo | None = None
 
 
 def known_acceptance(model: str, prompt_tokens: Path | None) -> tuple[list[list[float]], str] | None:
@@ -42,18 +63,28 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> tuple[list[list[
 
 def choose_estimated_tree(
     target: Target, model: ModelInfo, precision: str, context: int, num_prompt_tokens: int, prompt_tokens: Path | None
-) -> tuple[Tree, str, EstimateInfo | None]:
-    """The tree for a target, where it came from, and the estimate that it rests on.
+) -> ChosenTree:
+    """The tree for a target.
 
     A target without figures, the machine itself, takes the calibrated tree that lies beside the prompt tokens as
-    `tree-TARGET.json`, or else a curve that was measured elsewhere. The hand-made tree stays where there is neither,
-    and where the acceptance is unknown.
+    `tree-TARGET.json`, if it is of the same precision, or else a curve that was measured elsewhere. The hand-made tree
+    stays where there is neither, and where the acceptance is unknown.
+
+    Raises:
+        ModelError: A file beside the prompt tokens is damaged.
     """
     tree, source = hand_made_tree(num_prompt_tokens), "hand-made"
     if target.bandwidth_gbs is None:
         calibrated = prompt_tokens / f"tree-{target.name}.json" if prompt_tokens is not None else None
         if calibrated is not None and calibrated.is_file():
-            return load_tree(calibrated), f"calibrated for {target.name} when the prompt tokens were trained", None
+            known_tree = load_calibrated_tree(calibrated)
+            if known_tree.precision == precision:
+                return ChosenTree(
+                    tree=known_tree.tree,
+                    source=f"calibrated for {target.name} when the prompt tokens were trained",
+                    draft=known_tree.draft,
+                    calibration=known_tree.calibration,
+                )
         return _tree_for_measured_curve(target, model, precision, num_prompt_tokens, prompt_tokens)
     cache_len = min(context // 2, _MAX_CACHE_LEN)
     steps = estimate_steps(target, model, precision, cache_len=cache_len)
@@ -73,17 +104,27 @@ def choose_estimated_tree(
         acceptance_length=length,
         speedup=speedup,
         warning=memory_warning(target, model, precision, context) or "",
+        marginals=_floats(known[0]) if known is not None and length is not None else [],
     )
-    return tree, source, estimate
+    return ChosenTree(tree=tree, source=source, estimate=estimate, draft=_estimated_draft(estimate))
+
+
+def _floats(marginals: list[list[float]]) -> list[list[float]]:
+    return [[float(p) for p in row] for row in marginals]
+
+
+def _estimated_draft(estimate: EstimateInfo) -> bool | None:
+    """False where the best tree that drafts is estimated to be slower than plain decoding, else unknown."""
+    return False if estimate.speedup is not None and estimate.speedup < 1 else None
 
 
 def _tree_for_measured_curve(
     target: Target, model: ModelInfo, precision: str, num_prompt_tokens: int, prompt_tokens: Path | None
-) -> tuple[Tree, str, EstimateInfo | None]:
+) -> ChosenTree:
     known = known_acceptance(model.name, prompt_tokens)
     measured = nearest_curve(target.name, precision, model.num_parameters)
     if known is None or len(known[0]) != num_prompt_tokens or measured is None:
-        return hand_made_tree(num_prompt_tokens), "hand-made", None
+        return ChosenTree(tree=hand_made_tree(num_prompt_tokens), source="hand-made")
     curve = measured.curve()
     found = choose_tree(known[0], curve)
     estimate = EstimateInfo(
@@ -97,6 +138,8 @@ def _tree_for_measured_curve(
         speedup=predicted_speedup(found, curve),
         warning="",
         curve_source=measured.source,
+        marginals=_floats(known[0]),
         relative_latency=dict(zip(map(str, measured.sizes), map(float, measured.relative_latency), strict=True)),
     )
-    return found.tree, f"estimated for {target.name}", estimate
+    source = f"estimated for {target.name}"
+    return ChosenTree(tree=found.tree, source=source, estimate=estimate, draft=_estimated_draft(estimate))

@@ -166,10 +166,10 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     weights.put_into(graph, parts.config)
     gc.collect()
     progress(STAGES[3])
-    fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.tree, staging)
+    fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
-    (staging / TREE_FILE).write_text(json_from_tree(parts.tree), "utf-8")
+    (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
     if parts.tokenizer is not None:
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
         if parts.tokenizer.chat_template is not None:

@@ -32,8 +32,8 @@ def finish_for_target(
     """Do what can be done here for a target with an NVIDIA GPU.
 
     Where TensorRT-RTX is installed and knows the GPU, an engine is built ahead of time. Where it does not know it, as a
-    Jetson's, the graph is lowered if the target's TensorRT needs that, parsed and built for another GPU as a proof, and
-    `BUILD.md` says how to build on the device. Without TensorRT-RTX, `BUILD.md` is all.
+    Jetson's, the graph is lowered if the oldest TensorRT of the target's line needs that, parsed and built for another
+    GPU as a proof, and `BUILD.md` says how to build on the device. Without TensorRT-RTX, `BUILD.md` is all.
 
     Args:
         folder: The bundle's folder.
@@ -49,8 +49,7 @@ def finish_for_target(
     bundle = open_bundle(folder, verify=False)
     if target.compute_capability is None:
         return bundle
-    line = target.tensorrt or "+"  # "10.13+" is a line with newer versions, which need no lowered graph
-    lowered = not line.endswith("+") and is_lowered_for(line)
+    lowered = target.tensorrt is not None and is_lowered_for(target.tensorrt.removesuffix("+"))
     if lowered:
         bundle = add_lowered_graph(bundle)
     try:
@@ -83,22 +82,29 @@ def _notes(bundle: Bundle, target: Target, proof: str) -> str:
         description=target.description,
         capability=target.compute_capability,
         why="A Jetson's engine cannot be built on another machine" if jetson else "This GPU's engine is built on it",
-        install="[tensorrt-jetson]" if jetson else "[tensorrt]",
+        install='pip install "ppd-edge[tensorrt-jetson]"' if jetson else _PIP_INSTALL,
+        older=_JETPACK_6 if target.name.startswith("jetson-orin") else "",
         memory=f"{memory_bytes(bundle, profiles) / _GB:.2f}",
         weights=f"{bundle.manifest.files['model.onnx.data'].size_bytes / _GB:.2f}",
         capacity=profiles.capacity,
         device_memory="" if target.memory_gb is None else f" The device has {target.memory_gb:g} GB in all.",
-        power=_JETSON_POWER if jetson else "",
+        power=string.Template(_JETSON_POWER).substitute(mode=target.power_modes[-1]) if jetson else "",
         proof=proof,
     )
 
 
+_PIP_INSTALL = 'pip install tensorrt "ppd-edge[tensorrt]"'
+_JETPACK_6 = """
+On JetPack 6 add `"cuda-python<13"` to the first command: version 13 wants the driver of JetPack 7.
+"""
 _JETSON_POWER = """
 ## Power mode
 
-Build and measure in the power mode that you will run in; the fastest is mode 0 on most boards:
+Build and measure in the power mode that you will run in. The fastest of this target is $mode; the number of a mode
+differs from board to board, so look it up:
 
 ```
-sudo nvpmodel -m 0 && sudo jetson_clocks
+grep "POWER_MODEL ID" /etc/nvpmodel.conf
+sudo nvpmodel -m NUMBER && sudo jetson_clocks
 ```
 """

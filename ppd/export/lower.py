@@ -1,4 +1,4 @@
-"""Lower: rewrite the graph for TensorRT 10.3 (JetPack 6), which lacks four of its operators.
+"""Lower: rewrite the graph for TensorRT before 10.15 (JetPack 6 has 10.3), which lacks four of its operators.
 
 1. `RMSNormalization` becomes its definition: square, mean, root, divide, in float32, and the scale.
 2. `RotaryEmbedding` becomes its definition on two halves; cosines and sines are gathered once per graph.

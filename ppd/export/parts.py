@@ -11,8 +11,8 @@ import torch
 import ppd
 from ppd.bundle import file_entry, tree_info
 from ppd.errors import ArgumentError, ModelError
-from ppd.export.choose_tree import choose_estimated_tree
-from ppd.manifest import CheckInfo, EstimateInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.export.choose_tree import ChosenTree, choose_estimated_tree
+from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
@@ -42,9 +42,7 @@ class Parts:
         tokenizer: None without one.
         prompt_tokens: float32 [m, hidden].
         trained: Where they came from; None if they are untrained.
-        tree: The tree to fold.
-        tree_source: Where it came from.
-        estimate: What it rests on, if it was estimated.
+        chosen: The tree to fold, and where it came from.
     """
 
     source: ModelSource
@@ -58,9 +56,7 @@ class Parts:
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor
     trained: PromptTokensSource | None
-    tree: Tree
-    tree_source: str
-    estimate: EstimateInfo | None
+    chosen: ChosenTree
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -118,14 +114,14 @@ def load_parts(
         raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
     num_parameters = sum(weights.read(name).numel() for name in weights.names)
     info = model_info(source, config, num_parameters)
-    estimate: EstimateInfo | None = None
     if tree == "auto":
         folder = trained.folder if trained else None
-        folded, tree_source, estimate = choose_estimated_tree(target, info, precision, context, len(table), folder)
+        chosen = choose_estimated_tree(target, info, precision, context, len(table), folder)
     else:
-        folded, tree_source = given_tree or Tree.none(len(table)), "none" if tree == "none" else Path(tree).name
+        name = "none" if tree == "none" else Path(tree).name
+        chosen = ChosenTree(tree=given_tree or Tree.none(len(table)), source=name)
     num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
-    folded.require_fit(len(table), num_top_ids)
+    chosen.tree.require_fit(len(table), num_top_ids)
     return Parts(
         source=source,
         config=config,
@@ -138,9 +134,7 @@ def load_parts(
         tokenizer=tokenizer,
         prompt_tokens=table,
         trained=trained,
-        tree=folded,
-        tree_source=tree_source,
-        estimate=estimate,
+        chosen=chosen,
     )
 
 
@@ -179,18 +173,14 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
             revision=parts.trained.revision if parts.trained else None,
             size_bytes=parts.prompt_tokens.nbytes,
         ),
-        tree=tree_info(parts.tree, parts.tree_source),
-        draft=_estimated_draft(parts.estimate),
+        tree=tree_info(parts.chosen.tree, parts.chosen.source),
+        draft=parts.chosen.draft,
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance=_provenance(),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
-        estimate=parts.estimate,
+        estimate=parts.chosen.estimate,
+        tree_calibration=parts.chosen.calibration,
     )
-
-
-def _estimated_draft(estimate: EstimateInfo | None) -> bool | None:
-    """False where the best tree that drafts is estimated to be slower than plain decoding, else unknown."""
-    return False if estimate is not None and estimate.speedup is not None and estimate.speedup < 1 else None
 
 
 def _provenance() -> dict[str, str]:

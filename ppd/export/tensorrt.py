@@ -46,7 +46,8 @@ from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, WEIGHTS_FILE
 from ppd.targets import Target
 
 _FIRST_NATIVE = (10, 15)
-"""First TensorRT with native attention, rotary and KV-write layers; an older one gets the lowered graph."""
+"""First TensorRT with native attention (10.14.1), rotary and KV-write layers (10.15.1); an older one gets the lowered
+graph. TensorRT's release notes; what its parser takes: https://github.com/onnx/onnx-tensorrt/pull/1048."""
 _GIB = 1 << 30
 
 BuildProgress = Callable[[str, float], None]
@@ -152,7 +153,7 @@ def plan_from_bundle(
 
 
 def add_lowered_graph(bundle: Bundle) -> Bundle:
-    """Write the graph for TensorRT 10.3 into a bundle, unless it is there; it shares the weights."""
+    """Write the graph for TensorRT before 10.15 into a bundle, unless it is there; it shares the weights."""
     if bundle.has(LOWERED_GRAPH_FILE):
         return bundle
     model = onnx.load(bundle.path(GRAPH_FILE), load_external_data=False)
@@ -323,6 +324,23 @@ def _write_engines(folder: Path, manifest: Manifest, engines: list[EngineInfo]) 
     write_manifest(folder, dataclasses.replace(manifest, files=files, engines=engines))
     for role in gone:
         (folder / manifest.files[role].path).unlink(missing_ok=True)
+
+
+def drop_engines(folder: Path, unwanted: Callable[[Manifest, EngineInfo], bool]) -> None:
+    """Take engines out of a bundle: the manifest first, then their files.
+
+    Args:
+        folder: The bundle's folder.
+        unwanted: Whether an engine of the manifest goes.
+
+    Raises:
+        BundleError: The folder is no bundle, or one is damaged.
+        ExportError: The manifest cannot be written.
+    """
+    manifest = open_bundle(folder, verify=False).manifest
+    kept = [info for info in manifest.engines if not unwanted(manifest, info)]
+    if len(kept) < len(manifest.engines):
+        _write_engines(folder, manifest, kept)
 
 
 def _check(folder: Path, key: str, flavour: str) -> EngineInfo:

@@ -34,7 +34,7 @@ class TorchEngine:
         decoder, prompt_tokens = decoder_from_graph(bundle)
         m = manifest.prompt_tokens.count
         graph = StepGraph(decoder, m, manifest.num_top_ids)
-        mask, depth = tree_tables_from_bytes(bundle.path(TREE_TABLES_FILE).read_bytes(), m)
+        mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), m)
         tables = {"prompt_tokens": prompt_tokens, "tree_mask": torch.tensor(mask), "tree_depth": torch.tensor(depth)}
         for name, table in tables.items():
             graph.register_buffer(name, table)

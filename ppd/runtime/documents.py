@@ -4,6 +4,7 @@ A document is text, or the messages of a conversation for the model's chat templ
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ Document = str | list[Message]
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
 JSON_SUFFIXES = (".json", ".jsonl")
+_logger = logging.getLogger(__name__)
 _ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
 )
@@ -27,7 +29,8 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     Args:
         paths: Text or source files, whole; JSON lines, or one JSON list, of objects with `text`, `messages` or
             ShareGPT's `conversations`; folders, of which every text, source and JSON-lines file is read (a `.json` file
-            in a folder is more often a configuration than data: name it by itself).
+            in a folder is more often a configuration than data: name it by itself). What is not UTF-8 text in a folder
+            is passed over with a warning; a file that is named has to be.
 
     Returns:
         The documents, in the order of the paths and of the names in a folder. Empty ones are left out.
@@ -37,7 +40,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     """
     documents: list[Document] = []
     for path in paths:
-        found = [document for file in _files(path) for document in _read_file(file) if _has_text(document)]
+        found = [document for document in _read(path) if _has_text(document)]
         if not found:
             raise ArgumentError(f"{path} has no text; expected text files, or JSON lines such as {_FORMATS}")
         documents += found
@@ -52,25 +55,44 @@ def until_answer(messages: Sequence[Message]) -> list[Message]:
     return list(messages[: answers[0]] if answers and answers[0] else messages)
 
 
-def _files(path: Path) -> list[Path]:
+def _read(path: Path) -> Iterator[Document]:
     if path.is_file():
-        return [path]
+        yield from _documents(path, _text(path))
+        return
     if not path.is_dir():
         raise ArgumentError(f"{path} is not there; expected a file or a folder of text")
-    known = (*TEXT_SUFFIXES, ".jsonl")
-    return sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file())
+    known, passed_over = (*TEXT_SUFFIXES, ".jsonl"), []
+    for file in sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file()):
+        try:
+            text = _text(file)
+        except _NotTextError:
+            passed_over.append(file)
+            continue
+        yield from _documents(file, text)
+    if passed_over:
+        _logger.warning(
+            "passed over %d files in %s that are not UTF-8 text: %s …", len(passed_over), path, passed_over[0]
+        )
 
 
-def _read_file(file: Path) -> Iterator[Document]:
+class _NotTextError(ArgumentError):
+    """A file is not UTF-8 text."""
+
+
+def _text(file: Path) -> str:
     try:
         content = file.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise ArgumentError(f"cannot read {file} ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
+        raise _NotTextError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from error
     if b"\0" in content:
-        raise ArgumentError(f"{file} is binary; expected text")
+        raise _NotTextError(f"{file} is binary; expected text")
+    return text
+
+
+def _documents(file: Path, text: str) -> Iterator[Document]:
     if file.suffix not in JSON_SUFFIXES:
         yield text
         return

@@ -22,7 +22,7 @@ from ppd.train.report import write_reports
 from ppd.train.rollouts import make_rollouts
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptTokens, train_steps
 
-_NUM_HELD_OUT = 64
+NUM_HELD_OUT = 64
 _NUM_GLANCED = 16
 _FREQUENT = 256
 _CACHE = "cache"
@@ -142,6 +142,7 @@ def prepare(
     options: TrainOptions,
     device: torch.device,
     stage: Callable[[str], None] = lambda _: None,
+    num_held_out: int = NUM_HELD_OUT,
 ) -> Prepared:
     """Load the model, read the data and make the rollouts (or read those made before)."""
     source = resolve_model(model)
@@ -149,7 +150,7 @@ def prepare(
     length = min(options.length, config.context)
     texts, held_out = read_sequences(source, config, data, length)
     decoder = load_decoder(source.folder, config, config.context, torch.float32).to(device)
-    wanted = {"train": (texts, options.num_rollouts), "held out": (held_out, _NUM_HELD_OUT)}
+    wanted = {"train": (texts, options.num_rollouts), "held out": (held_out, num_held_out)}
     made = {}
     for name, (sequences, count) in wanted.items():
         stage(f"rollouts ({name})")
@@ -165,7 +166,10 @@ def prepare(
         )
     room = options.num_prompt_tokens + 2
     sets = {"rollouts": _with_room(made["train"], room), "text": texts}
-    tests = {"rollouts": _with_room(made["held out"], room), "text": held_out.take(_some(len(held_out), options.seed))}
+    tests = {
+        "rollouts": _with_room(made["held out"], room),
+        "text": held_out.take(_some(len(held_out), options.seed, num_held_out)),
+    }
     if not len(sets["rollouts"]) or not len(tests["rollouts"]):
         raise ArgumentError("every rollout ended at once; give other --data")
     return Prepared(source, decoder, sets, tests)
@@ -200,8 +204,8 @@ def _with_room(sequences: Sequences, room: int) -> Sequences:
     return sequences.take(torch.nonzero(sequences.end - sequences.first > room)[:, 0])
 
 
-def _some(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_NUM_HELD_OUT]
+def _some(count: int, seed: int, wanted: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
 
 
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:

@@ -11,7 +11,7 @@ from ppd.bundle import open_bundle
 from ppd.calibrate.chain import chain_from_tree
 from ppd.calibrate.measured_curves import load_curves, nearest_curve
 from ppd.describe import describe_bundle
-from ppd.export.choose_tree import choose_estimated_tree
+from ppd.export.choose_tree import ChosenTree, choose_estimated_tree
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.manifest import bytes_from_manifest, manifest_from_bytes
 from ppd.targets import find_target, load_targets
@@ -58,9 +58,11 @@ def test_between_sizes_a_curve_is_linear() -> None:
 
 def test_where_drafting_pays_the_tree_and_its_speed_follow_from_acceptance_and_curve(tmp_path: Path) -> None:
     folder = acceptance(tmp_path, [0.7, 0.1], [0.5, 0.1], [0.4, 0.1])
-    tree, source, estimate = choose_estimated_tree(CPU, MODEL, "int8", 2048, 3, folder)
+    chosen = choose_estimated_tree(CPU, MODEL, "int8", 2048, 3, folder)
+    tree, estimate = chosen.tree, chosen.estimate
 
-    assert source == "estimated for cpu"
+    assert chosen.draft is None
+    assert chosen.source == "estimated for cpu"
     assert estimate is not None
     chain = chain_from_tree(tree, json.loads((folder / "acceptance.json").read_text("utf-8"))["marginals"])
     assert estimate.acceptance_length == pytest.approx(chain.acceptance_length)
@@ -72,9 +74,11 @@ def test_where_drafting_pays_the_tree_and_its_speed_follow_from_acceptance_and_c
 
 
 def test_where_drafting_does_not_pay_a_tree_that_drafts_is_folded_all_the_same(tmp_path: Path) -> None:
-    tree, _, estimate = choose_estimated_tree(CPU, MODEL, "int4", 2048, 3, acceptance(tmp_path, [0.1], [0.05], [0.01]))
+    chosen = choose_estimated_tree(CPU, MODEL, "int4", 2048, 3, acceptance(tmp_path, [0.1], [0.05], [0.01]))
+    estimate = chosen.estimate
 
-    assert tree.drafts
+    assert chosen.tree.drafts
+    assert chosen.draft is False
     assert estimate is not None
     assert estimate.speedup is not None
     assert estimate.speedup < 1
@@ -83,13 +87,15 @@ def test_where_drafting_does_not_pay_a_tree_that_drafts_is_folded_all_the_same(t
 def test_the_hand_made_tree_stays_where_acceptance_or_curve_is_unknown(tmp_path: Path) -> None:
     known = acceptance(tmp_path / "known", [0.7], [0.5], [0.4])
     for precision, folder in (("fp32", None), ("fp16", known), ("fp32", acceptance(tmp_path / "two", [0.7], [0.5]))):
-        assert choose_estimated_tree(CPU, MODEL, precision, 2048, 3, folder) == (hand_made_tree(3), "hand-made", None)
+        expected = ChosenTree(tree=hand_made_tree(3), source="hand-made")
+        assert choose_estimated_tree(CPU, MODEL, precision, 2048, 3, folder) == expected
 
 
 def test_the_estimate_is_described_and_kept(tinypy_bundle: Path, tmp_path: Path) -> None:
-    _, _, estimate = choose_estimated_tree(CPU, MODEL, "fp32", 2048, 3, acceptance(tmp_path, [0.1], [0.05], [0.01]))
+    folder = acceptance(tmp_path, [0.1], [0.05], [0.01])
+    estimate = choose_estimated_tree(CPU, MODEL, "fp32", 2048, 3, folder).estimate
     bundle = open_bundle(tinypy_bundle)
-    manifest = dataclasses.replace(bundle.manifest, estimate=estimate, draft=False)
+    manifest = dataclasses.replace(bundle.manifest, estimate=estimate, draft=False, tree_calibration=None)
     assert manifest_from_bytes(bytes_from_manifest(manifest)).estimate == estimate
 
     text = describe_bundle(dataclasses.replace(bundle, manifest=manifest))

@@ -1,12 +1,18 @@
 """`ppd calibrate`, and what `ppd bench` and `ppd inspect` make of it."""
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+import ppd
 from ppd.bundle import open_bundle
+from ppd.export.choose_tree import choose_estimated_tree
+from ppd.targets import find_target
 from tests.cli.helpers import Run, fails
+from tests.damage import change
 
 
 def contents(folder: Path) -> dict[str, int]:
@@ -28,6 +34,35 @@ def test_calibrate_measures_draws_and_keeps_its_result(run: Run, own_bundle: Pat
     for words in ("calibration", "predicted", "host time in it", "beyond row 1", "tree           calibrated"):
         assert words in outcome.out
     assert run("inspect", own_bundle).out == outcome.out
+    again = tmp_path / "again.svg"
+    assert run("inspect", own_bundle, "--plot", again).out == outcome.out
+    assert shapes(again) == shapes(picture)
+
+
+def shapes(picture: Path) -> list[str]:
+    """What is drawn in a picture; names of its parts are random."""
+    return re.findall(r'<path d="([^"]+)"', picture.read_text("utf-8"))
+
+
+def test_inspect_draws_the_estimate_of_a_target(run: Run, own_bundle: Path, tmp_path: Path) -> None:
+    model = open_bundle(own_bundle).manifest.model
+    folder = Path(ppd.__file__).parent / "models" / "tinypy" / "prompt_tokens"
+    pictures = []
+    for target, precision in (("jetson-orin", "fp16"), ("cpu", "int8")):
+        estimate = choose_estimated_tree(find_target(target), model, precision, 512, 3, folder).estimate
+        assert estimate is not None
+        change(own_bundle, ("estimate",), dataclasses.asdict(estimate))
+        pictures.append(tmp_path / f"{target}.svg")
+        assert run("inspect", own_bundle, "--plot", pictures[-1]).code == 0
+    assert shapes(pictures[0]) != shapes(pictures[1])
+
+
+def test_a_bundle_without_a_record_is_not_drawn(run: Run, own_bundle: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "curves.svg"
+
+    fails(run("inspect", own_bundle, "--plot", picture), "neither calibrated nor estimated", "run ppd calibrate")
+    fails(run("inspect", own_bundle, "--plot", tmp_path / "curves.nope"), "curves.nope", ".svg")
+    assert not picture.exists()
 
 
 @pytest.mark.parametrize("draft", [True, False])

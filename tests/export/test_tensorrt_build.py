@@ -13,6 +13,7 @@ from ppd.cli import build as _  # noqa: F401 - registers the command
 from ppd.cli.app import app
 from ppd.errors import EngineError
 from ppd.export.exporter import export
+from ppd.export.finish import finish_for_target
 from ppd.export.fold import fold
 from ppd.export.lower import lower
 from ppd.export.network import has_fused_attention, parse, profiles_for, read_graph, require_native
@@ -251,9 +252,31 @@ def test_export_for_a_jetson_leaves_the_lowered_graph_and_the_two_commands(tmp_p
     assert bundle.has("model-lowered.onnx")
     assert bundle.manifest.engines == []
     assert "cannot be built on another machine" in notes
-    assert "ppd build . --engine tensorrt" in notes
+    assert 'pip install "ppd-edge[tensorrt-jetson]"\nppd build . --engine tensorrt' in notes
     assert "parsed and built both graphs" in notes
     assert "$" not in notes
+
+
+@pytest.mark.parametrize(
+    ("target", "lowered", "jetpack_6", "fastest"),
+    [
+        ("jetson-orin-nano-8-super", True, True, "MAXN_SUPER"),
+        ("jetson-thor", True, False, "MAXN"),  # JetPack 7.0 and 7.1 have 10.13
+        ("h100", False, False, None),
+    ],
+)
+def test_the_notes_fit_the_target(
+    target: str, lowered: bool, jetpack_6: bool, fastest: str | None, small: Path
+) -> None:
+    bundle = finish_for_target(small, find_target(target))
+    notes = bundle.path("BUILD.md").read_text("utf-8")
+
+    assert bundle.has("model-lowered.onnx") == lowered
+    assert ("parsed and built both graphs" in notes) == lowered
+    assert ('"cuda-python<13"' in notes) == jetpack_6
+    assert (f"The fastest of this target is {fastest};" in notes) == (fastest is not None)
+    assert "nvpmodel -m 0" not in notes  # which on an Orin Nano in super mode is one of the slower
+    assert ('pip install tensorrt "ppd-edge[tensorrt]"' in notes) == (target == "h100")
 
 
 def test_the_command_builds_and_says_what(small: Path) -> None:

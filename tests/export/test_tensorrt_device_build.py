@@ -8,7 +8,7 @@ import torch
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.export import tensorrt
-from ppd.export.tensorrt import Plan, build
+from ppd.export.tensorrt import Plan, build, is_lowered_for
 from ppd.runtime.engines import Engine
 from ppd.runtime.engines.tensorrt_files import engine_role
 from tests.copies import link_bundle
@@ -75,3 +75,18 @@ def test_a_second_engine_is_checked_itself(folder: Path, gpu: FakeGpu) -> None:
     kept = open_bundle(folder).manifest
     assert kept.engines == [first]
     assert (folder / engine_role(first.key)).exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "lowered"),
+    [
+        ("10.3.0", True),  # JetPack 6
+        ("10.13.3.9", True),  # JetPack 7.0 and 7.1
+        ("10.14.1.48", True),  # attention, but neither rotary positions nor KV writes
+        ("10.15.1.29", False),
+        ("10.16.2.10", False),  # JetPack 7.2
+        ("11.4.1", False),
+    ],
+)
+def test_the_graph_is_lowered_below_the_version_that_has_all_its_layers(version: str, lowered: bool) -> None:
+    assert is_lowered_for(version) is lowered

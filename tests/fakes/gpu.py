@@ -18,6 +18,7 @@ from ppd.bundle import Bundle
 from ppd.reference.torch_engine import TorchEngine
 from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
 
+_STREAM = 7
 NAME, COMPUTE_CAPABILITY, VERSION = "Fake GPU", "8.7", "10.99.0"
 
 
@@ -47,9 +48,16 @@ class FakeGpu:
         self.lowered, self.aliased = lowered, aliased
         self.limit, self.driver, self.can_capture = 1 << 40, True, True
         self.memory: dict[int, tuple[Any, int]] = {}
+        self.plans: dict[bytes, tuple[Any, int]] = {}
         self.calls: Counter[str] = Counter()
         self.recording: list[Callable[[], None]] | None = None
         self.invalid = False
+
+    def build(self, bundle: Bundle, max_rows: int) -> bytes:
+        """An engine for the bundle's tree and decode steps of up to so many rows."""
+        content = f"plan {len(self.plans)}".encode()
+        self.plans[content] = TorchEngine(bundle, 1)._graph, max_rows
+        return content
 
     def allocate(self, size: int, call: str) -> tuple[Status, int]:
         self.calls[call] += 1
@@ -69,6 +77,9 @@ class FakeGpu:
         assert any(base <= address and address + size <= base + held for base, (_, held) in self.memory.items()), (
             f"{size} bytes at {address:#x} are in no allocation"
         )
+
+    def require_stream(self, stream: int) -> None:
+        assert stream == _STREAM
 
     def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
         self.calls[call] += 1
@@ -122,7 +133,7 @@ class FakeGpu:
             cudaSetDevice=lambda _i: (ok,),
             cudaGetLastError=lambda: (ok,),
             cudaGetErrorString=lambda status: (ok, status.name.encode()),
-            cudaStreamCreateWithFlags=lambda _flags: (ok, 7),
+            cudaStreamCreateWithFlags=lambda _flags: (ok, _STREAM),
             cudaStreamDestroy=lambda _stream: (ok,),
             cudaStreamSynchronize=lambda _stream: (ok,),
             cudaMalloc=lambda size: self.allocate(size, "cudaMalloc"),
@@ -149,7 +160,12 @@ class FakeGpu:
         """The module `tensorrt`."""
         module = types.ModuleType("tensorrt")
         logger = type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None})
-        runtime = types.SimpleNamespace(deserialize_cuda_engine=lambda content: Engine(self) if content else None)
+
+        def deserialize(content: bytes) -> "Engine | None":
+            graph, max_rows = self.plans.get(bytes(content), (self.graph, None))
+            return Engine(self, graph, max_rows) if content else None
+
+        runtime = types.SimpleNamespace(deserialize_cuda_engine=deserialize)
         module.__dict__.update(
             __version__=VERSION,
             Logger=logger,
@@ -163,8 +179,8 @@ class FakeGpu:
 class Engine:
     device_memory_size_v2 = 4096
 
-    def __init__(self, gpu: FakeGpu) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: FakeGpu, graph: Any, max_rows: int | None) -> None:
+        self.gpu, self.graph, self.max_rows = gpu, graph, max_rows
         suffix = "new" if gpu.lowered else "out"
         outputs = [TOP_IDS, LOGITS, *(f"{name}_{suffix}" for name in gpu.names)]
         self.tensors = [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *gpu.names, *outputs]
@@ -208,26 +224,30 @@ class Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert not self.captured, "a captured context is set again"
         self.shapes[name] = shape
+        most = self.engine.max_rows
+        if self.profile == 1 and most is not None:
+            self.gpu.calls[f"decode steps of {shape[-1]} rows"] += 1
+            return shape[-1] <= most
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 7
+        self.gpu.require_stream(stream)
         assert self.addresses.keys() == set(self.engine.tensors)
         if self.gpu.recording is not None:
             self.captured = True
             if not self.gpu.can_capture:
                 self.gpu.invalid = True
                 return False
-        self.gpu.do(f"execute profile {self.profile}", self._compute)
-        return True
+        (status,) = self.gpu.do(f"execute profile {self.profile}", self._compute)
+        return status == Status.cudaSuccess
 
     @torch.no_grad()
     def _compute(self) -> None:
         gpu, at = self.gpu, self.addresses
-        read = {name: torch.tensor(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
+        read = {name: _copy(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
         shape = (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim)
         caches = [gpu.array(at[name], shape, np.float32) for name in gpu.names]
-        top_ids, logits, *new = gpu.graph(*read.values(), [torch.tensor(cache) for cache in caches])
+        top_ids, logits, *new = self.engine.graph(*read.values(), [_copy(cache) for cache in caches])
         gpu.array(at[TOP_IDS], tuple(top_ids.shape), np.int64)[:] = top_ids
         gpu.array(at[LOGITS], tuple(logits.shape), np.float32)[:] = logits
         num_rows, start = self.shapes[INPUT_IDS][1], int(read[CACHE_LEN])
@@ -239,3 +259,7 @@ class Context:
                 cache[:] = tensor
 
     _inputs = (INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS)
+
+
+def _copy(values: Any) -> torch.Tensor:
+    return torch.as_tensor(values).clone()

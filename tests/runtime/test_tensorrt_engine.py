@@ -131,7 +131,7 @@ def test_a_step_that_cannot_be_captured_is_launched_plainly(monkeypatch: pytest.
 def test_contexts_of_old_shapes_and_their_graphs_are_dropped(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     gpu = FakeGpu(bundle)
     install(monkeypatch, gpu)
-    engine = open_engine(with_engine(bundle, max_decode_rows=40), "tensorrt")
+    engine = open_engine(with_engine(bundle, max_decode_rows=40, best_decode_rows=40), "tensorrt")
     state = Plans(bundle.manifest, bundle.tree).plain.state
 
     for num_rows in range(1, 13):
@@ -140,6 +140,22 @@ def test_contexts_of_old_shapes_and_their_graphs_are_dropped(monkeypatch: pytest
 
     kept = bundle.manifest.prompt_tokens.count + 5
     assert gpu.calls["cudaGraphExecDestroy"] == 12 - kept
+
+
+def test_an_engine_for_measuring_keeps_the_graphs_of_every_shape(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    gpu = FakeGpu(bundle)
+    install(monkeypatch, gpu)
+    engine = open_engine(with_engine(bundle, max_decode_rows=40), "tensorrt")
+    state = Plans(bundle.manifest, bundle.tree).plain.state
+
+    for _ in range(3):
+        for num_rows in range(1, 29):
+            engine.run(np.full(num_rows, 5), state, 0, np.arange(num_rows))
+
+    assert gpu.calls["cudaGraphExecDestroy"] == 0
+    assert gpu.calls["cudaGraphLaunch"] == 2 * 28
 
 
 def test_commit_equals_a_naive_cache(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -203,7 +219,7 @@ def test_failures_of_the_device_are_one_line(monkeypatch: pytest.MonkeyPatch, bu
     with pytest.raises(EngineError, match=r"MiB left for a KV cache of \d+ rows"):
         open_engine(opened, "tensorrt")
     gpu.driver = False
-    with pytest.raises(EngineError, match="no GPU answers"):
+    with pytest.raises(EngineError, match=r'no GPU answers .*run pip install "cuda-python<13"'):
         open_engine(opened, "tensorrt")
     gpu.driver, gpu.limit, gpu.aliased = True, 1 << 40, False
     with pytest.raises(EngineError, match="does not write k_0 in place"):

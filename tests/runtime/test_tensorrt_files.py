@@ -9,12 +9,14 @@ from ppd.bundle import Bundle, open_bundle, write_manifest
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, FileEntry
 from ppd.runtime.engines.tensorrt_files import (
+    chosen_flavour,
     engine_key,
     engine_role,
     find_engine,
     graph_digest,
     import_tensorrt,
     tree_digest,
+    with_engines_for,
 )
 
 DEVICE = ("tensorrt", "10.15.1", "Orin", "8.7")
@@ -57,6 +59,30 @@ def test_an_engine_that_fits_is_found(bundle: Bundle) -> None:
     changed, info = with_engine(bundle)
 
     assert find_engine(changed, *DEVICE) is info
+
+
+def test_of_several_engines_that_fit_the_narrowest_runs_and_a_wide_one_is_taken_where_asked(bundle: Bundle) -> None:
+    _, wide = with_engine(bundle, max_decode_rows=128)
+    changed, narrow = with_engine(bundle)
+    manifest = dataclasses.replace(
+        changed.manifest,
+        files=changed.manifest.files | with_engine(bundle, max_decode_rows=128)[0].manifest.files,
+        engines=[wide, narrow],
+    )
+    both = dataclasses.replace(changed, manifest=manifest)
+
+    assert find_engine(both, *DEVICE) is narrow
+    assert find_engine(with_engines_for(both, 128), *DEVICE) is wide
+    with pytest.raises(EngineError, match="holds no tensorrt engine"):
+        find_engine(with_engines_for(changed, 128), *DEVICE)
+
+
+def test_the_flavour_of_an_engine_is_its_name_and_auto_is_asked_of_the_device(bundle: Bundle) -> None:
+    changed, _ = with_engine(bundle)
+
+    assert chosen_flavour(changed, "tensorrt-rtx") == "tensorrt-rtx"
+    assert chosen_flavour(changed, "onnxruntime") is None
+    assert chosen_flavour(bundle, "auto") is None
 
 
 def test_an_engine_built_ahead_of_time_fits_every_gpu_of_its_compute_capability(bundle: Bundle) -> None:

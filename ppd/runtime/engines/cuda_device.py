@@ -5,6 +5,12 @@ from typing import Any
 
 from ppd.errors import EngineError
 
+_TOO_OLD_STATUS = "cudaErrorInsufficientDriver"
+_TOO_OLD = (
+    "the driver is older than this cuda-python (13 wants driver 580 or JetPack 7): update it, or run "
+    'pip install "cuda-python<13"'
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
@@ -39,7 +45,8 @@ def current_gpu() -> Gpu:
         properties = _call(cudart.cudaGetDeviceProperties(0))
         free, total = _call(cudart.cudaMemGetInfo())
     except RuntimeError as error:  # the driver's library cannot be loaded, or a call failed
-        raise EngineError(f"no GPU answers ({error}); check the driver with nvidia-smi") from error
+        remedy = _TOO_OLD if _TOO_OLD_STATUS in str(error) else "check the driver with nvidia-smi"
+        raise EngineError(f"no GPU answers ({error}); {remedy}") from error
     return Gpu(
         name=properties.name.split(b"\0")[0].decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
@@ -51,5 +58,5 @@ def current_gpu() -> Gpu:
 def _call(answer: tuple[Any, ...]) -> Any:
     status, *values = answer
     if int(status) != 0:
-        raise RuntimeError(str(status))
+        raise RuntimeError(status.name)
     return values[0] if len(values) == 1 else values

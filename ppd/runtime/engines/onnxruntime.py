@@ -162,7 +162,7 @@ def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.In
     if threads is not None:
         options.intra_op_num_threads = threads
     # The manifest says which file holds the folded tree: after a re-fold it is not the one the graph names.
-    content = bundle.path(TREE_TABLES_FILE).read_bytes()
+    content = bundle.read_bytes(TREE_TABLES_FILE)
     mask, depth = tree_tables_from_bytes(content, bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)

@@ -4,8 +4,10 @@ Sizes (how long a step is) are computed on the CPU, as ONNX Runtime places them 
 kernel is an error, as its data would cross the bus in every layer.
 """
 
+import sys
 import weakref
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +63,7 @@ SIZE_OPERATORS = frozenset(
 )
 """Operators that may run on the CPU: those that lengths and ranges are computed with."""
 _FLOATS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_FATAL = 4
 _DEVICE = ("cuda", 0)
 _SPARE_BINDINGS = 12
 
@@ -194,10 +197,14 @@ def _open_session(bundle: Bundle) -> ort.InferenceSession:
     """Open without CPU fallback; where only that refuses, open with it and look at what went there."""
     try:
         return _session(bundle, fallback=False)
+    except EngineError:
+        raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         refused = error
     try:
         session = _session(bundle, fallback=True)
+    except EngineError:
+        raise
     except Exception as error:
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} on the GPU ({error}); "
@@ -222,18 +229,24 @@ def operators_on_cpu(session: Any) -> set[str]:
 
 
 def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        ort.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    mask, depth = tree_tables_from_bytes(
-        bundle.path(TREE_TABLES_FILE).read_bytes(), bundle.manifest.prompt_tokens.count
-    )
+    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
-    providers = [(PROVIDER, {"device_id": "0"}), "CPUExecutionProvider"]
+    options.log_severity_level = _FATAL  # what goes to the CPU, and that no plugin is used, is told as warnings
+    providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
+    if fallback:
+        providers.append("CPUExecutionProvider")
     session = ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
     if PROVIDER not in session.get_providers():  # ONNX Runtime goes on without a provider that it cannot load
-        raise EngineError(f"ONNX Runtime cannot load its {PROVIDER}; install the CUDA and cuDNN that it was built for")
+        raise EngineError(
+            f"the {PROVIDER} of ONNX Runtime {ort.__version__} does not load; it wants its own major version of CUDA "
+            'and cuDNN, which pip install "ppd-edge[cuda]" brings, and a driver that is as new'
+        )
     return session
 
 

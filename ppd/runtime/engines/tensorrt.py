@@ -19,13 +19,15 @@ from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.engines.cuda import Cuda, aligned
 from ppd.runtime.engines.cuda_device import current_gpu
 from ppd.runtime.engines.device_cache import DeviceCache
-from ppd.runtime.engines.tensorrt_files import engine_role, find_engine, import_tensorrt
+from ppd.runtime.engines.tensorrt_files import engine_role, find_engine_here, import_tensorrt, is_wide
 from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
 
 PREFILL, DECODE = 0, 1
 """Optimisation profiles."""
 _SPARE_STEPS = 4
-"""Decode shapes kept besides one per state: plain decoding's and those that measuring brings."""
+"""Decode shapes kept besides one per state: plain decoding's, and a few of other callers."""
+_MEASURED_STEPS = 32
+"""The same of an engine that is built for measuring: all shapes whose times are taken in turns, graphs captured."""
 _WORD = np.dtype(np.int64).itemsize
 _logger = logging.getLogger(__name__)
 
@@ -85,14 +87,14 @@ class TensorRTEngine:
     """
 
     def __init__(self, bundle: Bundle, flavour: str) -> None:
-        trt, gpu, manifest = import_tensorrt(flavour), current_gpu(), bundle.manifest
-        self._info = info = find_engine(bundle, flavour, trt.__version__, gpu.name, gpu.compute_capability)
+        trt, manifest = import_tensorrt(flavour), bundle.manifest
+        self._info = info = find_engine_here(bundle, flavour)
         if info.capacity < max_capacity(manifest.context):
             raise EngineError(
                 f"the engine {info.key} has room for {info.capacity} rows, the context of {manifest.context} tokens "
                 f"needs {max_capacity(manifest.context)}; run ppd build {bundle.folder} --engine {flavour} --force"
             )
-        self.name = f"{flavour} {trt.__version__} ({gpu.name})"
+        self.name = f"{flavour} {trt.__version__} ({current_gpu().name})"
         self._trt, self._names = trt, cache_names(manifest.model.num_layers)
         self._num_top_ids, self._vocab_size = manifest.num_top_ids, manifest.model.vocab_size
         self._cuda = Cuda()
@@ -111,7 +113,7 @@ class TensorRTEngine:
         self._scratch = self._cuda.allocate(self._scratch_bytes, "TensorRT's scratch memory")
         self._prefill = _Step(self._new_context(PREFILL))
         self._steps: dict[tuple[int, int], _Step] = {}
-        self._max_steps = manifest.prompt_tokens.count + 1 + _SPARE_STEPS
+        self._max_steps = manifest.prompt_tokens.count + 1 + (_MEASURED_STEPS if is_wide(info) else _SPARE_STEPS)
 
     @property
     def cache(self) -> DeviceCache:
@@ -248,7 +250,7 @@ class TensorRTEngine:
 def _deserialize(trt: ModuleType, bundle: Bundle, info: EngineInfo) -> tuple[Any, Any]:
     """The runtime and the engine; the runtime has to outlive the engine."""
     runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-    content = bundle.path(engine_role(info.key)).read_bytes()
+    content = bundle.read_bytes(engine_role(info.key))
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise EngineError(

@@ -4,6 +4,7 @@ An engine is a file of the role `engines/<key>.engine` with a record in the mani
 that the engine depends on, so that a changed graph, tree, version, GPU or profile is another engine.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -13,6 +14,7 @@ from types import ModuleType
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, Manifest
+from ppd.runtime.engines.cuda_device import current_gpu
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
@@ -68,7 +70,7 @@ def tree_digest(manifest: Manifest) -> str:
 
 
 def find_engine(bundle: Bundle, flavour: str, version: str, gpu: str, compute_capability: str) -> EngineInfo:
-    """The built engine that fits this device.
+    """The built engine that fits this device; of several the narrowest, as each has room for every tree state.
 
     Args:
         bundle: The bundle.
@@ -82,14 +84,46 @@ def find_engine(bundle: Bundle, flavour: str, version: str, gpu: str, compute_ca
     """
     built = [info for info in bundle.manifest.engines if info.flavour == flavour]
     differing = [(differences(bundle.manifest, info, version, gpu, compute_capability), info) for info in built]
-    for wrong, info in differing:
-        if not wrong:
-            return info
+    if fitting := [info for wrong, info in differing if not wrong]:
+        return min(fitting, key=lambda info: info.max_decode_rows)
     again = f"run ppd build {bundle.folder} --engine {flavour} on this device"
     if not differing:
         raise EngineError(f"{bundle.folder} holds no {flavour} engine; {again}")
     nearest, info = min(differing, key=lambda pair: len(pair[0]))
     raise EngineError(f"{bundle.folder}: the {flavour} engine {info.key} does not fit: {'; '.join(nearest)}; {again}")
+
+
+def find_engine_here(bundle: Bundle, flavour: str) -> EngineInfo:
+    """The built engine that fits the GPU of this machine and the version of the flavour that is installed.
+
+    Raises:
+        EngineError: The flavour, driver or GPU is missing, or no engine fits.
+    """
+    trt, gpu = import_tensorrt(flavour), current_gpu()
+    return find_engine(bundle, flavour, trt.__version__, gpu.name, gpu.compute_capability)
+
+
+def chosen_flavour(bundle: Bundle, engine: str) -> str | None:
+    """The flavour that `open_engine` takes for an engine's name, "auto" included; None for one that is not TensorRT."""
+    if engine != "auto":
+        return engine if engine in FLAVOURS else None
+    built = {info.flavour for info in bundle.manifest.engines}
+    for flavour in FLAVOURS:
+        if flavour in built:
+            with contextlib.suppress(EngineError):
+                return find_engine_here(bundle, flavour).flavour
+    return None
+
+
+def is_wide(info: EngineInfo) -> bool:
+    """Whether an engine takes larger steps than its tree has: such a one is built for measuring, and not kept."""
+    return info.max_decode_rows > info.best_decode_rows
+
+
+def with_engines_for(bundle: Bundle, num_rows: int) -> Bundle:
+    """The bundle as if it had only the engines that take decode steps of so many rows."""
+    engines = [info for info in bundle.manifest.engines if info.max_decode_rows >= num_rows]
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=engines))
 
 
 def differences(manifest: Manifest, info: EngineInfo, version: str, gpu: str, compute_capability: str) -> list[str]:

@@ -1,0 +1,143 @@
+"""Loading a bundle while its tree is replaced: wholly one of the two, or one line that says to try again."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ppd.bundle
+from ppd.bundle import open_bundle, record_calibration, refold_tree
+from ppd.errors import BundleError
+from ppd.runtime import load
+from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from tests.calibrate.test_calibrated_tree import RECORD
+from tests.test_refold import CHAIN
+
+SMALL = Tree(3, dict.fromkeys((1, 3), (Node((), 1), Node((0,), 1))))
+TREES = {"chain": CHAIN, "small": SMALL}
+
+
+def calibrate_to(folder: Path, name: str) -> None:
+    """What calibration does to a bundle: fold a tree, then keep the record."""
+    refold_tree(folder, TREES[name], source=name)
+    record_calibration(
+        folder, dataclasses.replace(RECORD, remark=name), tree=TREES[name], draft=True, files={"latency.json": name}
+    )
+
+
+@pytest.fixture
+def folder(own_bundle: Path) -> Path:
+    """A bundle whose present tree has files that a re-fold removes."""
+    calibrate_to(own_bundle, "chain")
+    return own_bundle
+
+
+class ChangeBefore:
+    """Calls a function as it is, but the bundle is changed before its call number `at`, counted from 0."""
+
+    def __init__(self, call: Callable[..., Any], at: int, change: Callable[[], None]) -> None:
+        self.call, self.at, self.change, self.calls = call, at, change, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            self.change()
+        return self.call(*args, **kwargs)
+
+
+def tables_read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What engines read as tree tables from now on."""
+    import ppd.runtime.engines.onnxruntime as module
+
+    read, parse = list[bytes](), module.tree_tables_from_bytes
+
+    def record(content: bytes, count: int) -> Any:
+        read.append(content)
+        return parse(content, count)
+
+    monkeypatch.setattr(module, "tree_tables_from_bytes", record)
+    return read
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_whichever_file_is_being_verified_the_bundle_that_opens_is_one_of_the_two(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    def change() -> None:
+        with monkeypatch.context() as own:
+            own.setattr(ppd.bundle, "_verify_file", verify)
+            calibrate_to(folder, "small")
+
+    verify = ppd.bundle._verify_file
+    changing = ChangeBefore(verify, at, change)
+    monkeypatch.setattr(ppd.bundle, "_verify_file", changing)
+
+    opened = open_bundle(folder)
+
+    name = opened.manifest.tree.source
+    assert changing.calls > at or at >= len(opened.manifest.files)
+    assert json_from_tree(opened.tree) == json_from_tree(TREES[name])
+    calibration = opened.manifest.calibration
+    assert calibration is not None
+    assert calibration.remark == name
+    assert opened.path("tree.bin").read_bytes() == tree_tables_bytes(TREES[name])
+
+
+def test_tables_that_went_after_the_bundle_was_opened_are_one_line(folder: Path) -> None:
+    opened = open_bundle(folder)
+    calibrate_to(folder, "small")
+
+    for read in (lambda: OnnxRuntimeEngine(opened, 1), lambda: opened.read_bytes("latency.json")):
+        with pytest.raises(BundleError, match="the bundle was changed while it was loaded: try again") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_load_between_any_two_steps_of_a_re_fold_is_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables, sources = tables_read(monkeypatch), list[str]()
+
+    def look() -> None:
+        with monkeypatch.context() as own:
+            own.setattr(Path, "replace", replace)
+            own.setattr(Path, "unlink", unlink)
+            model = load(folder, threads=1)
+        sources.append(model.bundle.manifest.tree.source)
+        expected = TREES[sources[-1]]
+        assert json_from_tree(model.bundle.tree) == json_from_tree(expected)
+        assert tables.pop() == tree_tables_bytes(expected)
+
+    replace, unlink = Path.replace, Path.unlink
+
+    def looked_replace(self: Path, target: Path) -> Path:
+        look()
+        return replace(self, target)
+
+    def looked_unlink(self: Path, *, missing_ok: bool = False) -> None:
+        look()
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "replace", looked_replace)
+    monkeypatch.setattr(Path, "unlink", looked_unlink)
+    calibrate_to(folder, "small")
+
+    assert sources == sorted(sources)  # the old one, and from some step on the new one
+    assert {"chain", "small"} == set(sources)
+    assert len(sources) >= 8
+
+
+def test_a_damaged_file_is_still_an_error_of_its_own(folder: Path) -> None:
+    open_bundle(folder).path("tree.bin").unlink()
+
+    with pytest.raises(BundleError, match=r"tree-.*\.bin is missing"):
+        open_bundle(folder)
+
+
+def test_a_record_is_not_kept_with_another_tree(folder: Path) -> None:
+    refold_tree(folder, SMALL, source="mine.json")
+
+    with pytest.raises(BundleError, match="another tree was folded in"):
+        record_calibration(folder, RECORD, tree=CHAIN, draft=True, files={})
+    assert open_bundle(folder).manifest.calibration is None
