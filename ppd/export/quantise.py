@@ -211,7 +211,7 @@ def require_stored(found: Quantised, weight: Tensor, name: str, dtype: torch.dty
     same = torch.equal(last.values, found.values[-size:])
     if not (same and torch.equal(last.scales.to(dtype).float(), found.scales[-1:])):
         raise ExportError(
-            f"the file of weights does not hold what {name} was quantised to; export again, to another disk if it persists"
+            f"the file of weights does not hold what {name} was quantised to; export again, to another disk"
         )
 
 
