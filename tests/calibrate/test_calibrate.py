@@ -9,6 +9,7 @@ import pytest
 from ppd.bundle import open_bundle
 from ppd.calibrate.acceptance import wilson
 from ppd.calibrate.calibrate import _remark, calibrate, choose_tree, embedded_prompts
+from ppd.calibrate.latency import Latency
 from ppd.errors import ArgumentError, ModelError
 from ppd.export.choose_tree import known_acceptance
 
@@ -35,6 +36,14 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
 
 def test_where_plain_decoding_is_fastest_a_tree_that_drafts_is_still_folded() -> None:
     assert choose_tree([[0.1], [0.05], [0.01]], np.arange(1.0, 9.0)).tree.drafts
+
+
+def test_a_latency_curve_pools_what_falls_and_never_falls() -> None:
+    sizes, lens = np.array([1, 2, 4]), np.array([32, 64])
+    ms = np.array([[3.0, 1.0, 5.0], [5.0, 3.0, 5.0]])
+    latency = Latency(sizes, lens, ms, np.zeros(3), np.zeros(3), 8, stable=True)
+
+    assert latency.curve().tolist() == [3.0, 3.0, 4.0, 5.0]
 
 
 def test_wilson_interval() -> None:

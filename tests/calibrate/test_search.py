@@ -190,6 +190,25 @@ def test_where_rows_cost_nothing_the_fastest_tree_is_the_longest() -> None:
     assert free.acceptance_length == pytest.approx(best.acceptance_length)
 
 
+def test_noise_in_a_flat_curve_does_not_hide_the_longest_tree() -> None:
+    noise = 1 + 0.03 * np.sin(np.arange(64.0) * 7)  # one row is not the fastest step
+
+    found = search_fastest_tree(MOBILELLAMA, noise)
+
+    assert found.acceptance_length > 0.95 * search_tree(MOBILELLAMA, 64).acceptance_length
+
+
+@settings(max_examples=30, deadline=None)
+@given(marginals(max_m=2), st.lists(st.floats(0.5, 2.0), min_size=3, max_size=12))
+def test_no_tree_of_one_size_is_faster_whatever_the_times(p: np.ndarray, latency: list[float]) -> None:
+    found = search_fastest_tree(p, latency)
+
+    speed = found.acceptance_length / found.mean_latency_ms
+    for num_rows in range(1, len(latency) + 1):
+        slowest = search_tree(p, num_rows).acceptance_length / min(latency[num_rows - 1 :])
+        assert speed >= slowest * (1 - 1e-5)
+
+
 @pytest.mark.parametrize("wrong", [[[0.9, 0.2]], [[-0.1]], [[float("nan")]], [], [[0.1], [0.1, 0.2]], [["x"]], 0.3])
 def test_marginals_that_are_no_chances_are_refused(wrong: Any) -> None:
     with pytest.raises(ArgumentError, match="marginals"):
