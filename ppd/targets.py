@@ -6,10 +6,20 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppd.errors import ArgumentError
+from ppd.errors import ArgumentError, EngineError
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 """Precisions that this version exports."""
+
+ENGINE_PRECISIONS = {
+    "onnxruntime": ("fp32", "fp16", "int8", "int4"),
+    "onnxruntime-cuda": ("fp32", "fp16", "int8", "int4"),
+    "tensorrt": ("fp32", "fp16", "int8", "int4"),
+    "tensorrt-rtx": ("fp32", "fp16", "int8", "int4"),
+    "torch": ("fp32", "fp16", "int8", "int4"),
+}
+"""Engine → precisions of the bundles that it opens; any other is refused. docs/gpu.md says what each computes in, and
+what has been tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,26 @@ def resolve_precision(precision: str, target: Target) -> str:
     if resolved not in PRECISIONS:
         raise ArgumentError(f"precision {resolved!r} cannot be exported; this version exports {', '.join(PRECISIONS)}")
     return resolved
+
+
+def require_engine_precision(engine: str, precision: str) -> None:
+    """Refuse a bundle whose precision an engine cannot run.
+
+    Args:
+        engine: A key of `ENGINE_PRECISIONS`.
+        precision: Of the bundle.
+
+    Raises:
+        EngineError: It cannot; the message lists what it can run, and the engines that run this precision.
+    """
+    usable = ENGINE_PRECISIONS[engine]
+    if precision not in usable:
+        others = [name for name, precisions in ENGINE_PRECISIONS.items() if precision in precisions]
+        instead = f", or use {' or '.join(others)}" if others else ""
+        raise EngineError(
+            f"the bundle is in {precision}, the engine {engine} runs {', '.join(usable)}; "
+            f"export with another --precision{instead}"
+        )
 
 
 def has_16_bit_graph(precision: str, target: Target) -> bool:

@@ -30,10 +30,15 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 @pytest.fixture(scope="session")
 def tinypy_bundle(shared_dir: Path) -> Path:
     """The embedded model, exported for the CPU. Copy it before changing it."""
-    folder = shared_dir / "tinypy-cpu"
-    with FileLock(shared_dir / "tinypy-cpu.lock"):
+    return exported_tinypy(shared_dir, "fp32")
+
+
+def exported_tinypy(shared_dir: Path, precision: str) -> Path:
+    """The embedded model at a precision, exported for the CPU once per run."""
+    folder = shared_dir / f"tinypy-cpu-{precision}"
+    with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            export("tinypy", "cpu", out=folder)
+            export("tinypy", "cpu", precision=precision, out=folder)
     return folder
 
 

@@ -5,8 +5,8 @@ from ppd.cli.app import app, print_table
 
 @app.command()
 def targets() -> None:
-    """List the devices that --gpu knows."""
-    from ppd.targets import load_targets
+    """List the devices that --gpu knows, and the precisions that each engine runs."""
+    from ppd.targets import ENGINE_PRECISIONS, load_targets
 
     def figure(value: float | None) -> str:
         return "-" if value is None else f"{value:,g}"
@@ -27,6 +27,8 @@ def targets() -> None:
             for t in load_targets().values()
         ],
     )
+    print()
+    print_table(("engine", "precisions"), [(name, " ".join(known)) for name, known in ENGINE_PRECISIONS.items()])
 
 
 @app.command()

@@ -54,6 +54,9 @@ def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating], tree: Tree, f
     written = external_data.convert_tensors_to_external(tensors, folder, WEIGHTS_FILE)
     for value, tensor in zip(large, written, strict=True):
         value.const_value = tensor
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.LazyTensor):  # a small one: computed now, and not again when it is read
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
     ir.save(model, folder / GRAPH_FILE)
 
 

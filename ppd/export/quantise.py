@@ -41,7 +41,7 @@ class Quantised:
     def dequantise(self) -> Tensor:
         """What the graph computes with: float32 [in, out]."""
         block = len(self.values) // len(self.scales)
-        blocks = self.values.view(len(self.scales), block, -1).float() * self.scales[:, None]
+        blocks = self.values.view(len(self.scales), block, -1).float().mul_(self.scales[:, None])
         return blocks.view(self.values.shape)
 
 
@@ -167,18 +167,52 @@ def _dequantise_node(
     return output
 
 
-def dequantised(weight: Tensor, bits: int | None, dtype: torch.dtype) -> Tensor:
-    """A weight as the exported graph sees it, float32.
+def stored(model: ir.Model, name: str) -> Quantised:
+    """A quantised weight as the graph holds it. Of a graph that was written, the file is mapped: nothing is loaded.
 
     Args:
-        weight: [in, out] or [out], of the checkpoint's type.
-        bits: 8, 4, or None for a weight that is only rounded to `dtype`.
-        dtype: The graph's own type, which scales have as well.
+        model: The quantised graph.
+        name: The initializer that was replaced.
     """
-    if bits is None:
-        return weight.to(dtype).float()
-    found = quantise(weight, bits)
-    return Quantised(found.values, found.scales.to(dtype).float(), bits).dequantise()
+    values, scales = (model.graph.initializers[f"{name}_{part}"].const_value for part in ("q", "scale"))
+    assert values is not None
+    assert scales is not None
+    numbers, bits = _bytes(values).view(torch.int8), values.dtype.bitwidth
+    if bits == 4:  # two in a byte, the first in its lower half
+        numbers = torch.stack([(numbers << 4) >> 4, numbers >> 4], -1)
+    kind = torch.float16 if scales.dtype == ir.DataType.FLOAT16 else torch.float32
+    return Quantised(
+        numbers.view(values.shape.numpy()), _bytes(scales).view(kind).view(scales.shape.numpy()).float(), bits
+    )
+
+
+def _bytes(tensor: ir.TensorProtocol) -> Tensor:
+    """uint8 [bytes] of a tensor; copied only when written to."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return torch.from_numpy(np.memmap(tensor.path, np.uint8, "c", tensor.offset or 0, (tensor.nbytes,)))
+    return torch.frombuffer(bytearray(tensor.tobytes()), dtype=torch.uint8)
+
+
+def require_stored(found: Quantised, weight: Tensor, name: str, dtype: torch.dtype) -> None:
+    """Verify that a stored weight is the checkpoint's: its last block is quantised again and compared.
+
+    Args:
+        found: From `stored`.
+        weight: Floating point [in, out], from the checkpoint.
+        name: Of the weight.
+        dtype: The type that the scales were rounded to.
+
+    Raises:
+        ExportError: It is another weight, or was damaged on its way to the file.
+    """
+    size = block_size(len(weight))
+    assert size is not None
+    last = quantise(weight[-size:], found.bits)
+    same = torch.equal(last.values, found.values[-size:])
+    if not (same and torch.equal(last.scales.to(dtype).float(), found.scales[-1:])):
+        raise ExportError(
+            f"the file of weights does not hold what {name} was quantised to; export again, to another disk"
+        )
 
 
 def stored_bytes(num_weights: int, bits: int, item_bytes: int) -> int:

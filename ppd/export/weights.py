@@ -1,7 +1,8 @@
 """Weights on their way into a graph: read from the checkpoint one by one, never all in memory.
 
 The graph is traced from a decoder whose weights take no memory. Then each initializer becomes a promise to read,
-convert and write one weight. The same weights run the PyTorch reference, layer by layer.
+convert and write one weight. The same weights run the PyTorch reference, layer by layer: those that were quantised are
+read back from the graph's file, so that nothing is quantised twice.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ppd.errors import ExportError
-from ppd.export.quantise import HEAD, bits_of, dequantised, numpy_dtype, quantise_graph
+from ppd.export.quantise import HEAD, bits_of, numpy_dtype, quantise_graph, require_stored, stored
 from ppd.export.trace import GRAPH_PREFIX
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
@@ -56,15 +57,28 @@ class ExportedWeights:
 
     def __init__(self, weights: ReadableWeights, precision: str, dtype: torch.dtype) -> None:
         self._weights, self.precision, self.dtype = weights, precision, dtype
+        self._graph: ir.Model | None = None
+        self._verified = set[str]()
 
     def original(self, name: str) -> Tensor:
         """As the checkpoint has it, float32."""
         return self._weights.read(name).float()
 
     def exported(self, name: str) -> Tensor:
-        """As the graph computes with it, float32."""
+        """As the graph computes with it, float32; `put_into` comes first.
+
+        Raises:
+            ExportError: A quantised weight does not stand in the graph's file as it was written.
+        """
         weight = self._weights.read(name)
-        return dequantised(weight, bits_of(name, tuple(weight.shape), self.precision), self.dtype)
+        if bits_of(name, tuple(weight.shape), self.precision) is None:
+            return weight.to(self.dtype).float()
+        assert self._graph is not None, "quantised weights are read from the graph"
+        found = stored(self._graph, f"{GRAPH_PREFIX}{name}")
+        if name not in self._verified:
+            require_stored(found, weight, name, self.dtype)
+            self._verified.add(name)
+        return found.dequantise()
 
     def put_into(self, model: ir.Model, config: ModelConfig) -> None:
         """Replace the placeholders of a traced graph by promises to read the weights.
@@ -87,6 +101,7 @@ class ExportedWeights:
             value.const_value = ir.LazyTensor(self._reader(name, key), kind, ir.Shape(value.shape), name=key)
         if self.precision in ("int8", "int4"):
             quantise_graph(model, self._weights.read, names, self.precision)
+        self._graph = model
 
     def _reader(self, name: str, key: str) -> Callable[[], ir.TensorProtocol]:
         def read() -> ir.TensorProtocol:

@@ -18,7 +18,7 @@ from ppd.bundle import open_bundle
 from ppd.export.hand_made_tree import hand_made_tree
 from ppd.manifest import MANIFEST_FILE
 from ppd.models.registry import load_registry
-from ppd.targets import load_targets
+from ppd.targets import ENGINE_PRECISIONS, load_targets
 from ppd.tree import Node, Tree, json_from_tree
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, misused
 
@@ -184,9 +184,12 @@ def test_targets_lists_every_preset(run: Run) -> None:
     outcome = run("targets")
 
     assert (outcome.code, outcome.err) == (0, "")
-    assert [line.split()[0] for line in outcome.out.splitlines()] == ["target", *load_targets()]
+    targets, engines = outcome.out.split("\n\n")
+    assert [line.split()[0] for line in targets.splitlines()] == ["target", *load_targets()]
+    rows = [line.split() for line in engines.splitlines()]
+    assert rows == [["engine", "precisions"], *([name, *known] for name, known in ENGINE_PRECISIONS.items())]
     assert re.search(
-        r"^rtx-4090 +NVIDIA GeForce RTX 4090 +8\.9 +24 +1,008 +165.2 +fp16 +10\.13\+ RTX$", outcome.out, re.MULTILINE
+        r"^rtx-4090 +NVIDIA GeForce RTX 4090 +8\.9 +24 +1,008 +165.2 +fp16 +10\.15\+ RTX$", outcome.out, re.MULTILINE
     )
 
 

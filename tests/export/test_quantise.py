@@ -8,12 +8,18 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from ppd.errors import ExportError
+from ppd.export import quantise as quantising
 from ppd.export.exporter import export
-from ppd.export.quantise import bits_of, block_size, dequantised, quantise
-from ppd.export.weights import ExportedWeights
+from ppd.export.fold import fold
+from ppd.export.quantise import Quantised, bits_of, block_size, quantise
+from ppd.export.trace import trace
+from ppd.export.weights import ExportedWeights, placeholder_decoder
 from ppd.models.checkpoint import open_weights
 from ppd.models.config import read_config
-from tests.tiny_models import save_tiny_model
+from ppd.signature import WEIGHTS_FILE
+from ppd.tree import Tree
+from tests.tiny_models import FEATURES, save_tiny_model
 
 
 def naive(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +82,7 @@ def test_what_is_quantised_is_decided_by_name_and_shape() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_pytorch_reads_the_numbers_that_the_graph_holds(precision: str, tmp_path: Path) -> None:
+def test_the_graph_holds_the_checkpoint_rounded_to_the_precision(precision: str, tmp_path: Path) -> None:
     save_tiny_model("llama_gqa", tmp_path / "model")
     export(str(tmp_path / "model"), "cpu", precision=precision, out=tmp_path / "bundle")
     graph = onnx.load(tmp_path / "bundle" / "model.onnx").graph
@@ -85,20 +91,72 @@ def test_pytorch_reads_the_numbers_that_the_graph_holds(precision: str, tmp_path
     dtype = torch.float16 if precision == "fp16" else torch.float32
 
     with open_weights(tmp_path / "model", config) as opened:
-        weights = ExportedWeights(opened, precision, dtype)
         for name in opened.names:
-            held = weight_in_graph(graph, stored, f"decoder.{name}")
-            assert np.array_equal(held.astype(np.float32), weights.exported(name).numpy()), name
-            is_exact = np.array_equal(held.astype(np.float32), weights.original(name).numpy())
-            assert is_exact == (precision == "fp32" or name_is_exact(weights, name, dtype)), name
+            original = opened.read(name)
+            bits = bits_of(name, tuple(original.shape), precision)
+            rounded = original.to(dtype).float() if bits is None else quantise(original, bits).dequantise()
+            held = weight_in_graph(graph, stored, f"decoder.{name}").astype(np.float32)
+            assert np.array_equal(held, rounded.numpy()), name
+            is_exact = np.array_equal(held, original.float().numpy())
+            assert is_exact == (bits is None and torch.equal(original, original.to(dtype).float())), name
 
 
-def name_is_exact(weights: ExportedWeights, name: str, dtype: torch.dtype) -> bool:
-    """Whether a weight that is not quantised keeps its numbers in the graph's type."""
-    original = weights.original(name)
-    if bits_of(name, tuple(original.shape), weights.precision) is not None:
-        return False
-    return torch.equal(original, dequantised(original, None, dtype))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose projections have two blocks or more."""
+    folder = tmp_path_factory.mktemp("wide")
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 64}
+        patch.setitem(FEATURES, "llama", ("LlamaConfig", sizes))
+        save_tiny_model("llama", folder)
+    return folder
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(8, torch.float16), (4, torch.float32)])
+def test_pytorch_reads_what_was_written_and_notices_damage(
+    bits: int, dtype: torch.dtype, model: Path, tmp_path: Path
+) -> None:
+    precision = f"int{bits}"
+    with open_weights(model, read_config(model)) as opened:
+        weights = ExportedWeights(opened, precision, dtype)
+        write(weights, model, tmp_path)
+        *names, last = (n for n in opened.names if bits_of(n, tuple(opened.read(n).shape), precision))
+        for name in names:
+            found = quantise(opened.read(name), bits)
+            expected = Quantised(found.values, found.scales.to(dtype).float(), bits).dequantise()
+            assert torch.equal(weights.exported(name), expected), name
+        assert torch.equal(weights.exported("norm.weight"), opened.read("norm.weight").to(dtype).float())
+
+        content = (tmp_path / WEIGHTS_FILE).read_bytes()
+        (tmp_path / WEIGHTS_FILE).write_bytes(bytes(byte ^ 1 for byte in content))
+        with pytest.raises(ExportError, match=f"does not hold what {last} was quantised to"):
+            weights.exported(last)
+
+
+def write(weights: ExportedWeights, model: Path, folder: Path) -> None:
+    """Trace and write a graph of these weights, as an export does."""
+    config = read_config(model)
+    graph = trace(placeholder_decoder(config, 16, weights.dtype), 3, 10)
+    weights.put_into(graph, config)
+    fold(graph, torch.zeros(3, config.hidden_size).to(weights.dtype).numpy(), Tree.none(3), folder)
+
+
+def test_an_export_quantises_every_weight_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+
+    def count(weight: torch.Tensor, bits: int) -> Quantised:
+        rows.append(len(weight))
+        return quantise(weight, bits)
+
+    monkeypatch.setattr(quantising, "quantise", count)
+
+    damage = export(str(model), "cpu", precision="int4", out=tmp_path / "bundle").bundle.manifest.damage
+
+    num_projections = 7 * 2 + 1
+    assert sum(number > 32 for number in rows) == num_projections  # whole, when they are written
+    assert rows.count(32) == num_projections  # and one block of each, to verify the file
+    assert damage is not None
+    assert damage.mean_kl > 0
 
 
 def weight_in_graph(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto], name: str) -> np.ndarray:

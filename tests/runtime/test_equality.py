@@ -1,4 +1,4 @@
-"""PPD = plain decoding = transformers greedy, in ONNX Runtime with fp32 weights.
+"""PPD = plain decoding = transformers greedy, in ONNX Runtime; `test_precisions.py` has the quantised embedded model.
 
 A fork is excused only where plain decoding's own two best logits are closer than 1e-4; forks are printed, and none is
 expected on these prompts.
@@ -55,7 +55,7 @@ assert len(PROMPTS) >= 20
 WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 
 
-def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path) -> Model:
+def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path, *, exact: bool = False) -> Model:
     """The bundle's model with another tree folded in, without writing a bundle."""
     tables = tmp_path / "tables.bin"
     tables.write_bytes(tree_tables_bytes(tree))
@@ -65,7 +65,7 @@ def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path) -> Model:
             return tables if role == TREE_TABLES_FILE else super().path(role)
 
     changed = WithTables(bundle.folder, bundle.manifest, tree)
-    return Model(changed, OnnxRuntimeEngine(changed, threads=1))
+    return Model(changed, OnnxRuntimeEngine(changed, threads=1, exact=exact))
 
 
 def assert_same(model: Model, prompt: list[int], plain: list[int], drafted: list[int]) -> None:
@@ -149,18 +149,29 @@ def test_draw_margin_is_that_of_the_token_drawn(tinypy: Model) -> None:
     assert 0 < margin < 10
 
 
-@pytest.fixture(scope="session", params=["llama_gqa", "qwen3", "mistral_window"])
+RANDOM_MODELS = [
+    ("llama_gqa", "fp32"),
+    ("qwen3", "fp32"),
+    ("mistral_window", "fp32"),
+    ("llama_gqa", "int8"),
+    ("qwen3", "int4"),
+]
+
+
+@pytest.fixture(scope="session", params=RANDOM_MODELS, ids="-".join)
 def random_bundle(request: pytest.FixtureRequest, shared_dir: Path) -> Bundle:
     """A tiny random model whose prompt tokens are random too: 4 of them, so that trees reach depth 4."""
     from ppd.models.adapter import save_prompt_tokens
 
-    folder = shared_dir / f"random-{request.param}"
+    feature, precision = request.param
+    name = f"{feature}-{precision}"
+    folder = shared_dir / f"random-{name}"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            save_tiny_model(request.param, shared_dir / f"model-{request.param}")
-            save_prompt_tokens(torch.randn(4, 32), shared_dir / f"adapter-{request.param}", "random")
-            adapter = str(shared_dir / f"adapter-{request.param}")
-            export(str(shared_dir / f"model-{request.param}"), "cpu", prompt_tokens=adapter, out=folder)
+            save_tiny_model(feature, shared_dir / f"model-{name}")
+            save_prompt_tokens(torch.randn(4, 32), shared_dir / f"adapter-{name}", "random")
+            adapter, model = str(shared_dir / f"adapter-{name}"), str(shared_dir / f"model-{name}")
+            export(model, "cpu", prompt_tokens=adapter, precision=precision, out=folder)
     return open_bundle(folder)
 
 
@@ -173,7 +184,7 @@ def random_bundle(request: pytest.FixtureRequest, shared_dir: Path) -> Bundle:
 def test_random_trees_on_random_models(
     random_bundle: Bundle, tmp_path: Path, tree: Tree, prompt: list[int], temperature: float
 ) -> None:
-    model = model_with_tree(random_bundle, tree, tmp_path)
+    model = model_with_tree(random_bundle, tree, tmp_path, exact=True)  # int8 too computes in fp32 then
     plain = model.generate(prompt, max_new_tokens=40, temperature=temperature, seed=5, draft=False)
     drafted = model.generate(prompt, max_new_tokens=40, temperature=temperature, seed=5, draft=True)
     if temperature:

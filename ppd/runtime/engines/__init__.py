@@ -1,5 +1,6 @@
-"""Engines: what runs the graph. A new one is a module beside `onnxruntime.py` and a line in `OPENERS`.
+"""Engines: what runs the graph.
 
+A new one is a module beside `onnxruntime.py`, a line in `OPENERS`, and one in `ENGINE_PRECISIONS` of `ppd/targets.py`.
 The modules are imported when their engine is chosen, by name: the runtime itself needs none of them. `torch` lies in a
 layer above, since it is the decoder that export traces.
 """
@@ -12,6 +13,7 @@ from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine
 from ppd.runtime.engines.tensorrt_files import FLAVOURS
+from ppd.targets import require_engine_precision
 
 OPENERS = {
     "onnxruntime": "ppd.runtime.engines.onnxruntime:open_onnxruntime",
@@ -50,7 +52,7 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
 
     Raises:
         ArgumentError: There is no such engine, or `threads` is below 1.
-        EngineError: The engine is not installed, or cannot run the bundle.
+        EngineError: The engine is not installed, or cannot run the bundle or its precision.
     """
     if engine not in ("auto", *ENGINES):
         raise ArgumentError(f"no engine is called {engine!r}; expected auto or {', '.join(ENGINES)}")
@@ -82,6 +84,7 @@ def _gpu_choices(bundle: Bundle) -> list[str]:
 
 
 def _open(bundle: Bundle, engine: str, threads: int | None, *, exact: bool = False) -> Engine:
+    require_engine_precision(engine, bundle.manifest.precision)
     module, function = OPENERS[engine].split(":")
     try:
         opener = getattr(importlib.import_module(module), function)

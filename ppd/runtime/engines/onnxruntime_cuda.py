@@ -103,8 +103,8 @@ class OnnxRuntimeCudaEngine:
         types = {value.name: value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())}
         if unknown := {types[self._names[0]], types[LOGITS]} - _FLOATS.keys():
             raise EngineError(
-                f"the graph is in {', '.join(sorted(unknown))}; onnxruntime-cuda takes fp32, fp16, int8 and int4: "
-                "export with another --precision, or use tensorrt"
+                f"the graph's cache is {', '.join(sorted(unknown))}, onnxruntime-cuda takes {', '.join(_FLOATS)}; "
+                "export the bundle again, with this version"
             )
         self._kv_type, self._logits_type = _FLOATS[types[self._names[0]]], _FLOATS[types[LOGITS]]
         self._bindings: dict[tuple[int, int], _Binding] = {}

@@ -1,0 +1,104 @@
+"""Every CPU precision of the embedded model: parity with PyTorch, and PPD against plain decoding on the same engine.
+
+The reference is the engine `torch` with the bundle's own weights, dequantised. fp32 and int4 are computed in fp32, so
+no fork is expected. int8 rounds activations to 8 bits: a fork is excused where the reference has both tokens' logits
+within ε (`TIE_GAPS`), and every fork is printed.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppd import runtime
+from ppd.bundle import open_bundle
+from ppd.runtime.engines import Engine, open_engine
+from ppd.runtime.forks import TIE_GAPS, first_fork
+from ppd.runtime.model import Model
+from ppd.signature import causal_state
+from ppd.targets import ENGINE_PRECISIONS
+from ppd.tree import load_tree
+from tests.conftest import exported_tinypy
+from tests.runtime.test_equality import PROMPTS, WIDE_TREE, model_with_tree
+
+NUM_PROMPTS, NUM_TOKENS = 8, 64
+EXACT = ("fp32", "int4")
+CPU_PRECISIONS = [name for name in ENGINE_PRECISIONS["onnxruntime"] if name != "fp16"]  # fp16 is for GPUs
+
+
+@pytest.fixture(scope="module", params=CPU_PRECISIONS)
+def folder(request: pytest.FixtureRequest, shared_dir: Path) -> Path:
+    """The embedded model's bundle at a precision."""
+    return exported_tinypy(shared_dir, request.param)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return runtime.load(folder, threads=1)
+
+
+@pytest.fixture(scope="module")
+def reference(model: Model) -> Model:
+    """The same weights in PyTorch."""
+    return Model(model.bundle, open_engine(model.bundle, "torch", threads=1))
+
+
+def tie_gap(engine: Engine, num_prompt_tokens: int, ids: list[int], tokens: tuple[int, int]) -> float:
+    """How far apart an engine's logits put two tokens after `ids`."""
+    engine.restart(len(ids))
+    engine.run(np.array(ids), causal_state(num_prompt_tokens), 0, np.array([len(ids) - 1]))
+    first, second = engine.logits(0)[list(tokens)]
+    return float(abs(first - second))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_every_phase_agrees_with_the_recorded_reference(folder: Path, engine: str) -> None:
+    info = runtime.check_bundle(folder, engine=engine, threads=1)
+
+    print(f"{folder.name}, {engine}: largest difference {info.max_difference:.2e} of {info.tolerance:.2e}")
+    assert 0 < info.max_difference <= info.tolerance
+    assert info.num_rows > 100
+
+
+def test_forks_sit_at_near_ties_of_the_reference(model: Model, reference: Model, tmp_path: Path) -> None:
+    precision, m = model.bundle.manifest.precision, model.bundle.manifest.prompt_tokens.count
+    wide = model_with_tree(model.bundle, load_tree(WIDE_TREE), tmp_path)
+    gaps, num_compared, num_steps, num_tokens = [], 0, 0, 0
+    for prompt in PROMPTS[:NUM_PROMPTS]:
+        ids = model.encode(prompt)
+        plain = model.generate(ids, max_new_tokens=NUM_TOKENS, draft=False).token_ids
+        in_torch = reference.generate(ids, max_new_tokens=NUM_TOKENS, draft=False).token_ids
+        drafted = [other.generate(ids, max_new_tokens=NUM_TOKENS, draft=True) for other in (model, wide)]
+        num_steps += sum(result.stats.steps for result in drafted)
+        num_tokens += sum(len(result.token_ids) for result in drafted)
+        for title, answer in (("torch", in_torch), *((f"PPD {i}", r.token_ids) for i, r in enumerate(drafted))):
+            num_compared += 1
+            fork = first_fork(plain, answer)
+            if fork is not None:
+                assert fork < min(len(plain), len(answer)), "an answer ended early without another token"
+                gaps.append(tie_gap(reference.engine, m, ids + plain[:fork], (plain[fork], answer[fork])))
+                print(f"{precision}: plain and {title} fork at token {fork} of {prompt!r}, gap {gaps[-1]:.2e}")
+    print(f"{precision}: {len(gaps)} forks in {num_compared} comparisons, {num_tokens} tokens in {num_steps} steps")
+    assert num_steps < num_tokens  # guesses were accepted, so that there was something to compare
+    assert all(gap < TIE_GAPS[precision] for gap in gaps)
+    if precision in EXACT:
+        assert gaps == []
+
+
+def test_another_token_than_a_near_tie_would_be_found(model: Model, reference: Model) -> None:
+    """The bound above can fail: where the reference is sure, its two best tokens are further apart."""
+    ids = model.encode(PROMPTS[0])
+    reference.generate(ids, max_new_tokens=1, draft=False)
+    m = model.bundle.manifest.prompt_tokens.count
+    reference.engine.restart(len(ids))
+    top = reference.engine.run(np.array(ids), causal_state(m), 0, np.arange(len(ids)))
+    gaps = [tie_gap(reference.engine, m, ids[: i + 1], (int(row[0]), int(row[1]))) for i, row in enumerate(top.copy())]
+
+    assert max(gaps) > TIE_GAPS[model.bundle.manifest.precision]
+
+
+def test_a_quantised_bundle_is_smaller(folder: Path, tinypy_bundle: Path) -> None:
+    size, whole = (
+        open_bundle(path, verify=False).path("model.onnx.data").stat().st_size for path in (folder, tinypy_bundle)
+    )
+    assert (size < whole) == (open_bundle(folder, verify=False).manifest.precision != "fp32")
