@@ -23,7 +23,7 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Start again, over an earlier run in --out.")] = False,
     seed: Annotated[int, typer.Option(metavar="S", help="Of every random choice.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="B", help="Sequences per step and process.")] = 8,
-    groups: Annotated[int, typer.Option(metavar="G", help="Groups of prompt rows per sequence.")] = 16,
+    groups: Annotated[int, typer.Option(metavar="G", help="Groups of prompt rows per sequence.")] = 8,
     length: Annotated[int, typer.Option(metavar="T", help="Tokens per sequence.")] = 256,
     rollouts: Annotated[int, typer.Option(metavar="R", help="Most continuations by the model itself.")] = 1024,
     learning_rate: Annotated[float, typer.Option(metavar="LR", help="At the peak.")] = 1e-2,

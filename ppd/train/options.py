@@ -39,7 +39,7 @@ class TrainOptions:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
-    groups: int = 16
+    groups: int = 8
     length: int = 256
     num_rollouts: int = 1024
     learning_rate: float = 1e-2
