@@ -2,7 +2,7 @@
 
     python examples/tinypy/judge.py PROMPT_TOKENS... --data SOURCES... [--unseen build/sources/unseen]
 
-SOURCES are what the prompt tokens were trained on: their held-out documents are judged. Prints, for each folder and set,
+SOURCES are what they were trained on: the held-out documents of it are judged. Prints, for each folder and set,
 how often the best guess is the model's own token by distance, in per cent, and how often one of ten guesses is.
 """
 
