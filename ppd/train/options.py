@@ -59,6 +59,10 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ArgumentError(f"{name} is {value}; expected at least 1")
+        if self.source == "both" and self.batch_size < 2:
+            raise ArgumentError(
+                "batch_size is 1; with rollouts and text in every batch expected at least 2: or name a source"
+            )
         if self.num_prompt_tokens > 64:
             raise ArgumentError(f"num_prompt_tokens is {self.num_prompt_tokens}; expected at most 64")
         if self.length < 2 * self.num_prompt_tokens + 8:

@@ -253,6 +253,7 @@ def test_bad_data_leaves_no_folder_behind(model: Path, tmp_path: Path) -> None:
         ({"num_prompt_tokens": 0}, "num_prompt_tokens is 0"),
         ({"num_prompt_tokens": 65}, "at most 64"),
         ({"groups": 0}, "groups is 0"),
+        ({"batch_size": 1}, "batch_size is 1; .* or name a source"),
         ({"length": 10}, "length is 10"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
