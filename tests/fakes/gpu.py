@@ -30,6 +30,7 @@ class Status(enum.IntEnum):
 
 
 class DataType(enum.Enum):
+    HALF = 2
     FLOAT = 4
     INT64 = 8
 
@@ -39,13 +40,17 @@ class DataType(enum.Enum):
 
 
 class FakeGpu:
-    """State of the GPU: `limit` bounds memory, `can_capture` graphs, `driver` is false without one."""
+    """State of the GPU: `limit` bounds memory, `can_capture` graphs, `driver` is false without one.
 
-    def __init__(self, bundle: Bundle, *, lowered: bool = False, aliased: bool = True) -> None:
+    With `half`, cache and logits are fp16 in its memory; the products stay fp32.
+    """
+
+    def __init__(self, bundle: Bundle, *, lowered: bool = False, aliased: bool = True, half: bool = False) -> None:
         self.graph = TorchEngine(bundle, 1)._graph
         self.names = cache_names(bundle.manifest.model.num_layers)
         self.model, self.capacity = bundle.manifest.model, max_capacity(bundle.manifest.context)
         self.lowered, self.aliased = lowered, aliased
+        self.real = (np.float16, DataType.HALF) if half else (np.float32, DataType.FLOAT)
         self.limit, self.driver, self.can_capture = 1 << 40, True, True
         self.memory: dict[int, tuple[Any, int]] = {}
         self.plans: dict[bytes, tuple[Any, int]] = {}
@@ -190,7 +195,7 @@ class Engine:
         return self.tensors[index]
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType.FLOAT if name == LOGITS or name[:2] in ("k_", "v_") else DataType.INT64
+        return self.gpu.real[1] if name == LOGITS or name[:2] in ("k_", "v_") else DataType.INT64
 
     def get_aliased_input_tensor(self, name: str) -> str | None:
         return name.removesuffix("_out") if self.gpu.aliased else None
@@ -243,18 +248,18 @@ class Context:
 
     @torch.no_grad()
     def _compute(self) -> None:
-        gpu, at = self.gpu, self.addresses
+        gpu, at, real = self.gpu, self.addresses, self.gpu.real[0]
         read = {name: _copy(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
         shape = (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim)
-        caches = [gpu.array(at[name], shape, np.float32) for name in gpu.names]
-        top_ids, logits, *new = self.engine.graph(*read.values(), [_copy(cache) for cache in caches])
+        caches = [gpu.array(at[name], shape, real) for name in gpu.names]
+        top_ids, logits, *new = self.engine.graph(*read.values(), [_copy(cache).float() for cache in caches])
         gpu.array(at[TOP_IDS], tuple(top_ids.shape), np.int64)[:] = top_ids
-        gpu.array(at[LOGITS], tuple(logits.shape), np.float32)[:] = logits
+        gpu.array(at[LOGITS], tuple(logits.shape), real)[:] = logits
         num_rows, start = self.shapes[INPUT_IDS][1], int(read[CACHE_LEN])
         for name, cache, tensor in zip(gpu.names, caches, new, strict=True):
             if gpu.lowered:
                 rows = tensor[:, :, start : start + num_rows]
-                gpu.array(at[f"{name}_new"], tuple(rows.shape), np.float32)[:] = rows
+                gpu.array(at[f"{name}_new"], tuple(rows.shape), real)[:] = rows
             else:
                 cache[:] = tensor
 

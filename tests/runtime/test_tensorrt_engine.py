@@ -14,7 +14,7 @@ from ppd.runtime import Model
 from ppd.runtime.check import check_engine, load_reference
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.tensorrt import TensorRTEngine
+from ppd.runtime.engines.tensorrt import TensorRTEngine, _float32_from
 from ppd.runtime.engines.tensorrt_files import engine_key, engine_role, graph_digest, tree_digest
 from ppd.signature import LOWERED_GRAPH_FILE, max_capacity
 from tests.fakes.gpu import COMPUTE_CAPABILITY, NAME, VERSION, FakeGpu
@@ -83,6 +83,32 @@ def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, 
     assert info.engine == f"tensorrt {VERSION} ({NAME})"
     assert gpu.calls["execute profile 0"] > 0
     assert gpu.calls["cudaGraphLaunch"] > 0
+
+
+def test_a_16_bit_engine_moves_rows_of_its_own_size_and_gives_logits_as_float32(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tinypy: Model, lowered: bool
+) -> None:
+    install(monkeypatch, FakeGpu(bundle, lowered=lowered, half=True))
+    engine = open_engine(with_engine(bundle, lowered=lowered), "tensorrt")
+
+    got = Model(bundle, engine).generate(PROMPT, max_new_tokens=24, draft=True)
+
+    assert got.token_ids == tinypy.generate(PROMPT, max_new_tokens=24).token_ids
+    logits = engine.logits(0)
+    assert logits.dtype == np.float32
+    assert np.array_equal(logits, logits.astype(np.float16))
+    assert not np.array_equal(logits, np.zeros_like(logits))
+
+
+def test_logits_of_each_type_are_read_as_what_they_are() -> None:
+    values = np.array([1.0, -2.5, 0.0], np.float32)
+
+    for name, stored in (
+        ("FLOAT", values),
+        ("HALF", values.astype(np.float16)),
+        ("BF16", (values.view(np.uint32) >> 16).astype(np.uint16)),
+    ):
+        assert np.array_equal(_float32_from(stored.view(np.uint8), name), values)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
