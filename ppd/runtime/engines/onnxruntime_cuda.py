@@ -63,7 +63,7 @@ SIZE_OPERATORS = frozenset(
 )
 """Operators that may run on the CPU: those that lengths and ranges are computed with."""
 _FLOATS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
-_ERROR, _FATAL = 3, 4
+_FATAL = 4
 _DEVICE = ("cuda", 0)
 _SPARE_BINDINGS = 12
 
@@ -231,7 +231,6 @@ def operators_on_cpu(session: Any) -> set[str]:
 def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     with redirect_stdout(sys.stderr):  # it prints what it does not find
         ort.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
-    ort.set_default_logger_severity(_ERROR)  # it warns of plugins that nobody asked for
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
