@@ -1,0 +1,91 @@
+"""Whether the parent's rank says more of a guess than its distance alone: trees by each, predicted and measured.
+
+    python benchmarks/branch_marginals.py BUNDLE [--rows 8 16 32] [--threads N]
+
+Counts p[d][r] and p[d][q][r] (r given that the guess before it was right at rank q, pulled towards p[d][r] by the
+weight of 50 trials) on the embedded calibration prompts, searches the best tree by each, and decodes the same prompts
+with both. The bundle is copied; it stays as it is.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ppd import runtime
+from ppd.bundle import refold_tree
+from ppd.calibrate.calibrate import embedded_prompts
+from ppd.calibrate.chain import chain_from_tree
+from ppd.calibrate.search import search_tree
+from ppd.signature import causal_state
+
+MAX_CHARACTERS, NEW_TOKENS, WEIGHT = 400, 64, 50
+
+
+def count(model: runtime.Model, prompts: list[list[int]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """p[d][r] [m, K] and p[d][q][r] [m, K, K] on plain decoding's answers."""
+    manifest, engine = model.bundle.manifest, model.engine
+    m, num_ranks = manifest.prompt_tokens.count, manifest.num_top_ids
+    hits, trials = np.zeros((m, num_ranks)), np.zeros(m)
+    joint, parents = np.zeros((m, num_ranks, num_ranks)), np.zeros((m, num_ranks))
+    state, prompt_rows = causal_state(m), manifest.model.vocab_size + np.arange(m)
+    for ids in prompts:
+        answer = model.generate(ids, max_new_tokens=NEW_TOKENS, draft=False).token_ids
+        engine.restart(len(ids) + m)
+        engine.run(np.array(ids), state, 0, np.zeros(1, np.int64))
+        for place in range(len(answer) - 2):
+            rows = np.concatenate([[answer[place]], prompt_rows])
+            top_ids = engine.run(rows, state, len(ids) + place, np.arange(m + 1))
+            before = None
+            for d in range(min(m, len(answer) - 2 - place)):
+                right = top_ids[d + 1] == answer[place + 2 + d]
+                hits[d] += right
+                trials[d] += 1
+                if before is not None:
+                    joint[d, before] += right
+                    parents[d, before] += 1
+                before = int(right.argmax()) if right.any() else None
+            engine.commit(len(ids) + place, [0])
+    marginals = hits / np.maximum(trials, 1)[:, None]
+    return marginals, (joint + WEIGHT * marginals[:, None]) / (parents + WEIGHT)[:, :, None]
+
+
+def measure(folder: Path, prompts: list[list[int]], threads: int | None) -> float:
+    """Tokens per step over the prompts."""
+    model, steps = runtime.load(folder, threads=threads), []
+    for ids in prompts:
+        steps += model.generate(ids, max_new_tokens=NEW_TOKENS, draft=True).stats.accepted_per_step
+    return sum(steps) / len(steps)
+
+
+def main() -> None:
+    """Count, search, decode, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(shutil.copytree(args.bundle, Path(scratch) / "bundle"))
+        model = runtime.load(folder, threads=args.threads)
+        texts = embedded_prompts(model.bundle.manifest.model.name)
+        prompts = [model.encode(text[:MAX_CHARACTERS]) for text in texts]
+        alone, by_parent = count(model, prompts)
+        for num_rows in args.rows:
+            for name, marginals in (("distance alone", alone), ("parent's rank", by_parent)):
+                tree = search_tree(marginals, num_rows).tree
+                refold_tree(folder, tree, source=name)
+                by_distance, by_rank = (chain_from_tree(tree, p).acceptance_length for p in (alone, by_parent))
+                measured = measure(folder, prompts, args.threads)
+                print(
+                    f"{num_rows} rows by {name}: {by_distance:.3f} predicted by distance, {by_rank:.3f} by rank, "
+                    f"{measured:.3f} measured",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
