@@ -116,12 +116,19 @@ def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
     first = min(m, len(cost) - 1) if root_prompts is None else root_prompts
     policy: dict[int, tuple[Node, ...]] = {state: (Node((), first),) for state in range(m + 1)}
     gain, values = _evaluate(policy, p, cost)
-    rounds, before = 0, 0.0
-    while rounds < _MAX_ROUNDS and gain > before + _EQUAL * before:
+    best, best_gain, rounds, changed = policy, gain, 0, True
+    while changed and rounds < _MAX_ROUNDS:
         rounds += 1
-        policy = {s: _best_tree(s, values, gain, p, cost, root_prompts) for s in range(m + 1)}
-        before, (gain, values) = gain, _evaluate(policy, p, cost)
-    return _result(policy, p, cost, rounds)
+        found = {s: _best_tree(s, values, gain, p, cost, root_prompts) for s in range(m + 1)}
+        # A state keeps its tree unless another is better, and not only as good: else two policies could take turns.
+        least = 10 * _RESTART * max(1.0, float(np.abs(values).max()))
+        better = {s: nodes for s, (nodes, value) in found.items() if value > values[s] + least}
+        changed = bool(better)
+        policy = policy | better
+        gain, values = _evaluate(policy, p, cost)
+        if gain > best_gain + _EQUAL * best_gain:
+            best, best_gain = policy, gain
+    return _result(best, p, cost, rounds)
 
 
 def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> tuple[float, Floats]:
@@ -137,15 +144,15 @@ def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> t
 
 def _best_tree(
     state: int, values: Floats, gain: float, p: Floats, cost: Floats, root_prompts: int | None
-) -> tuple[Node, ...]:
-    """The nodes that maximise a state's value; of equals, those of the fewest rows."""
+) -> tuple[tuple[Node, ...], float]:
+    """The nodes that maximise a state's value, and that value; of equals, those of the fewest rows."""
     root = _choose(0, 0, state, values, p, len(cost), root_prompts)
     score = root.values[1:] - gain * cost
     best = score.max()
     rows = int(np.argmax(score >= best - _EQUAL * max(1.0, abs(best)))) + 1
     nodes: list[Node] = []
     _collect(root, rows, (), nodes)
-    return tuple(nodes)
+    return tuple(nodes), float(1 + score[rows - 1])
 
 
 def _choose(depth: int, rank: int, state: int, h: Floats, p: Floats, size: int, prompts: int | None = None) -> _Choice:
