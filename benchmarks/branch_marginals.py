@@ -17,38 +17,30 @@ import numpy.typing as npt
 
 from ppd import runtime
 from ppd.bundle import refold_tree
+from ppd.calibrate.acceptance import answer_ranks
 from ppd.calibrate.calibrate import embedded_prompts
 from ppd.calibrate.chain import chain_from_tree
 from ppd.calibrate.search import search_tree
-from ppd.signature import causal_state
 
 MAX_CHARACTERS, NEW_TOKENS, WEIGHT = 400, 64, 50
 
 
 def count(model: runtime.Model, prompts: list[list[int]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """p[d][r] [m, K] and p[d][q][r] [m, K, K] on plain decoding's answers."""
-    manifest, engine = model.bundle.manifest, model.engine
-    m, num_ranks = manifest.prompt_tokens.count, manifest.num_top_ids
+    m, num_ranks = model.bundle.manifest.prompt_tokens.count, model.bundle.manifest.num_top_ids
     hits, trials = np.zeros((m, num_ranks)), np.zeros(m)
     joint, parents = np.zeros((m, num_ranks, num_ranks)), np.zeros((m, num_ranks))
-    state, prompt_rows = causal_state(m), manifest.model.vocab_size + np.arange(m)
     for ids in prompts:
         answer = model.generate(ids, max_new_tokens=NEW_TOKENS, draft=False).token_ids
-        engine.restart(len(ids) + m)
-        engine.run(np.array(ids), state, 0, np.zeros(1, np.int64))
-        for place in range(len(answer) - 2):
-            rows = np.concatenate([[answer[place]], prompt_rows])
-            top_ids = engine.run(rows, state, len(ids) + place, np.arange(m + 1))
-            before = None
-            for d in range(min(m, len(answer) - 2 - place)):
-                right = top_ids[d + 1] == answer[place + 2 + d]
-                hits[d] += right
+        for ranks in answer_ranks(model, ids, answer):
+            for d, (before, rank) in enumerate(zip([None, *ranks], ranks, strict=False)):
                 trials[d] += 1
                 if before is not None:
-                    joint[d, before] += right
                     parents[d, before] += 1
-                before = int(right.argmax()) if right.any() else None
-            engine.commit(len(ids) + place, [0])
+                if rank is not None:
+                    hits[d, rank] += 1
+                    if before is not None:
+                        joint[d, before, rank] += 1
     marginals = hits / np.maximum(trials, 1)[:, None]
     return marginals, (joint + WEIGHT * marginals[:, None]) / (parents + WEIGHT)[:, :, None]
 

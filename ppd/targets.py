@@ -55,6 +55,10 @@ class Target:
     tensorrt_rtx: bool = False
     sources: dict[str, str] = field(default_factory=dict)
 
+    def holds(self, size_bytes: int) -> bool:
+        """Whether so much fits the memory; unknown counts as yes."""
+        return self.memory_gb is None or size_bytes <= self.memory_gb * 10**9
+
 
 @functools.cache
 def load_targets() -> dict[str, Target]:

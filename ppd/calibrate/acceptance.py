@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,19 +70,32 @@ def measure_acceptance(
         if used and time.perf_counter() > deadline:
             break
         answer = model.generate(list(ids), max_new_tokens=max_new_tokens, draft=False).token_ids
-        _count(model, list(ids), answer, hits, trials)
+        for ranks in answer_ranks(model, ids, answer):
+            for distance, rank in enumerate(ranks):
+                trials[distance] += 1
+                if rank is not None:
+                    hits[distance, rank] += 1
         used += 1
     if not trials[0]:
         raise ArgumentError("every answer ended at once, so no guess can be compared; give other --prompts")
     return Acceptance(hits, trials, used)
 
 
-def _count(
-    model: Model, prompt: list[int], answer: list[int], hits: npt.NDArray[np.int64], trials: npt.NDArray[np.int64]
-) -> None:
+def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> Iterator[list[int | None]]:
+    """Give every token of an answer once more, the prompt rows behind it, and look up where the coming tokens stood.
+
+    Args:
+        model: The model; its cache is overwritten.
+        prompt: Token ids.
+        answer: What plain decoding wrote behind them.
+
+    Yields:
+        For each token but the last two: the rank of the coming token at each distance from 1 on (at most m, fewer at
+        the end of the answer); None where it is not among the best ids.
+    """
     manifest, engine = model.bundle.manifest, model.engine
-    m, state = len(trials), causal_state(len(trials))
-    prompt_rows = manifest.model.vocab_size + np.arange(m)
+    m = manifest.prompt_tokens.count
+    state, prompt_rows = causal_state(m), manifest.model.vocab_size + np.arange(m)
     engine.restart(len(prompt) + m)
     chunk = manifest.max_rows - m
     for start in range(0, len(prompt), chunk):
@@ -90,7 +103,6 @@ def _count(
     for place in range(len(answer) - 2):  # prompt row j behind token `place` guesses the token j + 1 places ahead
         rows = np.concatenate([[answer[place]], prompt_rows])
         top_ids = engine.run(rows, state, len(prompt) + place, np.arange(m + 1))
-        for j in range(1, min(m, len(answer) - 2 - place) + 1):
-            hits[j - 1] += top_ids[j] == answer[place + 1 + j]
-            trials[j - 1] += 1
+        right = [top_ids[j] == answer[place + 1 + j] for j in range(1, min(m, len(answer) - 2 - place) + 1)]
+        yield [int(where.argmax()) if where.any() else None for where in right]
         engine.commit(len(prompt) + place, [0])

@@ -47,8 +47,7 @@ class Latency:
 
         Where more rows took less time, which is noise as a rule, the sizes share their mean, so that L never falls.
         """
-        mean = _never_falling(self.milliseconds.mean(axis=0))
-        return np.interp(np.arange(1, self.sizes[-1] + 1), self.sizes, mean)
+        return curve_from_sizes(self.sizes, self.milliseconds)
 
 
 def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
@@ -107,6 +106,12 @@ def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
         model.engine.commit(cache_len, accepted.rows)
         times.append((time.perf_counter() - started) * 1e3)
     return float(np.median(times))
+
+
+def curve_from_sizes(sizes: npt.NDArray[np.int64], times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """L(1), L(2), …, float64 [largest size], from times [curves, sizes]: as `Latency.curve`."""
+    mean = _never_falling(times.mean(axis=0))
+    return np.interp(np.arange(1, sizes[-1] + 1), sizes, mean)
 
 
 def _never_falling(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

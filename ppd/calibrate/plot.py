@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.calibrate.chain import Floats, chain_from_tree, check_marginals
-from ppd.calibrate.latency import SIZES
+from ppd.calibrate.latency import SIZES, curve_from_sizes
 from ppd.calibrate.search import search_tree
 from ppd.errors import ArgumentError, BundleError, EngineError
 from ppd.manifest import AGAIN, EstimateInfo
@@ -38,9 +38,8 @@ class Picture:
     tree: Tree
 
     def curve(self) -> Floats:
-        """L(1), L(2), …, float64 [largest size]: means over the curves, linear between sizes."""
-        mean = np.mean(list(self.curves.values()), axis=0)
-        return np.interp(np.arange(1, self.sizes[-1] + 1), self.sizes, mean)
+        """L(1), L(2), …, float64 [largest size], as the search takes it."""
+        return curve_from_sizes(self.sizes, np.array(list(self.curves.values())))
 
 
 def picture_from_bundle(bundle: Bundle) -> Picture:

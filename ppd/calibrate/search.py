@@ -116,7 +116,7 @@ def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
     first = min(m, len(cost) - 1) if root_prompts is None else root_prompts
     policy: dict[int, tuple[Node, ...]] = {state: (Node((), first),) for state in range(m + 1)}
     gain, values = _evaluate(policy, p, cost)
-    best, best_gain, rounds, changed = policy, gain, 0, True
+    rounds, changed = 0, True
     while changed and rounds < _MAX_ROUNDS:
         rounds += 1
         found = {s: _best_tree(s, values, gain, p, cost, root_prompts) for s in range(m + 1)}
@@ -126,9 +126,7 @@ def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
         changed = bool(better)
         policy = policy | better
         gain, values = _evaluate(policy, p, cost)
-        if gain > best_gain + _EQUAL * best_gain:
-            best, best_gain = policy, gain
-    return _result(best, p, cost, rounds)
+    return _result(policy, p, cost, rounds)
 
 
 def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> tuple[float, Floats]:

@@ -59,7 +59,7 @@ def finish_for_target(
         proof = "TensorRT-RTX was not installed where this bundle was exported, so no build was tried there."
         return add_file(bundle, BUILD_NOTES_FILE, _notes(bundle, target, proof).encode())
     needed = memory_bytes(bundle, profiles_of(bundle))
-    if target.memory_gb is not None and needed > target.memory_gb * _GB:
+    if not target.holds(needed):
         proof = f"No engine was built: it would need {needed / _GB:.1f} GB, which {target.name} does not have."
         return add_file(bundle, BUILD_NOTES_FILE, _notes(bundle, target, proof).encode())
     if target.compute_capability in compute_capabilities(trt):

@@ -256,14 +256,15 @@ def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None, target:
     needed = memory_bytes(bundle, profiles)
     if gpu is not None:
         needed += bundle.manifest.files[WEIGHTS_FILE].size_bytes
-        what, who, free = "the build needs", f"{gpu.name} has", gpu.free_bytes
-    elif target is not None and target.memory_gb is not None:
-        what, who, free = "the engine and its cache need", f"{target.name} has", int(target.memory_gb * 10**9)
+        fits, what = needed <= gpu.free_bytes, "the build needs"
+        has = f"{gpu.name} has {gpu.free_bytes / _GIB:.1f} GiB free"
     else:
-        return
-    if needed > free:
+        assert target is not None
+        fits, what = target.holds(needed), "the engine and its cache need"
+        has = f"{target.name} has {(target.memory_gb or 0) * 10**9 / _GIB:.1f} GiB"
+    if not fits:
         raise EngineError(
-            f"{what} about {needed / _GIB:.1f} GiB, {who} {free / _GIB:.1f} GiB{' free' if gpu is not None else ''}; "
+            f"{what} about {needed / _GIB:.1f} GiB, {has}; "
             "close other programs, or export with a smaller --context or precision"
         )
 

@@ -17,8 +17,7 @@ from ppd.export.tensorrt import Plan, build
 from ppd.runtime.engines.tensorrt_files import chosen_flavour, stale
 from tests.cli.helpers import Run
 from tests.copies import refolded_copy
-from tests.fakes.gpu import FakeGpu
-from tests.runtime.test_tensorrt_engine import install
+from tests.fakes.gpu import FakeGpu, install
 from tests.test_refold import CHAIN
 
 pytest_plugins = ("tests.cli.conftest",)

@@ -12,8 +12,7 @@ from ppd.export.tensorrt import Plan, build, is_lowered_for
 from ppd.runtime.engines import Engine
 from ppd.runtime.engines.tensorrt_files import engine_role
 from tests.copies import link_bundle
-from tests.fakes.gpu import FakeGpu
-from tests.runtime.test_tensorrt_engine import install
+from tests.fakes.gpu import FakeGpu, install
 
 
 @pytest.fixture

@@ -5,21 +5,77 @@ recorded by name.
 """
 
 import ctypes
+import dataclasses
 import enum
+import sys
 import types
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from ppd.bundle import Bundle
+from ppd.manifest import EngineInfo, FileEntry
 from ppd.reference.torch_engine import TorchEngine
-from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
+from ppd.runtime.engines.tensorrt_files import engine_key, engine_role, graph_digest, tree_digest
+from ppd.signature import (
+    CACHE_LEN,
+    HEAD_ROWS,
+    INPUT_IDS,
+    LOGITS,
+    LOWERED_GRAPH_FILE,
+    STATE,
+    TOP_IDS,
+    cache_names,
+    max_capacity,
+)
 
 _STREAM = 7
 NAME, COMPUTE_CAPABILITY, VERSION = "Fake GPU", "8.7", "10.99.0"
+
+
+def with_engine(bundle: Bundle, *, lowered: bool = False, **changes: object) -> Bundle:
+    """The bundle, as if an engine had been built into it."""
+    files = dict(bundle.manifest.files)
+    if lowered:
+        files[LOWERED_GRAPH_FILE] = files["model.onnx"]
+    manifest = dataclasses.replace(bundle.manifest, files=files)
+    info = EngineInfo(
+        key="",
+        flavour="tensorrt",
+        version=VERSION,
+        gpu=NAME,
+        compute_capability=COMPUTE_CAPABILITY,
+        precision="fp32",
+        capacity=max_capacity(manifest.context),
+        max_prefill_rows=manifest.max_rows,
+        max_prefill_head_rows=128,
+        max_decode_rows=max(rows.num_rows for rows in bundle.tree.rows.values()),
+        best_decode_rows=1,
+        lowered=lowered,
+        graph_sha256=graph_digest(manifest, lowered=lowered),
+        tree_sha256=tree_digest(manifest),
+        size_bytes=1,
+        checked=False,
+    )
+    info = dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+    info = dataclasses.replace(info, key=engine_key(info))
+    files[engine_role(info.key)] = FileEntry(path="tree.json", size_bytes=1, sha256="0" * 64)
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, engines=[info]))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, gpu: "FakeGpu") -> None:
+    """Let imports find the fake's modules."""
+    cudart = gpu.cudart()
+    for name in ("cuda", "cuda.bindings"):
+        module = type(sys)(name)
+        module.runtime = cudart  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    monkeypatch.setitem(sys.modules, "tensorrt", gpu.tensorrt())
 
 
 class Status(enum.IntEnum):

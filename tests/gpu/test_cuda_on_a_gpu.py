@@ -22,8 +22,7 @@ from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda import Cuda
 from ppd.runtime.engines.cuda_device import current_gpu
 from ppd.runtime.engines.device_cache import DeviceCache
-from tests.fakes.gpu import FakeGpu, Status
-from tests.runtime.test_tensorrt_engine import with_engine
+from tests.fakes.gpu import FakeGpu, Status, with_engine
 
 pytestmark = pytest.mark.gpu
 PROMPT = list(range(5, 25))

@@ -1,7 +1,5 @@
 """The TensorRT engine's own logic, on a GPU that is not there: binding, cache, graphs, errors."""
 
-import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,47 +7,15 @@ import pytest
 
 from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import EngineError
-from ppd.manifest import EngineInfo, FileEntry
 from ppd.runtime import Model
 from ppd.runtime.check import check_engine, load_reference
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt import TensorRTEngine, _float32_from
-from ppd.runtime.engines.tensorrt_files import engine_key, engine_role, graph_digest, tree_digest
-from ppd.signature import LOWERED_GRAPH_FILE, max_capacity
-from tests.fakes.gpu import COMPUTE_CAPABILITY, NAME, VERSION, FakeGpu
+from ppd.signature import max_capacity
+from tests.fakes.gpu import NAME, VERSION, FakeGpu, install, with_engine
 
 PROMPT = list(range(5, 25))
-
-
-def with_engine(bundle: Bundle, *, lowered: bool = False, **changes: object) -> Bundle:
-    """The bundle, as if an engine had been built into it."""
-    files = dict(bundle.manifest.files)
-    if lowered:
-        files[LOWERED_GRAPH_FILE] = files["model.onnx"]
-    manifest = dataclasses.replace(bundle.manifest, files=files)
-    info = EngineInfo(
-        key="",
-        flavour="tensorrt",
-        version=VERSION,
-        gpu=NAME,
-        compute_capability=COMPUTE_CAPABILITY,
-        precision="fp32",
-        capacity=max_capacity(manifest.context),
-        max_prefill_rows=manifest.max_rows,
-        max_prefill_head_rows=128,
-        max_decode_rows=max(rows.num_rows for rows in bundle.tree.rows.values()),
-        best_decode_rows=1,
-        lowered=lowered,
-        graph_sha256=graph_digest(manifest, lowered=lowered),
-        tree_sha256=tree_digest(manifest),
-        size_bytes=1,
-        checked=False,
-    )
-    info = dataclasses.replace(info, **changes)  # type: ignore[arg-type]
-    info = dataclasses.replace(info, key=engine_key(info))
-    files[engine_role(info.key)] = FileEntry(path="tree.json", size_bytes=1, sha256="0" * 64)
-    return dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, engines=[info]))
 
 
 @pytest.fixture
@@ -60,16 +26,6 @@ def bundle(tinypy_bundle: Path) -> Bundle:
 @pytest.fixture(params=[False, True], ids=["aliased", "lowered"])
 def lowered(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
-
-
-def install(monkeypatch: pytest.MonkeyPatch, gpu: FakeGpu) -> None:
-    cudart = gpu.cudart()
-    for name in ("cuda", "cuda.bindings"):
-        module = type(sys)(name)
-        module.runtime = cudart  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
-    monkeypatch.setitem(sys.modules, "tensorrt", gpu.tensorrt())
 
 
 def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, lowered: bool) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from ppd.bundle import Bundle
-from ppd.errors import EngineError
+from ppd.errors import EngineError, PPDError
 from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.kv_cache import KVCache
 from ppd.signature import (
@@ -154,6 +155,18 @@ class OnnxRuntimeEngine:
         return binding
 
 
+def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:
+    """A session of the bundle's graph with the folded tree.
+
+    The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
+    point to the tables, which therefore live here until the session is made.
+    """
+    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
+    tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
+    options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
+    return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
+
+
 def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     level = _ACCURACY_LEVELS.get(bundle.manifest.precision)
@@ -161,13 +174,10 @@ def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.In
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT if exact else level)
     if threads is not None:
         options.intra_op_num_threads = threads
-    # The manifest says which file holds the folded tree: after a re-fold it is not the one the graph names.
-    content = bundle.read_bytes(TREE_TABLES_FILE)
-    mask, depth = tree_tables_from_bytes(content, bundle.manifest.prompt_tokens.count)
-    tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
-    options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     try:
-        return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=["CPUExecutionProvider"])
+        return session_with_tree(bundle, options, ["CPUExecutionProvider"])
+    except PPDError:
+        raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "

@@ -15,10 +15,11 @@ import numpy as np
 import onnxruntime as ort
 
 from ppd.bundle import Bundle
-from ppd.errors import EngineError
+from ppd.errors import EngineError, PPDError
 from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.engines.cuda import Cuda
 from ppd.runtime.engines.device_cache import DeviceCache
+from ppd.runtime.engines.onnxruntime import session_with_tree
 from ppd.signature import (
     CACHE_LEN,
     GRAPH_FILE,
@@ -27,13 +28,9 @@ from ppd.signature import (
     LOGITS,
     STATE,
     TOP_IDS,
-    TREE_DEPTH,
-    TREE_MASK,
-    TREE_TABLES_FILE,
     cache_names,
     capacity_for,
 )
-from ppd.tree import tree_tables_from_bytes
 
 PROVIDER = "CUDAExecutionProvider"
 SIZE_OPERATORS = frozenset(
@@ -195,15 +192,17 @@ class OnnxRuntimeCudaEngine:
 
 def _open_session(bundle: Bundle) -> ort.InferenceSession:
     """Open without CPU fallback; where only that refuses, open with it and look at what went there."""
+    with redirect_stdout(sys.stderr):  # it prints what it does not find
+        ort.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     try:
         return _session(bundle, fallback=False)
-    except EngineError:
+    except PPDError:
         raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         refused = error
     try:
         session = _session(bundle, fallback=True)
-    except EngineError:
+    except PPDError:
         raise
     except Exception as error:
         raise EngineError(
@@ -229,19 +228,14 @@ def operators_on_cpu(session: Any) -> set[str]:
 
 
 def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
-    with redirect_stdout(sys.stderr):  # it prints what it does not find
-        ort.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
-    tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
-    options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     options.log_severity_level = _FATAL  # what goes to the CPU, and that no plugin is used, is told as warnings
     providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
     if fallback:
         providers.append("CPUExecutionProvider")
-    session = ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
+    session = session_with_tree(bundle, options, providers)
     if PROVIDER not in session.get_providers():  # ONNX Runtime goes on without a provider that it cannot load
         raise EngineError(
             f"the {PROVIDER} of ONNX Runtime {ort.__version__} does not load; it wants its own major version of CUDA "
