@@ -19,8 +19,8 @@ from ppd import runtime
 from ppd.bundle import refold_tree
 from ppd.calibrate.acceptance import answer_ranks
 from ppd.calibrate.calibrate import embedded_prompts
-from ppd.calibrate.chain import chain_from_tree
-from ppd.calibrate.search import search_tree
+from ppd.planning.chain import chain_from_tree
+from ppd.planning.search import search_tree
 
 MAX_CHARACTERS, NEW_TOKENS, WEIGHT = 400, 64, 50
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ppd.bundle import open_bundle
+from ppd.calibrate.bench import bench, read_prompts
 from ppd.runtime import Model
-from ppd.runtime.bench import bench, read_prompts
 from ppd.runtime.engines import Engine, open_engine
-from ppd.runtime.engines.cuda_device import current_gpu
+from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.signature import causal_state
 
 _PROMPT_LEN = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppd.calibrate.search import search_tree
+from ppd.planning.search import search_tree
 
 _DEFAULT = Path(__file__).parent.parent / "tests" / "fixtures" / "published_acceptance.json"
 _SIZES = (6, 8, 12, 16, 24, 32, 48, 64, 289)

@@ -4,18 +4,15 @@ Written to a temporary sibling and renamed, so that a crash leaves no half bundl
 names and replaces `manifest.json` last; files that the manifest does not name are ignored.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppd.errors import BundleError, ExportError, TreeError
+from ppd.errors import BundleError, TreeError
+from ppd.files import write_atomically
 from ppd.manifest import (
     AGAIN,
     MANIFEST_FILE,
@@ -228,61 +225,7 @@ def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def staged_folder(out: Path, *, force: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that becomes `out` when the block ends, and vanishes if it raises.
-
-    Args:
-        out: The folder to make.
-        force: Replace an existing bundle, with all that lies in its folder, or an empty folder. What is not a bundle is
-            never deleted.
-
-    Raises:
-        ExportError: `out` exists and may not be replaced, or its parent cannot be written.
-    """
-    out = out.absolute()
-    require_writable(out, force=force)
-    new_parents = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write beside {out} ({error.strerror}); choose another --out") from error
-    try:
-        staging.chmod(0o755)
-        yield staging
-        for path in staging.rglob("*"):
-            _sync(path)
-        _replace_folder(staging, out, force=force)
-        _sync(out.parent)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {out} ({error.strerror or error}); free space, or choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in new_parents:  # of a failed export; they hold the bundle otherwise, and stay
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-
-
-def require_writable(out: Path, *, force: bool) -> None:
-    """Refuse an output folder that exists, unless `force` is given and it is a bundle or empty.
-
-    Raises:
-        ExportError: It may not be written.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if out.resolve() == Path.cwd():
-        raise ExportError(f"{out} is the working directory, which cannot be replaced; choose another --out")
-    if not out.is_dir() or (any(out.iterdir()) and not _looks_like_bundle(out)):
-        raise ExportError(f"{out} exists and is not a bundle; choose another --out")
-    if not force:
-        raise ExportError(f"{out} exists; give --force to replace it, or choose another --out")
-
-
-def _looks_like_bundle(folder: Path) -> bool:
+def looks_like_bundle(folder: Path) -> bool:
     """Whether the folder's manifest is one of ours, damaged or not; other programs have a manifest.json too."""
     try:
         content = (folder / MANIFEST_FILE).read_bytes()
@@ -322,54 +265,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _replace_folder(new: Path, out: Path, *, force: bool) -> None:
-    require_writable(out, force=force)
-    if not out.exists():
-        new.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent)) / "bundle"
-    try:
-        out.rename(old)
-        new.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        if out.exists():  # if even the way back failed, the old bundle stays where it is
-            shutil.rmtree(old.parent, ignore_errors=True)
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name and rename it, durably.
-
-    Raises:
-        ExportError: It cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ExportError(f"cannot write {path} ({error.strerror}); make the folder writable") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise ExportError(f"cannot write {path} ({error.strerror}); free space, or make the folder writable") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk, so that a power cut after the rename finds its content."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Who may import whom. Arrows point down: cli → train, export, calibrate → models, runtime → core."""
+"""Who may import whom. Arrows point down: cli → train, export, calibrate → build → models, runtime, planning → core."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ import pytest
 import ppd
 
 PACKAGE = Path(ppd.__file__).parent
-CORE = ("errors", "signature", "tree", "manifest", "bundle", "targets", "describe")
+CORE = ("errors", "signature", "tree", "manifest", "bundle", "files", "targets", "documents", "precision")
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ LAYERS = {
     "core": layer("", "numpy"),
     "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
+    "planning": layer("core", "numpy"),
+    "torch_engine": layer("core models runtime", "numpy torch onnx"),
+    "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
+    "calibrate": layer("core runtime planning build", "numpy"),
     "export": layer(
-        "core models runtime calibrate",
-        "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime "
-        "tensorrt tensorrt_rtx_bindings",
+        "core models runtime planning build",
+        "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
-    "reference": layer("core models runtime", "numpy torch onnx"),
-    "calibrate": layer("core runtime", "numpy matplotlib"),
     "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
-    "cli": layer("core models runtime export calibrate train", "typer rich"),
+    "cli": layer("core models runtime planning build export calibrate train", "typer rich matplotlib numpy"),
 }
 
 
@@ -114,16 +115,16 @@ def test_imports_point_down(module: str) -> None:
         ("ppd.runtime.model", "import onnx"),
         ("ppd.runtime.model", "from onnx import checker"),
         ("ppd.runtime.model", "from ppd.models.registry import load_registry"),
-        ("ppd.runtime.engines.onnxruntime", "from ...export import fold"),
+        ("ppd.runtime.engines.onnxruntime.cpu", "from ....export import fold"),
         ("ppd.runtime.model", "if TYPE_CHECKING:\n    import transformers"),
         ("ppd.models.hub", "import requests"),
         ("ppd.models.hub", "from google import auth"),
         ("ppd.models.hub", "from ppd.runtime.model import load"),
-        ("ppd.runtime.engines", "from ppd.reference.torch_engine import open_torch"),
-        ("ppd.reference.torch_engine", "from ppd.export.fold import fold"),
+        ("ppd.runtime.engines", "from ppd.torch_engine.engine import open_torch"),
+        ("ppd.torch_engine.engine", "from ppd.export.fold import fold"),
         ("ppd.export.fold", "import transformers"),
         ("ppd.export.fold", "import ppd.cli"),
-        ("ppd.calibrate.search", "import onnx"),
+        ("ppd.planning.search", "import onnx"),
         ("ppd.cli", "import torch"),
         ("ppd.somewhere.new", ""),
     ],

@@ -11,9 +11,9 @@ import ppd.bundle
 from ppd.bundle import open_bundle, record_calibration, refold_tree
 from ppd.errors import BundleError
 from ppd.runtime import load
-from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
-from tests.calibrate.test_calibrated_tree import RECORD
+from tests.planning.test_calibrated_tree import RECORD
 from tests.test_refold import CHAIN
 
 SMALL = Tree(3, dict.fromkeys((1, 3), (Node((), 1), Node((0,), 1))))
@@ -50,7 +50,7 @@ class ChangeBefore:
 
 def tables_read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What engines read as tree tables from now on."""
-    import ppd.runtime.engines.onnxruntime as module
+    import ppd.runtime.engines.onnxruntime.cpu as module
 
     read, parse = list[bytes](), module.tree_tables_from_bytes
 

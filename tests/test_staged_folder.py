@@ -1,14 +1,18 @@
 """The output folder: it appears whole or not at all, and what is no bundle is never deleted."""
 
+import functools
 import stat
 from pathlib import Path
 
 import pytest
 
-from ppd.bundle import staged_folder
+from ppd import files
+from ppd.bundle import looks_like_bundle
 from ppd.errors import ExportError
 from ppd.manifest import MANIFEST_FILE
 from tests.copies import OLD_MANIFEST
+
+staged_folder = functools.partial(files.staged_folder, is_ours=looks_like_bundle)
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -16,9 +16,9 @@ import torch
 
 import ppd
 from ppd.bundle import PROMPT_TOKENS_FILE, open_bundle
-from ppd.calibrate.calibrated_tree import CalibratedTree, calibrated_tree_from_bundle, json_from_calibrated_tree
 from ppd.errors import PPDError, PromptTokensError
 from ppd.models.adapter import load_prompt_tokens
+from ppd.planning.calibrated_tree import CalibratedTree, calibrated_tree_from_bundle, json_from_calibrated_tree
 
 PROMPT_TOKENS = Path(ppd.__file__).parent / "models" / "tinypy" / "prompt_tokens"
 CARD = "README.md"

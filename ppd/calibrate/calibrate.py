@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle, open_bundle, record_calibration, refold_tree
 from ppd.calibrate.acceptance import Acceptance, measure_acceptance
+from ppd.calibrate.bench import BenchReport, bench
 from ppd.calibrate.latency import SIZES, Latency, measure_latency
-from ppd.calibrate.search import SearchResult, search_fastest_tree, search_tree
+from ppd.documents import Document, until_answer
 from ppd.errors import ArgumentError
 from ppd.manifest import CalibrationInfo
-from ppd.runtime.bench import BenchReport, bench
-from ppd.runtime.documents import Document, until_answer
+from ppd.planning.search import SearchResult, search_fastest_tree, search_tree
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.tensorrt_files import FLAVOURS, with_engines_for
+from ppd.runtime.engines.tensorrt.built import FLAVOURS, with_engines_for
 from ppd.runtime.model import Model
 
 STAGES = ("load", "acceptance", "latency", "search", "confirm", "record")
@@ -78,7 +78,7 @@ def calibrate(
         minutes: About how long to measure acceptance and latency, half each.
         engine: "auto", or an engine's name.
         threads: CPU threads.
-        rebuild: Builds the engine, where it has to be built for a tree (`ppd.export.calibration_engines`).
+        rebuild: Builds the engine, where it has to be built for a tree (`ppd.calibrate.engines`).
         progress: Called with each of `STAGES` as it begins, and with `BUILD_STAGE` before each of two builds.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ppd.calibrate.search import search_tree
+from ppd.planning.search import search_tree
 from ppd.runtime.draft import plans_from_tree
 from ppd.runtime.model import Model
 from ppd.runtime.verify import verify_exact

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ppd.cli.app import BundleArgument, app, extra
 
 if TYPE_CHECKING:
-    from ppd.export.tensorrt import BuildProgress
+    from ppd.build.engine import BuildProgress
 
 
 @app.command()
@@ -31,13 +31,13 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build even if the engine is there.")] = False,
 ) -> None:
     """Build a TensorRT engine into a bundle, and check it where its GPU is at hand."""
-    from ppd.describe import describe_engine
+    from ppd.cli.describe import describe_engine
     from ppd.targets import find_target
 
     target = find_target(gpu) if gpu is not None else None
     with extra("tensorrt"):
-        from ppd.export.tensorrt import build as run
-        from ppd.export.tensorrt import choose_flavour
+        from ppd.build.engine import build as run
+        from ppd.build.engine import choose_flavour
     flavour = engine or choose_flavour(target)
     with _bar() as advance:
         info = run(bundle, flavour, target=target, force=force, progress=advance)

@@ -28,10 +28,10 @@ def calibrate(
     from ppd.bundle import open_bundle
     from ppd.calibrate.calibrate import BUILD_STAGE, STAGES
     from ppd.calibrate.calibrate import calibrate as run
-    from ppd.calibrate.plot import draw, picture_from_bundle, require_plot
-    from ppd.describe import describe_bundle
-    from ppd.runtime.documents import read_documents
-    from ppd.runtime.engines.tensorrt_files import chosen_flavour
+    from ppd.cli.describe import describe_bundle
+    from ppd.cli.plot import draw, picture_from_bundle, require_plot
+    from ppd.documents import read_documents
+    from ppd.runtime.engines.tensorrt.built import chosen_flavour
 
     if plot is not None:
         require_plot(plot)
@@ -59,5 +59,5 @@ def _engines(bundle: Path, flavour: str | None) -> "AbstractContextManager[Rebui
     if flavour is None:
         return nullcontext()
     with extra("tensorrt"):
-        from ppd.export.calibration_engines import calibration_engines
+        from ppd.calibrate.engines import calibration_engines
     return calibration_engines(bundle, flavour)

@@ -10,12 +10,16 @@ from typing import Any
 import typer
 
 from ppd.cli import (  # noqa: F401 - importing a module registers its commands
+    bench,
     build,
     calibrate,
-    examine,
+    check,
     export,
     generate,
-    lists,
+    inspect,
+    models,
+    refold,
+    targets,
     train,
 )
 from ppd.cli.app import app

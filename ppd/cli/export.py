@@ -1,11 +1,11 @@
-"""`ppd export` and `ppd refold`."""
+"""`ppd export`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, app, extra, progress
+from ppd.cli.app import app, extra, progress
 
 
 @app.command()
@@ -29,7 +29,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Export a model to a verified bundle."""
-    from ppd.describe import describe_export
+    from ppd.cli.describe import describe_export
 
     with extra("export"):
         from ppd.export.exporter import STAGES
@@ -47,23 +47,3 @@ def export(
             progress=advance,
         )
     print(describe_export(report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes))
-
-
-@app.command()
-def refold(
-    bundle: BundleArgument,
-    tree: Annotated[
-        str, typer.Argument(metavar="TREE", help="A tree file; auto: the hand-made one; none: never draft.")
-    ],
-) -> None:
-    """Fold another tree into a bundle; the weights are not touched."""
-    from ppd.bundle import open_bundle, refold_tree
-    from ppd.export.hand_made_tree import hand_made_tree
-    from ppd.tree import Tree, load_tree
-
-    count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
-    known = {"auto": ("hand-made", hand_made_tree), "none": ("none", Tree.none)}
-    source, make = known.get(tree, (Path(tree).name, lambda _: load_tree(Path(tree))))
-    folded = refold_tree(bundle, make(count), source=source)
-    rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
-    print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")

@@ -11,6 +11,7 @@ import onnx
 import torch
 from safetensors.torch import save
 
+from ppd.build.finish import finish_for_target
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     PROMPT_TOKENS_FILE,
@@ -18,19 +19,18 @@ from ppd.bundle import (
     TOKENIZER_FILE,
     TREE_FILE,
     Bundle,
+    looks_like_bundle,
     open_bundle,
-    require_writable,
-    staged_folder,
     write_manifest,
 )
 from ppd.errors import EngineError, ExportError
 from ppd.export.damage import measure_damage
-from ppd.export.finish import finish_for_target
 from ppd.export.fold import fold
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
-from ppd.export.reference import record_reference
+from ppd.export.record import record_reference
 from ppd.export.trace import trace
 from ppd.export.weights import CutWeights, ExportedWeights, placeholder_decoder, streamed
+from ppd.files import require_writable, staged_folder
 from ppd.manifest import CheckInfo
 from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
@@ -112,11 +112,11 @@ def export(
     resolved_precision = resolve_precision(precision, preset)
     progress(STAGES[0])
     if out is not None:
-        require_writable(Path(out), force=force)
+        require_writable(Path(out), force=force, is_ours=looks_like_bundle)
     given_tree = read_tree(tree)
     source = resolve_model(model)
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
-    require_writable(folder, force=force)
+    require_writable(folder, force=force, is_ours=looks_like_bundle)
     config = read_config(source.folder)
     progress(STAGES[1])
     with open_weights(source.folder, config) as opened:
@@ -132,7 +132,7 @@ def export(
             context=context,
         )
         weights = ExportedWeights(opened, parts.precision, parts.dtype)
-        with staged_folder(folder, force=force) as staging:
+        with staged_folder(folder, force=force, is_ours=looks_like_bundle) as staging:
             # First, while there is little else in memory: the engine makes 32 bits of every weight.
             cut_check = _check_cut(parts, opened) if _is_cut(parts) else None
             reference = _write_bundle(parts, weights, staging, progress)

@@ -11,13 +11,13 @@ import torch
 import ppd
 from ppd.bundle import file_entry, tree_info
 from ppd.errors import ArgumentError, ModelError
-from ppd.export.choose_tree import ChosenTree, choose_estimated_tree
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
+from ppd.planning.choose import ChosenTree, choose_estimated_tree
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 from ppd.targets import Target, has_16_bit_graph
 from ppd.tree import Tree, load_tree

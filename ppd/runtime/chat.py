@@ -11,9 +11,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ppd.documents import Message
 from ppd.errors import ArgumentError, TokenizerError
-
-Message = Mapping[str, Any]
 
 
 def check_messages(messages: Sequence[Message]) -> None:

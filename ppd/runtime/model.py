@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ppd.bundle import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, Bundle, open_bundle
+from ppd.documents import Message
 from ppd.errors import ArgumentError, TokenizerError
-from ppd.runtime.chat import Message, check_messages, render_chat
+from ppd.runtime.chat import check_messages, render_chat
 from ppd.runtime.decode import Decoding, Plans
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids

@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ppd.documents import Document, read_documents
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource
 from ppd.models.tokenizer import read_tokenizer
 from ppd.runtime.chat import render_chat
-from ppd.runtime.documents import Document, read_documents
 
 MIN_SEQUENCES = 4
 _HELD_OUT_PERCENT = 5

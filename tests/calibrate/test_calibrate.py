@@ -11,7 +11,7 @@ from ppd.calibrate.acceptance import wilson
 from ppd.calibrate.calibrate import _remark, calibrate, choose_tree, embedded_prompts
 from ppd.calibrate.latency import Latency
 from ppd.errors import ArgumentError, ModelError
-from ppd.export.choose_tree import known_acceptance
+from ppd.planning.choose import known_acceptance
 
 
 def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import ppd
 from ppd.bundle import open_bundle
-from ppd.export.choose_tree import choose_estimated_tree
+from ppd.planning.choose import choose_estimated_tree
 from ppd.targets import find_target
 from tests.cli.helpers import Run, fails
 from tests.damage import change

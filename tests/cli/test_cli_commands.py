@@ -15,9 +15,9 @@ import typer
 import ppd
 from ppd import cli
 from ppd.bundle import open_bundle
-from ppd.export.hand_made_tree import hand_made_tree
 from ppd.manifest import MANIFEST_FILE
 from ppd.models.registry import load_registry
+from ppd.planning.hand_made import hand_made_tree
 from ppd.targets import ENGINE_PRECISIONS, load_targets
 from ppd.tree import Node, Tree, json_from_tree
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, misused

@@ -12,10 +12,10 @@ import onnxruntime as ort
 import pytest
 
 from ppd import runtime
+from ppd.build.engine import add_lowered_graph, plan_from_bundle, profiles_of
 from ppd.bundle import Bundle
 from ppd.export import exporter
 from ppd.export.exporter import export
-from ppd.export.tensorrt import add_lowered_graph, plan_from_bundle, profiles_of
 from ppd.models.config import read_config
 from ppd.runtime.forks import rounding_of
 from ppd.tree import tree_tables_from_bytes

@@ -19,8 +19,7 @@ import torch
 
 from ppd.bundle import Bundle
 from ppd.manifest import EngineInfo, FileEntry
-from ppd.reference.torch_engine import TorchEngine
-from ppd.runtime.engines.tensorrt_files import engine_key, engine_role, graph_digest, tree_digest
+from ppd.runtime.engines.tensorrt.built import engine_key, engine_role, graph_digest, tree_digest
 from ppd.signature import (
     CACHE_LEN,
     HEAD_ROWS,
@@ -32,6 +31,7 @@ from ppd.signature import (
     cache_names,
     max_capacity,
 )
+from ppd.torch_engine.engine import TorchEngine
 
 _STREAM = 7
 NAME, COMPUTE_CAPABILITY, VERSION = "Fake GPU", "8.7", "10.99.0"

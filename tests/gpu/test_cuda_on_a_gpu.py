@@ -19,9 +19,9 @@ from ppd.runtime import Model
 from ppd.runtime.check import check_engine, load_reference
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.cuda import Cuda
-from ppd.runtime.engines.cuda_device import current_gpu
-from ppd.runtime.engines.device_cache import DeviceCache
+from ppd.runtime.engines.cuda.cache import DeviceCache
+from ppd.runtime.engines.cuda.calls import Cuda
+from ppd.runtime.engines.cuda.device import current_gpu
 from tests.fakes.gpu import FakeGpu, Status, with_engine
 
 pytestmark = pytest.mark.gpu

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from ppd import runtime
+from ppd.build.engine import build
 from ppd.bundle import open_bundle
 from ppd.errors import EngineError
-from ppd.export.tensorrt import build
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.cuda_device import current_gpu
-from ppd.runtime.engines.tensorrt_files import FLAVOURS, import_tensorrt
+from ppd.runtime.engines.cuda.device import current_gpu
+from ppd.runtime.engines.tensorrt.built import FLAVOURS, import_tensorrt
 from tests.copies import link_bundle
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from ppd.errors import BundleError, EngineError
 from ppd.runtime import check_bundle
 from ppd.runtime.check import MAX_DIFFERENCES, Reference, check_engine, load_reference
 from ppd.runtime.decode import Plans
-from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
 from ppd.tree import fold_tables, load_tree
 from tests.conftest import FIXTURES

@@ -18,7 +18,7 @@ from ppd import runtime
 from ppd.bundle import Bundle, open_bundle
 from ppd.export.exporter import export
 from ppd.models.registry import load_registry
-from ppd.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.forks import TIE_GAPS, first_fork, top_two_gap
 from ppd.runtime.model import Model
 from ppd.runtime.sampling import gumbel_noise, process_logits

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppd.errors import ArgumentError, TokenizerError
-from ppd.export.hand_made_tree import hand_made_tree
+from ppd.planning.hand_made import hand_made_tree
 from ppd.signature import MAX_ROWS
 from ppd.tree import Node, Tree
 from tests.runtime.fake_engine import FakeEngine, fake_model, naive_greedy

@@ -12,15 +12,15 @@ import os
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine
-from ppd.runtime.engines.tensorrt_files import FLAVOURS
+from ppd.runtime.engines.tensorrt.built import FLAVOURS
 from ppd.targets import require_engine_precision
 
 OPENERS = {
-    "onnxruntime": "ppd.runtime.engines.onnxruntime:open_onnxruntime",
-    "onnxruntime-cuda": "ppd.runtime.engines.onnxruntime_cuda:open_onnxruntime_cuda",
-    "tensorrt": "ppd.runtime.engines.tensorrt:open_tensorrt",
-    "tensorrt-rtx": "ppd.runtime.engines.tensorrt:open_tensorrt_rtx",
-    "torch": "ppd.reference.torch_engine:open_torch",
+    "onnxruntime": "ppd.runtime.engines.onnxruntime.cpu:open_onnxruntime",
+    "onnxruntime-cuda": "ppd.runtime.engines.onnxruntime.cuda:open_onnxruntime_cuda",
+    "tensorrt": "ppd.runtime.engines.tensorrt.engine:open_tensorrt",
+    "tensorrt-rtx": "ppd.runtime.engines.tensorrt.engine:open_tensorrt_rtx",
+    "torch": "ppd.torch_engine.engine:open_torch",
 }
 """Engine → module and function that opens it, called with the bundle and the number of threads."""
 

@@ -1,0 +1,28 @@
+"""`ppd refold`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppd.cli.app import BundleArgument, app
+
+
+@app.command()
+def refold(
+    bundle: BundleArgument,
+    tree: Annotated[
+        str, typer.Argument(metavar="TREE", help="A tree file; auto: the hand-made one; none: never draft.")
+    ],
+) -> None:
+    """Fold another tree into a bundle; the weights are not touched."""
+    from ppd.bundle import open_bundle, refold_tree
+    from ppd.planning.hand_made import hand_made_tree
+    from ppd.tree import Tree, load_tree
+
+    count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
+    known = {"auto": ("hand-made", hand_made_tree), "none": ("none", Tree.none)}
+    source, make = known.get(tree, (Path(tree).name, lambda _: load_tree(Path(tree))))
+    folded = refold_tree(bundle, make(count), source=source)
+    rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
+    print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")

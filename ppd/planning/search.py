@@ -1,0 +1,222 @@
+"""The best tree for given marginals: most tokens per step for a number of rows, or most tokens per millisecond.
+
+Decoding is a semi-Markov decision process: in each state a tree is chosen, it emits 1 + f tokens, takes the time of its
+rows, and leads to the states that its prompt rows name. Policy iteration solves it: the values h of the states and the
+gain g (tokens per unit of time) of the present trees follow from linear equations, and then every state takes the tree
+that maximises
+
+    1 + f(T) + Σ e(v)·h(k(v)) - g·L(rows).
+
+That inner problem is solved exactly. A candidate's subtree enters only multiplied by its path's chance, so the best
+value V_d(n) of a subtree of n rows at depth d, per unit of that chance, needs only the V_{d+1} of its children:
+
+    V_d(n) = max over k of h(k) + Σ over chosen children r of p[d][r]·(1 + V_{d+1}(n_r) - h(k)),  n = 1 + k + Σ n_r,
+
+a knapsack over ranks. No exchange of nodes or prompt rows can improve on it. With L = 1 for every size, g is τ.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ppd.errors import ArgumentError
+from ppd.planning.chain import Chain, Floats, chain_from_tree, check_marginals
+from ppd.signature import MAX_ROWS
+from ppd.tree import Node, NodePath, Tree
+
+_RESTART = 1e-7
+"""Chance of starting again in state m per step, in the equations for h: they have one solution for every policy."""
+_MAX_ROUNDS = 100
+_EQUAL = 1e-11
+"""Values closer than this are equal; the smaller tree is then taken."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best tree.
+
+    Attributes:
+        tree: The tree, its unreachable states left out.
+        acceptance_length: τ, tokens per step that the marginals predict.
+        chain: What happens in each state.
+        num_rows: Rows of each state, of those that can be reached.
+        mean_latency_ms: Mean time of a step; 1 where no times were given.
+        rounds: Rounds of policy iteration.
+    """
+
+    tree: Tree
+    acceptance_length: float
+    chain: Chain
+    num_rows: dict[int, int]
+    mean_latency_ms: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The best subtrees at one depth below a parent of one rank: by n, values, prompt rows, and children's rows.
+
+    Attributes:
+        values: V(n), float64 [N+1]; V(0) is -inf.
+        prompts: The best k, int [N+1].
+        taken: Per k, rows given to rank r when n rows are left for ranks r.., int [m+1, R, N+1]; None without children.
+        children: The choices one depth further, by rank (one for all where ranks make no difference).
+    """
+
+    values: Floats
+    prompts: npt.NDArray[np.int64]
+    taken: npt.NDArray[np.int64] | None
+    children: tuple["_Choice", ...]
+
+
+def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | None = None) -> SearchResult:
+    """The tree with most tokens per step among those of at most `num_rows` rows in every state.
+
+    Args:
+        marginals: p[d][r] [m, R] or p[d][q][r] [m, R, R], see `check_marginals`.
+        num_rows: N, prompt rows included.
+        root_prompts: Prompt rows that every state's root must have; None to choose them, 0 included.
+
+    Raises:
+        ArgumentError: The marginals are no chances, or no tree has so few rows or so many.
+    """
+    if type(num_rows) is not int or not 1 <= num_rows <= MAX_ROWS:
+        raise ArgumentError(f"num_rows is {num_rows!r}; expected a whole number from 1 to {MAX_ROWS}")
+    return _search(check_marginals(marginals), np.ones(num_rows), root_prompts)
+
+
+def search_fastest_tree(
+    marginals: npt.ArrayLike, latency_ms: npt.ArrayLike, *, root_prompts: int | None = None
+) -> SearchResult:
+    """The tree with most tokens per millisecond; states may differ in size. Plain decoding is among the answers.
+
+    Args:
+        marginals: As for `search_tree`.
+        latency_ms: Time of a step of 1, 2, … rows, float [N]; no tree has more than N rows. Where more rows take less
+            time, that time counts for fewer rows too: a larger tree is never worse, and V(n) is of at most n rows.
+        root_prompts: As for `search_tree`.
+
+    Raises:
+        ArgumentError: As `search_tree`, or a time is not above 0.
+    """
+    cost = np.array(latency_ms, np.float64)
+    if cost.ndim != 1 or not 1 <= len(cost) <= MAX_ROWS or not (np.isfinite(cost).all() and cost.min() > 0):
+        raise ArgumentError(f"latency_ms has shape {cost.shape}; expected 1 to {MAX_ROWS} times above 0")
+    return _search(check_marginals(marginals), np.minimum.accumulate(cost[::-1])[::-1], root_prompts)
+
+
+def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
+    m = len(p)
+    if root_prompts is not None and not (type(root_prompts) is int and 0 <= root_prompts <= min(m, len(cost) - 1)):
+        raise ArgumentError(
+            f"root_prompts is {root_prompts!r}; with {m} prompt tokens and {len(cost)} rows expected 0 to "
+            f"{min(m, len(cost) - 1)}"
+        )
+    first = min(m, len(cost) - 1) if root_prompts is None else root_prompts
+    policy: dict[int, tuple[Node, ...]] = {state: (Node((), first),) for state in range(m + 1)}
+    gain, values = _evaluate(policy, p, cost)
+    rounds, changed = 0, True
+    while changed and rounds < _MAX_ROUNDS:
+        rounds += 1
+        found = {s: _best_tree(s, values, gain, p, cost, root_prompts) for s in range(m + 1)}
+        # A state keeps its tree unless another is better, and not only as good: else two policies could take turns.
+        least = 10 * _RESTART * max(1.0, float(np.abs(values).max()))
+        better = {s: nodes for s, (nodes, value) in found.items() if value > values[s] + least}
+        changed = bool(better)
+        policy = policy | better
+        gain, values = _evaluate(policy, p, cost)
+    return _result(policy, p, cost, rounds)
+
+
+def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> tuple[float, Floats]:
+    """Gain g and values h [m+1] of a policy: h(s) + g·L(s) = tokens(s) + Σ Pr(s→k)·h(k), h(m) = 0."""
+    m = len(p)
+    chain = chain_from_tree(Tree(m, policy), p)
+    times = np.array([cost[_num_rows(policy[s]) - 1] for s in range(m + 1)])
+    equations = np.eye(m + 1) - (1 - _RESTART) * chain.transitions
+    equations[:, m] = times  # h(m) is 0, so that its column is free for g
+    solution = np.linalg.solve(equations, chain.tokens)
+    return float(solution[m]), np.append(solution[:m], 0.0)
+
+
+def _best_tree(
+    state: int, values: Floats, gain: float, p: Floats, cost: Floats, root_prompts: int | None
+) -> tuple[tuple[Node, ...], float]:
+    """The nodes that maximise a state's value, and that value; of equals, those of the fewest rows."""
+    root = _choose(0, 0, state, values, p, len(cost), root_prompts)
+    score = root.values[1:] - gain * cost
+    best = score.max()
+    rows = int(np.argmax(score >= best - _EQUAL * max(1.0, abs(best)))) + 1
+    nodes: list[Node] = []
+    _collect(root, rows, (), nodes)
+    return tuple(nodes), float(1 + score[rows - 1])
+
+
+def _choose(depth: int, rank: int, state: int, h: Floats, p: Floats, size: int, prompts: int | None = None) -> _Choice:
+    """V_d for a node of this depth and rank, in the tree of a state; `prompts` forces its prompt rows."""
+    m, ranks = len(p), p.shape[2]
+    allowed = range(m + 1) if prompts is None else (prompts,)
+    values, best_k = np.full(size + 1, -np.inf), np.zeros(size + 1, np.int64)
+    taken: npt.NDArray[np.int64] | None = None
+    children: tuple[_Choice, ...] = ()
+    if depth < state:
+        num_kinds = ranks if p.shape[1] > 1 and depth + 1 < state else 1
+        children = tuple(_choose(depth + 1, r, state, h, p, size) for r in range(num_kinds))
+        taken = np.zeros((m + 1, ranks, size + 1), np.int64)
+    chances = p[depth, rank if p.shape[1] > 1 else 0] if depth < state else np.zeros(0)
+    for k in allowed:
+        room = size - k  # rows of the node itself and its children
+        if room < 1:
+            continue
+        below = np.zeros(size + 1)
+        if taken is not None:
+            below = _share_rows(chances, float(h[k]), children, taken[k])
+        total = h[k] + below[:room]  # at n = k + 1, …, size
+        better = total > values[k + 1 :] + _EQUAL
+        values[k + 1 :][better], best_k[k + 1 :][better] = total[better], k
+    return _Choice(values, best_k, taken, children)
+
+
+def _share_rows(chances: Floats, h: float, children: tuple[_Choice, ...], taken: npt.NDArray[np.int64]) -> Floats:
+    """Most value of children within n rows, float64 [N+1]; fills `taken`. A child's value falls by its parent's h."""
+    best = np.zeros(taken.shape[1])
+    size = len(best)
+    index = np.arange(size)[:, None] - np.arange(size)[None, :]  # rows left after a child of so many
+    for rank in reversed(range(len(chances))):
+        child = children[rank if len(children) > 1 else 0]
+        gains = chances[rank] * (1 + child.values - h) if chances[rank] > 0 else np.full(size, -np.inf)
+        gains[0] = 0.0  # the rank is left out
+        sums = np.where(index >= 0, best[index] + gains[None, :], -np.inf)  # [rows, rows of the child]
+        taken[rank] = sums.argmax(axis=1)
+        best = sums[np.arange(size), taken[rank]]
+    return best
+
+
+def _collect(choice: _Choice, rows: int, path: NodePath, nodes: list[Node]) -> None:
+    prompts = int(choice.prompts[rows])
+    nodes.append(Node(path, prompts))
+    left = rows - 1 - prompts
+    if choice.taken is None:
+        return
+    for rank, by_rows in enumerate(choice.taken[prompts]):
+        if given := int(by_rows[left]):
+            _collect(choice.children[rank if len(choice.children) > 1 else 0], given, (*path, rank), nodes)
+            left -= given
+
+
+def _result(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats, rounds: int) -> SearchResult:
+    m = len(p)
+    reached, todo = set(), {m}
+    while todo:
+        reached |= todo
+        todo = {node.prompts for state in todo for node in policy[state]} - reached
+    tree = Tree(m, {state: policy[state] for state in sorted(reached)})
+    chain = chain_from_tree(tree, p)
+    times = np.array([cost[_num_rows(policy[s]) - 1] for s in range(m + 1)])
+    num_rows = {state: tree.rows[state].num_rows for state in tree.states}
+    return SearchResult(tree, chain.acceptance_length, chain, num_rows, chain.mean(times), rounds)
+
+
+def _num_rows(nodes: tuple[Node, ...]) -> int:
+    return len(nodes) + sum(node.prompts for node in nodes)

@@ -1,0 +1,1 @@
+"""CUDA, as far as engines need it: checked calls, the device, the KV cache on it."""

@@ -1,0 +1,200 @@
+"""ONNX Runtime on the CPU: every buffer bound once, the KV cache written in place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from ppd.bundle import Bundle
+from ppd.errors import EngineError, PPDError
+from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.engines.host_cache import KVCache
+from ppd.signature import (
+    CACHE_LEN,
+    GRAPH_FILE,
+    HEAD_ROWS,
+    INPUT_IDS,
+    LOGITS,
+    STATE,
+    TOP_IDS,
+    TREE_DEPTH,
+    TREE_MASK,
+    TREE_TABLES_FILE,
+    cache_names,
+)
+from ppd.tree import tree_tables_from_bytes
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_ACCURACY_LEVELS = {"int4": "1", "int8": "4"}
+"""What quantised products compute in. 1 is fp32: exact. 4 rounds activations to 8 bits, which makes other tokens of
+near-ties; the fp32 kernel for 8-bit weights is twenty times slower than that, so int8 takes it all the same."""
+_EXACT = "1"
+_SPARE_BINDINGS = 12
+"""Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Binding:
+    """Buffers of one step shape, bound to the graph's inputs and outputs."""
+
+    io: ort.IOBinding
+    input_ids: Ids  # [1, N]
+    head_rows: Ids  # [R]
+    top_ids: Ids  # [1, R, K]
+    logits: npt.NDArray[np.floating]  # [1, R, V]
+
+
+class OnnxRuntimeEngine:
+    """Runs a bundle's graph in ONNX Runtime.
+
+    Args:
+        bundle: The bundle.
+        threads: Threads per operator; None leaves the choice to ONNX Runtime (one per physical core).
+        exact: Compute in fp32 what would be rounded for speed.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, *, exact: bool = False) -> None:
+        manifest = bundle.manifest
+        self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
+        self._names = cache_names(manifest.model.num_layers)
+        model = manifest.model
+        self._session = _open_session(bundle, threads, exact=exact)
+        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
+        # Cache and logits have the graph's own type.
+        self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
+        self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
+        self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._bindings: dict[tuple[int, int], _Binding] = {}
+        self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
+        self._capacity = 0
+        self._cache_values: list[ort.OrtValue] = []
+        self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
+        self._last: _Binding | None = None
+
+    @property
+    def name(self) -> str:
+        """Engine, version and device."""
+        return f"onnxruntime {ort.__version__} (CPU)"
+
+    @property
+    def cache(self) -> KVCache:
+        """The KV cache; tests compare it with a naive one."""
+        return self._cache
+
+    def restart(self, num_rows: int) -> None:
+        """As `Engine.restart`."""
+        if self._cache.restart(num_rows):
+            self._bind_cache()
+
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
+        """As `Engine.run`."""
+        num_rows = len(input_ids)
+        if cache_len + num_rows > self._capacity and self._cache.reserve(cache_len, num_rows):
+            self._bind_cache()
+        shape = (num_rows, len(head_rows))
+        binding = self._bindings.get(shape) or self._bind(*shape)
+        binding.input_ids[0] = input_ids
+        binding.head_rows[:] = head_rows
+        self._state[0], self._cache_len[0] = state, cache_len
+        try:
+            self._session.run_with_iobinding(binding.io)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common base
+            raise EngineError(f"ONNX Runtime failed in a step of {num_rows} rows ({error}); run ppd check") from error
+        self._last = binding
+        return binding.top_ids[0]
+
+    def logits(self, index: int) -> Logits:
+        """As `Engine.logits`."""
+        assert self._last is not None, "no step has run"
+        return self._last.logits[0, index].astype(np.float32, copy=False)
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
+        """As `Engine.commit`."""
+        self._cache.commit(cache_len, rows)
+
+    def _bind_cache(self) -> None:
+        """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""
+        self._bindings.clear()
+        self._capacity = self._cache.capacity
+        layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
+        self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
+
+    def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
+        if len(self._bindings) >= self._max_bindings:
+            del self._bindings[next(iter(self._bindings))]
+        if num_head_rows > self._logits.shape[1]:
+            self._logits = np.zeros((1, num_head_rows, self._vocab_size), self._dtype)
+        io = self._session.io_binding()
+        binding = _Binding(
+            io,
+            np.zeros((1, num_rows), np.int64),
+            np.zeros(num_head_rows, np.int64),
+            np.zeros((1, num_head_rows, self._num_top_ids), np.int64),
+            self._logits[:, :num_head_rows],
+        )
+        inputs = {
+            INPUT_IDS: binding.input_ids,
+            STATE: self._state,
+            CACHE_LEN: self._cache_len,
+            HEAD_ROWS: binding.head_rows,
+        }
+        for name, buffer in inputs.items():
+            io.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(buffer))
+        io.bind_ortvalue_output(TOP_IDS, ort.OrtValue.ortvalue_from_numpy(binding.top_ids))
+        io.bind_ortvalue_output(LOGITS, ort.OrtValue.ortvalue_from_numpy(binding.logits))
+        for name, value in zip(self._names, self._cache_values, strict=True):
+            io.bind_ortvalue_input(name, value)
+            io.bind_ortvalue_output(f"{name}_out", value)
+        self._bindings[num_rows, num_head_rows] = binding
+        return binding
+
+
+def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:
+    """A session of the bundle's graph with the folded tree.
+
+    The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
+    point to the tables, which therefore live here until the session is made.
+    """
+    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
+    tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
+    options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
+    return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
+
+
+def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    level = _ACCURACY_LEVELS.get(bundle.manifest.precision)
+    if level is not None:
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT if exact else level)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return session_with_tree(bundle, options, ["CPUExecutionProvider"])
+    except PPDError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        raise EngineError(
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "
+            "upgrade it with pip install --upgrade onnxruntime"
+        ) from error
+
+
+def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle) -> None:
+    """Refuse a graph that is not the one the manifest describes."""
+    found = [value.name for value in session.get_inputs()]
+    if found != expected:
+        raise EngineError(
+            f"{bundle.path(GRAPH_FILE)} has {len(found)} inputs, the manifest asks for {len(expected)} "
+            f"({bundle.manifest.model.num_layers} layers); export the bundle again"
+        )
+
+
+def open_onnxruntime(bundle: Bundle, threads: int | None, *, exact: bool = False) -> OnnxRuntimeEngine:
+    """Open the engine, as `ppd.runtime.engines` asks for it."""
+    return OnnxRuntimeEngine(bundle, threads, exact=exact)

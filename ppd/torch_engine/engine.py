@@ -1,0 +1,100 @@
+"""The engine `torch`: the decoder in PyTorch, fp32, on the CPU or a GPU: slow and simple, what others are held to."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ppd.bundle import Bundle
+from ppd.errors import EngineError
+from ppd.models.decoder import StepGraph
+from ppd.runtime.engines.base import Ids, Logits
+from ppd.signature import TREE_TABLES_FILE, capacity_for
+from ppd.torch_engine.weights import decoder_from_graph
+from ppd.tree import tree_tables_from_bytes
+
+
+class TorchEngine:
+    """Runs a bundle's weights in the reference decoder, quantised ones dequantised.
+
+    Args:
+        bundle: The bundle.
+        threads: CPU threads; None leaves the choice to PyTorch. They are the process's.
+
+    Raises:
+        EngineError: The graph does not hold the decoder's weights.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        manifest = bundle.manifest
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model, self._context = manifest.model, manifest.context
+        decoder, prompt_tokens = decoder_from_graph(bundle)
+        m = manifest.prompt_tokens.count
+        graph = StepGraph(decoder, m, manifest.num_top_ids)
+        mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), m)
+        tables = {"prompt_tokens": prompt_tokens, "tree_mask": torch.tensor(mask), "tree_depth": torch.tensor(depth)}
+        for name, table in tables.items():
+            graph.register_buffer(name, table)
+        self._graph = graph.to(self._device).eval().requires_grad_(False)
+        self._kv = self._zeros(0)
+        self._logits = torch.zeros(0, 0)
+
+    @property
+    def name(self) -> str:
+        """Engine, version and device."""
+        device = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
+        return f"torch {torch.__version__} ({device})"
+
+    @property
+    def _capacity(self) -> int:
+        return self._kv[0].shape[2]
+
+    def restart(self, num_rows: int) -> None:
+        """As `Engine.restart`."""
+        self._kv = self._zeros(capacity_for(num_rows, self._context))
+
+    @torch.no_grad()
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
+        """As `Engine.run`."""
+        if cache_len + len(input_ids) > self._capacity:
+            self._grow(capacity_for(cache_len + len(input_ids), self._context))
+        with self._device:  # what the decoder makes itself is made there
+            ids, rows = (torch.tensor(np.asarray(values)) for values in (input_ids, head_rows))
+            answer = self._graph(ids[None], torch.tensor([state]), torch.tensor([cache_len]), rows, self._kv)
+        top_ids, logits, *self._kv = answer
+        self._logits = logits[0].float()
+        best: Ids = top_ids[0].cpu().numpy()
+        return best
+
+    def logits(self, index: int) -> Logits:
+        """As `Engine.logits`."""
+        row: Logits = self._logits[index].cpu().numpy()
+        return row
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
+        """As `Engine.commit`."""
+        for destination, row in enumerate(rows):
+            if row != destination:
+                for tensor in self._kv:
+                    tensor[:, :, cache_len + destination] = tensor[:, :, cache_len + row]
+
+    def _grow(self, capacity: int) -> None:
+        grown = self._zeros(capacity)
+        for tensor, old in zip(grown, self._kv, strict=True):
+            tensor[:, :, : old.shape[2]] = old
+        self._kv = grown
+
+    def _zeros(self, capacity: int) -> list[torch.Tensor]:
+        shape = (1, self._model.num_kv_heads, capacity, self._model.head_dim)
+        try:
+            return [torch.zeros(shape, device=self._device) for _ in range(2 * self._model.num_layers)]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise EngineError(f"no memory for a KV cache of {capacity} rows; give a shorter prompt") from error
+
+
+def open_torch(bundle: Bundle, threads: int | None) -> TorchEngine:
+    """Open the engine, as `ppd.runtime.engines` asks for it."""
+    return TorchEngine(bundle, threads)

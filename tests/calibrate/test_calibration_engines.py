@@ -1,0 +1,131 @@
+"""Calibration with a TensorRT engine, on a GPU that is not there: which engines are built, used and kept."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppd.build import engine as tensorrt
+from ppd.build.engine import Plan, build
+from ppd.build.network import Profiles
+from ppd.bundle import Bundle, open_bundle
+from ppd.calibrate import calibrate as calibration
+from ppd.calibrate import latency
+from ppd.calibrate.engines import calibration_engines
+from ppd.errors import ArgumentError, EngineError
+from ppd.runtime.engines.tensorrt.built import chosen_flavour, stale
+from tests.cli.helpers import Run
+from tests.copies import refolded_copy
+from tests.fakes.gpu import FakeGpu, install
+from tests.test_refold import CHAIN
+
+pytest_plugins = ("tests.cli.conftest",)
+
+
+@pytest.fixture
+def folder(tinypy_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle whose tree calibration will not choose."""
+    return refolded_copy(tinypy_bundle, tmp_path / "own", CHAIN)
+
+
+@pytest.fixture
+def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """The imitation, which builds engines of the tree that is folded then."""
+    fake = FakeGpu(open_bundle(folder, verify=False))
+    install(monkeypatch, fake)
+
+    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object) -> Plan:
+        assert not fake.memory, "the engine that measured is still open"
+        return Plan(content=memoryview(fake.build(bundle, profiles.max_decode_rows)), layers={})
+
+    monkeypatch.setattr(tensorrt, "plan_from_bundle", plan)
+    monkeypatch.setattr(latency, "_MIN_ROUNDS", 2)
+    monkeypatch.setattr(latency, "_HOST_ROUNDS", 1)
+    monkeypatch.setattr(calibration, "_NEW_TOKENS", 4)
+    monkeypatch.setattr(calibration, "_CONFIRM_TURNS", 2)
+    monkeypatch.setattr(calibration, "_CONFIRM_PROMPTS", 1)
+    return fake
+
+
+def rows_built(gpu: FakeGpu) -> list[int]:
+    """The largest decode step of each engine that was built."""
+    return [rows for _, rows in gpu.plans.values()]
+
+
+def engines_kept(folder: Path) -> list[int]:
+    """Rows of the engines in the bundle; every one is checked, fits, and no other file is left."""
+    manifest = open_bundle(folder).manifest
+    assert all(info.checked and not stale(manifest, info) for info in manifest.engines)
+    assert len(list((folder / "engines").glob("*"))) == len(manifest.engines)
+    return [info.max_decode_rows for info in manifest.engines]
+
+
+def largest_state(folder: Path) -> int:
+    return max(open_bundle(folder).manifest.tree.num_rows.values())
+
+
+def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(
+    run: Run, folder: Path, gpu: FakeGpu
+) -> None:
+    build(folder, "tensorrt")
+
+    outcome = run("calibrate", folder, "--minutes", 0.0001)
+
+    assert outcome.code == 0, outcome
+    manifest = open_bundle(folder).manifest
+    assert manifest.calibration is not None
+    assert manifest.calibration.engine.startswith("tensorrt ")
+    assert rows_built(gpu) == [16, 128, largest_state(folder)]
+    assert gpu.calls["decode steps of 128 rows"] > 0
+    assert engines_kept(folder) == [largest_state(folder)]
+    assert manifest.tree.source == "calibrated"
+    assert f"up to {largest_state(folder)} rows" in outcome.out
+    assert "128 rows, " not in outcome.out
+    assert chosen_flavour(open_bundle(folder), "auto") == "tensorrt"
+
+    gc.collect()  # a command that ran in this process leaves its frames, and with them its engine
+    again = run("calibrate", folder, "--minutes", 0.0001)
+    assert again.code == 0, again
+    assert engines_kept(folder) == [largest_state(folder)]
+
+
+def test_where_measuring_fails_the_bundle_has_the_engine_that_it_had(
+    folder: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(folder, "tensorrt")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "measure_latency", fail)
+    with pytest.raises(KeyboardInterrupt), calibration_engines(folder, "tensorrt") as rebuild:
+        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt", rebuild=rebuild)
+
+    assert rows_built(gpu) == [first.max_decode_rows, 128]
+    assert engines_kept(folder) == [first.max_decode_rows]
+    assert open_bundle(folder).manifest.engines == [first]
+
+
+def test_where_the_second_build_fails_no_engine_for_another_tree_stays(
+    folder: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(folder, "tensorrt")
+    plan = tensorrt.plan_from_bundle
+
+    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any) -> Plan:
+        if profiles.max_decode_rows < 128:
+            raise EngineError("no memory")
+        return plan(trt, bundle, profiles, *rest)
+
+    monkeypatch.setattr(tensorrt, "plan_from_bundle", fail_second)
+    with pytest.raises(EngineError, match="no memory"), calibration_engines(folder, "tensorrt") as rebuild:
+        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt", rebuild=rebuild)
+
+    assert engines_kept(folder) == []
+    assert open_bundle(folder).manifest.tree.source == "calibrated"
+
+
+def test_a_built_engine_is_not_calibrated_without_what_builds_it(folder: Path) -> None:
+    with pytest.raises(ArgumentError, match="run ppd calibrate"):
+        calibration.calibrate(folder, engine="tensorrt")

@@ -1,0 +1,98 @@
+"""ONNX Runtime: the cache is written in place, buffers are bound once, and a step allocates nothing large."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppd import runtime
+from ppd.bundle import open_bundle
+from ppd.errors import ArgumentError
+from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from ppd.signature import MIN_CAPACITY
+
+
+def test_cache_is_written_in_place(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = runtime.load(tinypy_bundle, threads=1)
+    model.generate("def f(x):\n" * 20, max_new_tokens=160)  # grows the cache on the way
+    output = capfd.readouterr()
+    assert "in-place" not in output.err + output.out
+    assert output.err == ""
+
+
+def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = OnnxRuntimeEngine(open_bundle(tinypy_bundle), threads=1)
+    engine.restart(4)
+    feeds = {
+        "input_ids": np.zeros((1, 2), np.int64),
+        "state": np.array([4]),
+        "cache_len": np.array([0]),
+        "head_rows": np.array([0]),
+    }
+    layers = engine.cache.array.reshape(-1, 1, *engine.cache.array.shape[2:])
+    feeds |= dict(zip([f"{kind}_{i}" for i in range(8) for kind in "kv"], layers, strict=True))
+    engine._session.run(None, feeds)
+    assert "in-place optimization not activated" in capfd.readouterr().err
+
+
+def test_a_step_allocates_nothing_large(tinypy_bundle: Path) -> None:
+    model = runtime.load(tinypy_bundle, threads=1)
+    model.generate("import os\n", max_new_tokens=60)
+    stream = model.stream("import os\n", max_new_tokens=60)
+    for _ in range(10):
+        next(stream)
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            next(stream)
+            grown = tracemalloc.get_traced_memory()[1] - before
+            # One layer's keys are 64 KiB and a row's logits 32 KiB.
+            assert grown < 16 * 1024, f"a step allocated {grown} bytes"
+    finally:
+        tracemalloc.stop()
+        stream.close()
+
+
+def test_buffers_stay_bound_between_generations(tinypy_bundle: Path) -> None:
+    model = runtime.load(tinypy_bundle, threads=1)
+    engine = model.engine
+    assert isinstance(engine, OnnxRuntimeEngine)
+    model.generate([5, 6, 7], max_new_tokens=40)
+    bindings, array = dict(engine._bindings), engine.cache.array
+    model.generate([5, 6, 7], max_new_tokens=40)
+    assert engine.cache.array is array
+    assert all(engine._bindings[shape] is binding for shape, binding in bindings.items())
+    model.generate([5] * (MIN_CAPACITY + 1), max_new_tokens=2)
+    assert engine.cache.array is not array
+    assert engine.cache.capacity == 2 * MIN_CAPACITY
+
+
+def test_bindings_are_few_however_many_prompt_lengths_come(tinypy_bundle: Path) -> None:
+    model = runtime.load(tinypy_bundle, threads=1)
+    expected = model.generate([5, 6], max_new_tokens=10).token_ids
+    for length in range(3, 40):
+        model.generate([7] * length, max_new_tokens=2)
+    assert isinstance(model.engine, OnnxRuntimeEngine)
+    assert len(model.engine._bindings) <= 3 + 1 + 12
+    assert model.generate([5, 6], max_new_tokens=10).token_ids == expected
+
+
+def test_stale_rows_of_an_earlier_generation_do_not_show(tinypy_bundle: Path) -> None:
+    model = runtime.load(tinypy_bundle, threads=1)
+    fresh = model.generate("class A:\n", max_new_tokens=30).token_ids
+    model.generate("x = 1\n" * 10, max_new_tokens=30)
+    assert model.generate("class A:\n", max_new_tokens=30).token_ids == fresh
+
+
+def test_engine_names_and_threads_are_checked(tinypy_bundle: Path) -> None:
+    bundle = open_bundle(tinypy_bundle)
+    with pytest.raises(ArgumentError, match=r"no engine is called 'onyx'.*onnxruntime"):
+        open_engine(bundle, "onyx")
+    for threads in (0, -1, 1.5, True, 100_000):
+        with pytest.raises(ArgumentError, match="threads"):
+            open_engine(bundle, threads=threads)
+    assert "onnxruntime" in open_engine(bundle, "onnxruntime", threads=2).name

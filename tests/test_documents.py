@@ -1,0 +1,111 @@
+"""Reading documents: text, folders, JSON lines, conversations, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppd.documents import read_documents
+from ppd.errors import ArgumentError
+
+
+def written(folder: Path, name: str, content: bytes | str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def lines(*records: Any) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def test_a_file_is_one_document_whatever_its_suffix(tmp_path: Path) -> None:
+    path = written(tmp_path, "notes.odd", "\ufeffeins\r\nzwei\n")
+
+    assert read_documents([path]) == ["eins\r\nzwei\n"]
+
+
+def test_a_folder_gives_its_text_and_json_lines_in_the_order_of_names(tmp_path: Path) -> None:
+    written(tmp_path, "b/z.py", "z")
+    written(tmp_path, "b/a.md", "a")
+    written(tmp_path, "a.jsonl", lines({"text": "x"}, {"text": "y"}))
+    written(tmp_path, "empty.txt", " \n")
+
+    assert read_documents([tmp_path]) == ["x", "y", "a", "z"]
+
+
+def test_configuration_and_images_in_a_folder_of_source_are_passed_over(tmp_path: Path) -> None:
+    written(tmp_path, "main.py", "x = 1")
+    written(tmp_path, "package.json", '{\n "name": "x"}')
+    written(tmp_path, "logo.png", b"\x89PNG\0")
+
+    assert read_documents([tmp_path]) == ["x = 1"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_json_lines_may_hold_separators_that_are_not_line_breaks(tmp_path: Path, separator: str) -> None:
+    path = written(tmp_path, "a.jsonl", lines({"text": f"a{separator}b"}, {"text": "c"}))
+
+    assert read_documents([path]) == [f"a{separator}b", "c"]
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_conversations_of_both_kinds_become_messages(tmp_path: Path, *, as_list: bool) -> None:
+    expected = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    records = [
+        {"messages": expected},
+        {"id": 7, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
+    ]
+    path = written(tmp_path, "chat.json", json.dumps(records) if as_list else lines(*records))
+
+    assert read_documents([path]) == [expected, expected]
+
+
+@pytest.mark.parametrize("speaker", ["gpt", "chatgpt", "bing", "bard"])
+def test_every_assistant_of_sharegpt_is_known(tmp_path: Path, speaker: str) -> None:
+    path = written(tmp_path, "chat.json", lines({"conversations": [{"from": speaker, "value": "Yo"}]}))
+
+    assert read_documents([path]) == [[{"role": "assistant", "content": "Yo"}]]
+
+
+def test_conversations_without_turns_are_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, "chat.jsonl", lines({"conversations": []}, {"text": "x"}))
+
+    assert read_documents([path]) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"", "has no text"),
+        ("a.txt", b"  \n", "has no text"),
+        ("a.txt", b"ab\0c", "is binary"),
+        ("a.txt", b"\xff\xfe\x00a", "is not UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "line 2 has the keys ['txt']"),
+        ("a.jsonl", b'{"text": 3}\n', "line 1 has the keys ['text']"),
+        ("a.jsonl", b'{"text": "x"}\n{oh\n', "line 2 is not JSON"),
+        ("a.jsonl", b"3\n", "line 1 is 3"),
+        ("a.json", b'[{"text": "x"}, 3]', "entry 1 is 3"),
+        ("a.json", b"[1, ", "is not JSON"),
+        ("a.json", b"[" * 100_000, "is not JSON"),
+        ("a.jsonl", b'{"messages": [{"role": "poet", "content": "x"}]}', "has the turn"),
+        ("a.jsonl", b'{"messages": [{"role": ["user"], "content": "x"}]}', "has the turn"),
+        ("a.jsonl", b'{"conversations": [{"from": "human"}]}', "has the turn"),
+    ],
+)
+def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    path = written(tmp_path, name, content)
+
+    with pytest.raises(ArgumentError, match=r"^[^\n]+$") as caught:
+        read_documents([path])
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_path_that_is_not_there_and_no_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"nowhere is not there"):
+        read_documents([tmp_path / "nowhere"])
+    with pytest.raises(ArgumentError, match="no data"):
+        read_documents([])
