@@ -7,7 +7,7 @@ import pytest
 
 from ppd.bundle import open_bundle
 from ppd.errors import EngineError
-from ppd.runtime.engines.onnxruntime.cpu import cuda as onnxruntime_cuda
+from ppd.runtime.engines.onnxruntime import cuda as onnxruntime_cuda
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="the provider may load")
