@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ppd import runtime
 from ppd.bundle import refold_tree
-from ppd.calibrate import search_tree
 from ppd.export.exporter import export
 from ppd.models.adapter import save_prompt_tokens
+from ppd.planning.search import search_tree
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
 from ppd.train.options import TrainOptions
 from ppd.train.steps import CHECKPOINT_FILE, PromptTokens, train_steps

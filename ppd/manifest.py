@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ppd.errors import BundleError
+from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap_of
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 2
@@ -239,6 +240,8 @@ class Manifest:
     Attributes:
         files: Role → file. Roles are the names that export gives the files (`model.onnx`, `tree.bin`, …); a later
             change stores its file under a new name and points the role at it.
+        precision: A name of `PRECISIONS`.
+        graph_type: "float32" or "float16", the type of what is not quantised.
         draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
         provenance: Versions and time of the export.
         calibration: What calibration measured; null before it, and after another tree was folded.
@@ -257,6 +260,7 @@ class Manifest:
     num_top_ids: int
     max_rows: int
     precision: str
+    graph_type: str
     target: str
     prompt_tokens: PromptTokensInfo
     tree: TreeInfo
@@ -269,6 +273,24 @@ class Manifest:
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
     tree_calibration: CalibrationInfo | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("precision", self.precision, tuple(PRECISIONS)),
+            ("graph_type", self.graph_type, typing.get_args(GraphType)),
+        ):
+            if value not in known:
+                raise BundleError(f"{MANIFEST_FILE}: {name} is {value!r:.40}, expected {' or '.join(known)}; {AGAIN}")
+
+    @property
+    def rounding(self) -> Precision:
+        """The precision whose rounding an exact engine has."""
+        return rounding_of(self.precision, typing.cast("GraphType", self.graph_type))
+
+    @property
+    def tie_gap(self) -> float:
+        """ε: a fork where plain decoding's two best logits are closer than this is excused."""
+        return tie_gap_of(self.precision, typing.cast("GraphType", self.graph_type))
 
 
 def calibration_from_json(data: Any, where: str) -> CalibrationInfo:

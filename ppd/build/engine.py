@@ -45,7 +45,7 @@ from ppd.runtime.engines.tensorrt.built import (
     tree_digest,
 )
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, WEIGHTS_FILE
-from ppd.targets import Target, require_engine_precision
+from ppd.targets import Target
 
 _FIRST_NATIVE = (10, 15)
 """First TensorRT with native attention (10.14.1), rotary and KV-write layers (10.15.1); an older one gets the lowered
@@ -87,12 +87,11 @@ def build(
         The engine's record. One built for the GPU of this machine has been checked against the recorded reference.
 
     Raises:
-        EngineError: The flavour is not installed, cannot run the precision or build for the device, lacks memory, or
+        EngineError: The flavour is not installed, cannot build for the device, lacks memory, or
             made an engine that answers wrongly; that engine is not kept.
         BundleError: The bundle is damaged.
     """
     trt, bundle = import_tensorrt(flavour), open_bundle(folder)
-    require_engine_precision(flavour, bundle.manifest.precision)
     gpu = None if target is not None and flavour == "tensorrt-rtx" else current_gpu()
     capability = _capability(trt, flavour, target, gpu)
     lowered = flavour == "tensorrt" and is_lowered_for(trt.__version__)

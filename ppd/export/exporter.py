@@ -35,6 +35,7 @@ from ppd.manifest import CheckInfo
 from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
+from ppd.precision import PRECISIONS
 from ppd.runtime.check import Reference, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
@@ -109,7 +110,7 @@ def export(
         PPDError: Something given cannot be used, or the check fails. No bundle appears then.
     """
     preset = find_target(target)
-    resolved_precision = resolve_precision(precision, preset)
+    resolved_precision = resolve_precision(precision, preset).name
     progress(STAGES[0])
     if out is not None:
         require_writable(Path(out), force=force, is_ours=looks_like_bundle)
@@ -201,7 +202,7 @@ def _is_lossy(parts: Parts, opened: Weights) -> bool:
     """Whether the exported numbers are others than the checkpoint's."""
     if parts.precision == "fp16":
         return any(opened.read(name).dtype != torch.float16 for name in opened.names)
-    return parts.precision != "fp32"
+    return PRECISIONS[parts.precision].is_quantised
 
 
 def _is_cut(parts: Parts) -> bool:

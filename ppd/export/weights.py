@@ -18,6 +18,7 @@ from ppd.export.quantise import HEAD, bits_of, numpy_dtype, quantise_graph, requ
 from ppd.export.trace import GRAPH_PREFIX
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.precision import PRECISIONS
 
 
 class ReadableWeights(Protocol):
@@ -99,7 +100,7 @@ class ExportedWeights:
             value = model.graph.initializers[key]
             assert value.shape is not None
             value.const_value = ir.LazyTensor(self._reader(name, key), kind, ir.Shape(value.shape), name=key)
-        if self.precision in ("int8", "int4"):
+        if PRECISIONS[self.precision].is_quantised:
             quantise_graph(model, self._weights.read, names, self.precision)
         self._graph = model
 

@@ -20,11 +20,6 @@ from ppd.runtime.draft import Plan
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids, Logits
 
-MAX_DIFFERENCES = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-4, "int4": 1e-4}
-"""By precision: largest difference of a logit, relative to the largest logit of the reference (or to 1). Ids may stand
-in another order only where the reference's own logits are as close as that.
-Engines are checked as they compute exactly: how far int8's rounded activations stray depends on the model (0.4 % to
-17 % of the largest logit were seen), so no bound on it would find a wrong mask; `ppd bench` counts what it costs."""
 _START = 32
 _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
@@ -121,7 +116,7 @@ class _Check:
         self._engine, self._plans, self._reference = engine, plans, reference
         self._state = plans.plain.state
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
-        self._tolerance = MAX_DIFFERENCES[plans.rounding] * self._scale
+        self._tolerance = plans.rounding.tolerance * self._scale
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
     def info(self) -> CheckInfo:

@@ -8,8 +8,9 @@ import pytest
 
 from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import BundleError, EngineError
+from ppd.precision import PRECISIONS
 from ppd.runtime import check_bundle
-from ppd.runtime.check import MAX_DIFFERENCES, Reference, check_engine, load_reference
+from ppd.runtime.check import Reference, check_engine, load_reference
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
@@ -111,7 +112,7 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, 
     ids, logits = reference.top_ids.copy(), reference.top_logits.copy()
     gaps = logits[:, 0, :-2] - logits[:, 0, 1:-1]
     position, rank = np.unravel_index(gaps.argmin(), gaps.shape)
-    assert gaps.min() < MAX_DIFFERENCES["fp32"] * scale
+    assert gaps.min() < PRECISIONS["fp32"].tolerance * scale
     places = [rank, rank + 1] if gap == 0 else [0, 1]
     position = position if gap == 0 else int(gaps[:, 0].argmax())
     ids[position, 0, places] = ids[position, 0, places[::-1]]
