@@ -12,7 +12,7 @@ import pytest
 import ppd
 
 PACKAGE = Path(ppd.__file__).parent
-CORE = ("errors", "signature", "tree", "manifest", "bundle", "files", "targets", "documents", "precision")
+CORE = ("errors", "signature", "tree", "manifest", "bundle", "codec", "files", "targets", "documents", "precision")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from ppd.build.finish import finish_for_target
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
+    MODEL_FILE,
     PROMPT_TOKENS_FILE,
     REFERENCE_FILE,
     TOKENIZER_FILE,
@@ -23,6 +24,7 @@ from ppd.bundle import (
     open_bundle,
     write_manifest,
 )
+from ppd.codec import json_from
 from ppd.errors import EngineError, ExportError
 from ppd.export.damage import measure_damage
 from ppd.export.fold import fold
@@ -168,6 +170,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     gc.collect()
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
