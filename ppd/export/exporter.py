@@ -29,7 +29,7 @@ from ppd.errors import EngineError, ExportError
 from ppd.export.damage import measure_damage
 from ppd.export.fold import fold
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
-from ppd.export.record import record_reference
+from ppd.export.record import record
 from ppd.export.trace import trace
 from ppd.export.weights import CutWeights, ExportedWeights, placeholder_decoder, streamed
 from ppd.files import require_writable, staged_folder
@@ -38,7 +38,7 @@ from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import PRECISIONS
-from ppd.runtime.check import Reference, check_engine
+from ppd.runtime.check import Recording, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
@@ -159,7 +159,7 @@ def export(
     )
 
 
-def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Reference:
+def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Recording:
     """Write every file but the manifest; the recorded reference, with all logits if there is room, is returned."""
     progress(STAGES[2])
     # The tracer needs shapes and types only; the weights come when the graph is written.
@@ -181,12 +181,12 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:
-        reference = record_reference(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
+        reference = record(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
     reference.save(staging / REFERENCE_FILE)
     return reference
 
 
-def _check(staging: Path, reference: Reference) -> CheckInfo:
+def _check(staging: Path, reference: Recording) -> CheckInfo:
     """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
         onnx.checker.check_model(str(staging / GRAPH_FILE), full_check=True)

@@ -14,6 +14,8 @@ from ppd.errors import ArgumentError, BundleError, ModelError, TreeError
 from ppd.manifest import CalibrationInfo
 from ppd.tree import Tree, json_from_tree, tree_from_json
 
+ACCURACY_FILE = "accuracy.json"
+"""Beside prompt tokens: how often their guesses are right, p[d][r], as training measured it."""
 _SCHEMA = 1
 _KEYS = {"schema", "precision", "draft", "calibration", "tree"}
 
