@@ -14,6 +14,7 @@ from ppd.manifest import MANIFEST_FILE
 REMEDY = "export the bundle again|upgrade|the folder that ppd-export writes"
 FILES = (
     "model.onnx",
+    "model-onnxruntime.onnx",
     "model.onnx.data",
     "prompt_tokens.safetensors",
     "reference.npz",

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from ppd.build.finish import finish_for_target
+from ppd.build.fuse import fuse
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     PROMPT_TOKENS_FILE,
@@ -38,7 +39,7 @@ from ppd.models.hub import resolve_model
 from ppd.runtime.check import Reference, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree
 
@@ -167,6 +168,8 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     gc.collect()
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    if parts.target.compute_capability is None:
+        _write_fused_graph(staging, parts.config.num_heads)
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
@@ -180,6 +183,13 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
         reference = record_reference(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
     reference.save(staging / REFERENCE_FILE)
     return reference
+
+
+def _write_fused_graph(staging: Path, num_heads: int) -> None:
+    """Write the graph that ONNX Runtime runs on a CPU, if it takes the model; it shares the weights' file."""
+    fused = fuse(onnx.load(staging / GRAPH_FILE, load_external_data=False), num_heads)
+    if fused is not None:
+        (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
 
 
 def _check(staging: Path, reference: Reference) -> CheckInfo:

@@ -10,6 +10,7 @@ from ppd.bundle import Bundle, open_bundle, tree_info
 from ppd.cli.describe import describe_bundle, describe_check, describe_export, draw_rows
 from ppd.manifest import DamageInfo, EngineInfo
 from ppd.tree import Node, Tree, order_rows
+from tests.copies import standard
 
 TREE = Tree(
     2,
@@ -222,3 +223,14 @@ def test_built_engines_are_told_and_so_is_a_build_that_is_left_to_the_device(bun
     summary = describe_export(built, 1, 1, 1)
     assert "engine abc" in summary
     assert lines_of(summary)["note"] == "build the engine on cpu itself: BUILD.md in the bundle says how"
+
+
+def test_the_graph_is_named_where_it_is_not_the_fused_one(bundle: Bundle) -> None:
+    assert "graph" not in lines_of(describe_bundle(bundle))
+    older = standard(bundle)
+    model = dataclasses.replace(bundle.manifest.model, head_dim=12)
+    odd = dataclasses.replace(older, manifest=dataclasses.replace(older.manifest, model=model))
+    gpu = dataclasses.replace(older, manifest=dataclasses.replace(older.manifest, target="jetson-orin"))
+    assert lines_of(describe_bundle(older))["graph"].startswith("the standard one: export again")
+    assert lines_of(describe_export(odd, 1, 1, 1))["graph"].endswith("head sizes of multiples of 8, not 12")
+    assert "graph" not in lines_of(describe_bundle(gpu))
