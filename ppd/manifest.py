@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ppd.errors import BundleError
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 _NO_DIGEST = "0" * 64
 AGAIN = "export the bundle again, or copy it again from where it was made"
 """What to do about a damaged bundle."""

@@ -3,7 +3,7 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ppd.manifest import CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
+from ppd.manifest import MANIFEST_SCHEMA, CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
 from ppd.signature import MAX_TOP_IDS
 from ppd.tree import Node, NodePath, Tree
 
@@ -63,7 +63,7 @@ def manifests() -> st.SearchStrategy[Manifest]:
     )
     return st.builds(
         Manifest,
-        schema=st.just(1),
+        schema=st.just(MANIFEST_SCHEMA),
         digest=st.just("0" * 64),
         model=st.builds(
             ModelInfo,
