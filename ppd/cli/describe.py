@@ -4,7 +4,7 @@ import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo, Manifest
-from ppd.signature import FUSED_GRAPH_FILE, FUSED_HEAD_MULTIPLE, takes_fused_attention
+from ppd.signature import FUSED_GRAPH_FILE, FUSED_HEAD_MULTIPLE
 from ppd.targets import load_targets
 from ppd.tree import Rows
 
@@ -81,12 +81,9 @@ def _graph_lines(manifest: Manifest) -> list[str]:
     target = load_targets().get(manifest.target)
     if FUSED_GRAPH_FILE in manifest.files or target is None or target.compute_capability is not None:
         return []
-    head_dim = manifest.model.head_dim
-    if takes_fused_attention(head_dim):
-        return ["graph          the standard one: export again for the one that ONNX Runtime runs faster"]
     return [
-        f"graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "
-        f"{FUSED_HEAD_MULTIPLE}, not {head_dim}"
+        "graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "
+        f"{FUSED_HEAD_MULTIPLE}, not {manifest.model.head_dim}"
     ]
 
 

@@ -227,10 +227,10 @@ def test_built_engines_are_told_and_so_is_a_build_that_is_left_to_the_device(bun
 
 def test_the_graph_is_named_where_it_is_not_the_fused_one(bundle: Bundle) -> None:
     assert "graph" not in lines_of(describe_bundle(bundle))
-    older = standard(bundle)
-    model = dataclasses.replace(bundle.manifest.model, head_dim=12)
-    odd = dataclasses.replace(older, manifest=dataclasses.replace(older.manifest, model=model))
-    gpu = dataclasses.replace(older, manifest=dataclasses.replace(older.manifest, target="jetson-orin"))
-    assert lines_of(describe_bundle(older))["graph"].startswith("the standard one: export again")
-    assert lines_of(describe_export(odd, 1, 1, 1))["graph"].endswith("head sizes of multiples of 8, not 12")
+    manifest = standard(bundle).manifest
+    model = dataclasses.replace(manifest.model, head_dim=12)
+    odd = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, model=model))
+    gpu = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, target="jetson-orin"))
+    for text in (describe_bundle(odd), describe_export(odd, 1, 1, 1)):
+        assert lines_of(text)["graph"].endswith("takes head sizes of multiples of 8, not 12")
     assert "graph" not in lines_of(describe_bundle(gpu))
