@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ppd import runtime
 from ppd.bundle import refold_tree
-from ppd.calibrate import search_tree
 from ppd.export.exporter import export
 from ppd.models.adapter import save_prompt_tokens
+from ppd.planning.search import search_tree
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
 from ppd.train.options import TrainOptions
 from ppd.train.steps import CHECKPOINT_FILE, PromptTokens, train_steps
@@ -113,11 +113,9 @@ def train_recipe(name: str, prepared: Prepared, args: argparse.Namespace, accele
     module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
     before = time.process_time()
     counts = train_steps(module, used_sets(prepared, options), options, accelerator, folder)
-    cpu_share = (time.process_time() - before) / counts["seconds"]
+    cpu_share = (time.process_time() - before) / counts.seconds
     tokens = module.weight.detach().float().cpu()
-    return Trained(
-        tokens, evaluate_all(prepared, tokens), int(counts["steps"]), counts["positions_per_second"], cpu_share
-    )
+    return Trained(tokens, evaluate_all(prepared, tokens), counts.steps, counts.positions_per_second, cpu_share)
 
 
 def measure_lengths(

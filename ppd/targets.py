@@ -6,20 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppd.errors import ArgumentError, EngineError
-
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
-"""Precisions that this version exports."""
-
-ENGINE_PRECISIONS = {
-    "onnxruntime": ("fp32", "fp16", "int8", "int4"),
-    "onnxruntime-cuda": ("fp32", "fp16", "int8", "int4"),
-    "tensorrt": ("fp32", "fp16", "int8", "int4"),
-    "tensorrt-rtx": ("fp32", "fp16", "int8", "int4"),
-    "torch": ("fp32", "fp16", "int8", "int4"),
-}
-"""Engine → precisions of the bundles that it opens; any other is refused. docs/gpu.md says what each computes in, and
-what has been tried."""
+from ppd.errors import ArgumentError
+from ppd.precision import GraphType, Precision, find_precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +18,7 @@ class Target:
         name: What `--gpu` takes.
         description: The device, in words.
         compute_capability: CUDA compute capability, as NVIDIA lists it; None without an NVIDIA GPU.
-        precision: What `--precision auto` means here, once this version exports it (see `resolve_precision`).
+        precision: What `--precision auto` means here.
         memory_gb: Memory that weights, KV cache and workspace share, in GB; None where it depends on the machine.
         bandwidth_gbs: Its bandwidth, in GB/s; None where it depends on the machine.
         throughput_tflops: Dense operations by precision as run, in 10^12/s: weight-only int8 and int4 compute in fp16
@@ -54,6 +42,10 @@ class Target:
     tensorrt: str | None = None
     tensorrt_rtx: bool = False
     sources: dict[str, str] = field(default_factory=dict)
+
+    def graph_type(self, precision: Precision) -> GraphType:
+        """The graph's type for what is not quantised."""
+        return precision.graph_type(on_gpu=self.compute_capability is not None)
 
     def holds(self, size_bytes: int) -> bool:
         """Whether so much fits the memory; unknown counts as yes."""
@@ -80,49 +72,10 @@ def find_target(name: str) -> Target:
     return targets[name]
 
 
-def resolve_precision(precision: str, target: Target) -> str:
-    """The precision that `auto` stands for, or the one asked for if it can be exported.
-
-    `auto` is the preset's precision, or the next more exact one that this version exports; fp16 only on a GPU.
+def resolve_precision(precision: str, target: Target) -> Precision:
+    """The precision asked for; `auto` is the preset's.
 
     Raises:
-        ArgumentError: It cannot.
+        ArgumentError: It cannot be exported.
     """
-    resolved = _nearest_precision(target) if precision == "auto" else precision
-    if resolved not in PRECISIONS:
-        raise ArgumentError(f"precision {resolved!r} cannot be exported; this version exports {', '.join(PRECISIONS)}")
-    return resolved
-
-
-def require_engine_precision(engine: str, precision: str) -> None:
-    """Refuse a bundle whose precision an engine cannot run.
-
-    Args:
-        engine: A key of `ENGINE_PRECISIONS`.
-        precision: Of the bundle.
-
-    Raises:
-        EngineError: It cannot; the message lists what it can run, and the engines that run this precision.
-    """
-    usable = ENGINE_PRECISIONS[engine]
-    if precision not in usable:
-        others = [name for name, precisions in ENGINE_PRECISIONS.items() if precision in precisions]
-        instead = f", or use {' or '.join(others)}" if others else ""
-        raise EngineError(
-            f"the bundle is in {precision}, the engine {engine} runs {', '.join(usable)}; "
-            f"export with another --precision{instead}"
-        )
-
-
-def has_16_bit_graph(precision: str, target: Target) -> bool:
-    """Whether what is not quantised has 16 bits: where asked for, and on GPUs but for fp32."""
-    return precision == "fp16" or (target.compute_capability is not None and precision != "fp32")
-
-
-def _nearest_precision(target: Target) -> str:
-    order = ("int4", "int8", "fp16", "fp32")
-    if target.precision not in order:
-        return target.precision
-    more_exact = order[order.index(target.precision) :]
-    usable = (p for p in more_exact if p in PRECISIONS and (p != "fp16" or target.compute_capability is not None))
-    return next(usable, target.precision)
+    return find_precision(target.precision if precision == "auto" else precision)

@@ -4,6 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from ppd.manifest import MANIFEST_SCHEMA, CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
+from ppd.precision import PRECISIONS
 from ppd.signature import MAX_TOP_IDS
 from ppd.tree import Node, NodePath, Tree
 
@@ -78,7 +79,8 @@ def manifests() -> st.SearchStrategy[Manifest]:
         special_tokens=st.dictionaries(_NAMES, _NAMES, max_size=3),
         num_top_ids=_COUNTS,
         max_rows=_COUNTS,
-        precision=_NAMES,
+        precision=st.sampled_from(list(PRECISIONS)),
+        graph_type=st.sampled_from(["float32", "float16"]),
         target=_NAMES,
         prompt_tokens=st.builds(
             PromptTokensInfo,

@@ -153,15 +153,22 @@ def test_a_newer_schema_asks_for_an_upgrade(own_bundle: Path, schema: int) -> No
 def test_an_older_schema_asks_for_another_export(own_bundle: Path, schema: int) -> None:
     change(own_bundle, ("schema",), schema)
 
-    assert f"schema {schema}, this version reads schema 2; export the bundle again" in refused(
-        own_bundle, MANIFEST_FILE
+    assert refused(own_bundle, MANIFEST_FILE).endswith(
+        "export the bundle again, or copy it again from where it was made"
     )
+
+
+@pytest.mark.parametrize("field", ["precision", "graph_type"])
+def test_a_precision_that_is_not_known_is_refused_with_those_that_are(own_bundle: Path, field: str) -> None:
+    change(own_bundle, (field,), "fp8")
+
+    assert f"{field} is 'fp8', expected f" in refused(own_bundle, MANIFEST_FILE)
 
 
 WRONG_TYPES: list[tuple[tuple[str, ...], Any]] = [
     (("schema",), True),
-    (("schema",), 1.0),
-    (("schema",), "1"),
+    (("schema",), 2.0),
+    (("schema",), "2"),
     (("model",), None),
     (("model",), []),
     (("model", "num_layers"), 8.0),

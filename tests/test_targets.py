@@ -8,7 +8,8 @@ import pytest
 
 import ppd.targets
 from ppd.errors import ArgumentError, PPDError
-from ppd.targets import PRECISIONS, Target, find_target, load_targets, resolve_precision
+from ppd.precision import PRECISIONS
+from ppd.targets import Target, find_target, load_targets, resolve_precision
 
 CPU = find_target("cpu")
 
@@ -23,7 +24,7 @@ def test_every_preset_is_found_by_its_name_and_is_whole() -> None:
         assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name)
         assert target.description
         assert target.compute_capability is None or re.fullmatch(r"\d+\.\d", target.compute_capability)
-        assert resolve_precision("auto", target) in PRECISIONS
+        assert resolve_precision("auto", target).name == target.precision
 
 
 def test_every_figure_has_a_source() -> None:
@@ -52,22 +53,17 @@ def test_tensorrt_rtx_is_offered_where_it_knows_the_compute_capability() -> None
         assert target.tensorrt is None or re.fullmatch(r"\d+\.\d+\+", target.tensorrt)
 
 
-@pytest.mark.parametrize(
-    ("exported", "name", "expected"),
-    [
-        (("fp32",), "jetson-orin", "fp32"),
-        (("fp32", "fp16"), "jetson-orin", "fp16"),
-        (("fp32", "fp16"), "raspberry-pi-5", "fp32"),
-        (("fp32", "fp16", "int8", "int4"), "raspberry-pi-5", "int8"),
-        (("fp32", "fp16", "int8", "int4"), "cpu", "fp32"),
-    ],
-)
-def test_auto_falls_back_to_the_next_more_exact_precision(
-    exported: tuple[str, ...], name: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ppd.targets, "PRECISIONS", exported)
+@pytest.mark.parametrize(("name", "expected"), [("jetson-orin", "fp16"), ("raspberry-pi-5", "int8"), ("cpu", "fp32")])
+def test_auto_is_the_presets_precision(name: str, expected: str) -> None:
+    assert resolve_precision("auto", find_target(name)).name == expected
 
-    assert resolve_precision("auto", find_target(name)) == expected
+
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [("cpu", "float32 float16 float32 float32"), ("jetson-orin", "float32 float16 float16 float16")],
+)
+def test_a_graph_has_16_bits_on_a_gpu_and_where_asked_for(name: str, types: str) -> None:
+    assert [find_target(name).graph_type(precision) for precision in PRECISIONS.values()] == types.split()
 
 
 def test_presets_are_read_from_the_data_file() -> None:
@@ -109,12 +105,12 @@ def test_a_name_like_no_other_lists_them_all(name: str) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_precision_that_can_be_exported_is_taken_as_asked(precision: str) -> None:
-    assert resolve_precision(precision, CPU) == precision
+    assert resolve_precision(precision, CPU).name == precision
 
 
 @pytest.mark.parametrize("precision", ["fp64", "FP32", "", "Auto"])
 def test_any_other_precision_is_refused(precision: str) -> None:
-    with pytest.raises(ArgumentError, match=f"precision {precision!r} cannot be exported.*{PRECISIONS[0]}"):
+    with pytest.raises(ArgumentError, match=f"precision {precision!r} cannot be exported.*fp32"):
         resolve_precision(precision, CPU)
 
 

@@ -31,7 +31,7 @@ from ppd.bundle import REFERENCE_FILE, Bundle, add_file, file_entry, open_bundle
 from ppd.errors import EngineError
 from ppd.files import write_atomically
 from ppd.manifest import EngineInfo, Manifest
-from ppd.runtime.check import check_engine, load_reference, reference_length
+from ppd.runtime.check import check_engine, load_recording, recording_length
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import Gpu, current_gpu
@@ -45,7 +45,7 @@ from ppd.runtime.engines.tensorrt.built import (
     tree_digest,
 )
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, WEIGHTS_FILE
-from ppd.targets import Target, require_engine_precision
+from ppd.targets import Target
 
 _FIRST_NATIVE = (10, 15)
 """First TensorRT with native attention (10.14.1), rotary and KV-write layers (10.15.1); an older one gets the lowered
@@ -87,12 +87,11 @@ def build(
         The engine's record. One built for the GPU of this machine has been checked against the recorded reference.
 
     Raises:
-        EngineError: The flavour is not installed, cannot run the precision or build for the device, lacks memory, or
+        EngineError: The flavour is not installed, cannot build for the device, lacks memory, or
             made an engine that answers wrongly; that engine is not kept.
         BundleError: The bundle is damaged.
     """
     trt, bundle = import_tensorrt(flavour), open_bundle(folder)
-    require_engine_precision(flavour, bundle.manifest.precision)
     gpu = None if target is not None and flavour == "tensorrt-rtx" else current_gpu()
     capability = _capability(trt, flavour, target, gpu)
     lowered = flavour == "tensorrt" and is_lowered_for(trt.__version__)
@@ -197,7 +196,7 @@ def is_lowered_for(version: str) -> bool:
 def profiles_of(bundle: Bundle, max_rows: int | None = None) -> Profiles:
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows."""
     count = bundle.manifest.prompt_tokens.count
-    return profiles_for(bundle, reference_length(count) + count, max_rows)
+    return profiles_for(bundle, recording_length(count) + count, max_rows)
 
 
 def compute_capabilities(trt: ModuleType) -> list[str]:
@@ -368,7 +367,7 @@ def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
     alone = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=[info]))
     try:
         engine = open_engine(alone, flavour)  # another that fits as well must not answer for it
-        check_engine(engine, Plans(bundle.manifest, bundle.tree), load_reference(bundle.path(REFERENCE_FILE)))
+        check_engine(engine, Plans(bundle.manifest, bundle.tree), load_recording(bundle.path(REFERENCE_FILE)))
     except EngineError as error:
         _write_engines(folder, bundle.manifest, others)
         raise EngineError(f"the engine that was built does not work and was deleted: {error}") from error

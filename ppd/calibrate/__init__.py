@@ -1,5 +1,5 @@
-"""Calibrate: measure the device and the model, then search the best tree."""
+"""Calibrate: measure the device and the model, and fold the fastest tree. Calling it is `calibrate.calibrate`."""
 
-from ppd.planning.search import SearchResult, search_fastest_tree, search_tree
+from ppd.verbs import make_callable
 
-__all__ = ["SearchResult", "search_fastest_tree", "search_tree"]
+make_callable(__name__, "ppd.calibrate.calibrate")

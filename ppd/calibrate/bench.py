@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ppd.errors import ArgumentError
-from ppd.runtime.forks import first_fork, tie_gap_of, top_two_gap
+from ppd.runtime.forks import first_fork, top_two_gap
 from ppd.runtime.model import Model, Prompt
 from ppd.runtime.options import Draft
 from ppd.runtime.result import Result
@@ -123,7 +123,7 @@ def bench(
         acceptance_length=sum(sum(b.accepted_per_step) for _, b in timed) / sum(b.steps for _, b in timed),
         identical=all(a.token_ids == b.token_ids for a, b in pairs),
         forks=len(gaps),
-        excused_forks=sum(gap < tie_gap_of(model.bundle.manifest) for gap in gaps),
+        excused_forks=sum(gap < model.bundle.manifest.tie_gap for gap in gaps),
         prompts=len(prompt_ids),
         turns=turns,
         max_new_tokens=max_new_tokens,

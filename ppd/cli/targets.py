@@ -5,8 +5,9 @@ from ppd.cli.app import app, print_table
 
 @app.command()
 def targets() -> None:
-    """List the devices that --gpu knows, and the precisions that each engine runs."""
-    from ppd.targets import ENGINE_PRECISIONS, load_targets
+    """List the devices that --gpu knows, and what each engine computes a precision in."""
+    from ppd.precision import PRECISIONS
+    from ppd.targets import load_targets
 
     def figure(value: float | None) -> str:
         return "-" if value is None else f"{value:,g}"
@@ -28,4 +29,8 @@ def targets() -> None:
         ],
     )
     print()
-    print_table(("engine", "precisions"), [(name, " ".join(known)) for name, known in ENGINE_PRECISIONS.items()])
+    engines = PRECISIONS["fp32"].computes_in
+    print_table(
+        ("engine", *(f"{name} runs in" for name in PRECISIONS)),
+        [(engine, *(p.computes_in[engine] for p in PRECISIONS.values())) for engine in engines],
+    )

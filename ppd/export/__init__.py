@@ -1,1 +1,5 @@
-"""Export: trace → fold → check → bundle."""
+"""Export: a checkpoint and prompt tokens become a bundle. Calling the package is calling `exporter.export`."""
+
+from ppd.verbs import make_callable
+
+make_callable(__name__, "ppd.export.exporter")

@@ -15,6 +15,7 @@ from ppd.build.finish import finish_for_target
 from ppd.build.fuse import fuse
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
+    MODEL_FILE,
     PROMPT_TOKENS_FILE,
     REFERENCE_FILE,
     TOKENIZER_FILE,
@@ -24,11 +25,12 @@ from ppd.bundle import (
     open_bundle,
     write_manifest,
 )
+from ppd.codec import json_from
 from ppd.errors import EngineError, ExportError
 from ppd.export.damage import measure_damage
 from ppd.export.fold import fold
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
-from ppd.export.record import record_reference
+from ppd.export.record import record
 from ppd.export.trace import trace
 from ppd.export.weights import CutWeights, ExportedWeights, placeholder_decoder, streamed
 from ppd.files import require_writable, staged_folder
@@ -36,7 +38,8 @@ from ppd.manifest import CheckInfo
 from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.runtime.check import Reference, check_engine
+from ppd.precision import PRECISIONS
+from ppd.runtime.check import Recording, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
@@ -110,7 +113,7 @@ def export(
         PPDError: Something given cannot be used, or the check fails. No bundle appears then.
     """
     preset = find_target(target)
-    resolved_precision = resolve_precision(precision, preset)
+    resolved_precision = resolve_precision(precision, preset).name
     progress(STAGES[0])
     if out is not None:
         require_writable(Path(out), force=force, is_ours=looks_like_bundle)
@@ -157,7 +160,7 @@ def export(
     )
 
 
-def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Reference:
+def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Recording:
     """Write every file but the manifest; the recorded reference, with all logits if there is room, is returned."""
     progress(STAGES[2])
     # The tracer needs shapes and types only; the weights come when the graph is written.
@@ -170,6 +173,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
     if parts.target.compute_capability is None:
         _write_fused_graph(staging, parts.config.num_heads)
+    (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
@@ -180,7 +184,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:
-        reference = record_reference(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
+        reference = record(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
     reference.save(staging / REFERENCE_FILE)
     return reference
 
@@ -192,7 +196,7 @@ def _write_fused_graph(staging: Path, num_heads: int) -> None:
         (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
 
 
-def _check(staging: Path, reference: Reference) -> CheckInfo:
+def _check(staging: Path, reference: Recording) -> CheckInfo:
     """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
         onnx.checker.check_model(str(staging / GRAPH_FILE), full_check=True)
@@ -211,7 +215,7 @@ def _is_lossy(parts: Parts, opened: Weights) -> bool:
     """Whether the exported numbers are others than the checkpoint's."""
     if parts.precision == "fp16":
         return any(opened.read(name).dtype != torch.float16 for name in opened.names)
-    return parts.precision != "fp32"
+    return PRECISIONS[parts.precision].is_quantised
 
 
 def _is_cut(parts: Parts) -> bool:

@@ -18,8 +18,9 @@ from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.planning.choose import ChosenTree, choose_estimated_tree
+from ppd.precision import PRECISIONS
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
-from ppd.targets import Target, has_16_bit_graph
+from ppd.targets import Target
 from ppd.tree import Tree, load_tree
 
 DEFAULT_NUM_PROMPT_TOKENS = 3
@@ -61,7 +62,8 @@ class Parts:
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
     """The graph's type for what is not quantised."""
-    return torch.float16 if has_16_bit_graph(precision, target) else torch.float32
+    kind: torch.dtype = getattr(torch, target.graph_type(PRECISIONS[precision]))
+    return kind
 
 
 def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
@@ -165,6 +167,7 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
         num_top_ids=parts.num_top_ids,
         max_rows=MAX_ROWS,
         precision=parts.precision,
+        graph_type=parts.target.graph_type(PRECISIONS[parts.precision]),
         target=parts.target.name,
         prompt_tokens=PromptTokensInfo(
             count=len(parts.prompt_tokens),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppd.errors import ExportError
+from ppd.precision import PRECISIONS
 
 BLOCK_SIZES = (32, 16)
 """Numbers that share a scale: the first that divides the inputs of a projection."""
@@ -54,9 +55,8 @@ def bits_of(name: str, shape: tuple[int, ...], precision: str) -> int | None:
         precision: Of the export.
     """
     is_projection = name == HEAD or (name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2)
-    if precision not in ("int8", "int4") or not is_projection or block_size(shape[0]) is None:
-        return None
-    return 8 if precision == "int8" else 4
+    found = PRECISIONS[precision]
+    return found.bits if found.is_quantised and is_projection and block_size(shape[0]) is not None else None
 
 
 def block_size(num_inputs: int) -> int | None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ppd.errors import ExportError
 from ppd.export.quantise import HEAD, bits_of, numpy_dtype, quantise_graph, require_stored, stored
-from ppd.export.trace import GRAPH_PREFIX
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.precision import PRECISIONS
+from ppd.signature import PARAMETER_PREFIX
 
 
 class ReadableWeights(Protocol):
@@ -74,7 +75,7 @@ class ExportedWeights:
         if bits_of(name, tuple(weight.shape), self.precision) is None:
             return weight.to(self.dtype).float()
         assert self._graph is not None, "quantised weights are read from the graph"
-        found = stored(self._graph, f"{GRAPH_PREFIX}{name}")
+        found = stored(self._graph, f"{PARAMETER_PREFIX}{name}")
         if name not in self._verified:
             require_stored(found, weight, name, self.dtype)
             self._verified.add(name)
@@ -91,7 +92,7 @@ class ExportedWeights:
             ExportError: A weight is not an initializer of the graph: the tracer changed it.
         """
         with torch.device("meta"):
-            names = {f"{GRAPH_PREFIX}{name}": name for name in Decoder(config, 2).state_dict()}
+            names = {f"{PARAMETER_PREFIX}{name}": name for name in Decoder(config, 2).state_dict()}
         if missing := sorted(names.keys() - model.graph.initializers.keys()):
             raise ExportError(f"the traced graph lacks {missing[0]}; use the torch version of constraints.txt")
         kind = ir.DataType.from_numpy(numpy_dtype(self.dtype))
@@ -99,7 +100,7 @@ class ExportedWeights:
             value = model.graph.initializers[key]
             assert value.shape is not None
             value.const_value = ir.LazyTensor(self._reader(name, key), kind, ir.Shape(value.shape), name=key)
-        if self.precision in ("int8", "int4"):
+        if PRECISIONS[self.precision].is_quantised:
             quantise_graph(model, self._weights.read, names, self.precision)
         self._graph = model
 

@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from ppd.errors import ArgumentError
 from ppd.manifest import ModelInfo
+from ppd.precision import PRECISIONS
 from ppd.targets import Target
 
-BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.125, "int4": 0.625}
-"""As stored; int8 and int4 with an fp32 scale per block of 32."""
 OVERHEAD_MS = 0.1
 """Host code and launches per step: an assumption, not measured on any target."""
 
@@ -66,8 +65,8 @@ def estimate_steps(
     if target.bandwidth_gbs is None or precision not in target.throughput_tflops:
         raise ArgumentError(f"target {target.name} has no figures for {precision}; run ppd calibrate on the device")
     per_ms = target.bandwidth_gbs * 1e6  # bytes per millisecond
-    weights = model.num_parameters * BYTES_PER_WEIGHT[precision] / per_ms
-    cache = cache_len * kv_bytes_per_row(model, precision) / per_ms
+    weights = model.num_parameters * PRECISIONS[precision].bytes_per_weight / per_ms
+    cache = cache_len * kv_bytes_per_row(model, target, precision) / per_ms
     attention = 4.0 * model.num_layers * model.num_heads * model.head_dim * cache_len
     operations = 2.0 * model.num_parameters + attention
     return [
@@ -87,9 +86,10 @@ def curve_from_steps(steps: list[StepEstimate]) -> npt.NDArray[np.float64]:
     return np.array([step.latency_ms for step in steps])
 
 
-def kv_bytes_per_row(model: ModelInfo, precision: str) -> float:
-    """Bytes that one cached row has over all layers; fp16 but for fp32 models."""
-    return 2.0 * model.num_layers * model.num_kv_heads * model.head_dim * (4 if precision == "fp32" else 2)
+def kv_bytes_per_row(model: ModelInfo, target: Target, precision: str) -> float:
+    """Bytes that one cached row has over all layers, in the graph's type."""
+    size = 2 if target.graph_type(PRECISIONS[precision]) == "float16" else 4
+    return 2.0 * model.num_layers * model.num_kv_heads * model.head_dim * size
 
 
 def memory_warning(target: Target, model: ModelInfo, precision: str, context: int) -> str | None:
@@ -99,8 +99,8 @@ def memory_warning(target: Target, model: ModelInfo, precision: str, context: in
     """
     if target.memory_gb is None:
         return None
-    weights = model.num_parameters * BYTES_PER_WEIGHT[precision] / 1e9
-    cache = context * kv_bytes_per_row(model, precision) / 1e9
+    weights = model.num_parameters * PRECISIONS[precision].bytes_per_weight / 1e9
+    cache = context * kv_bytes_per_row(model, target, precision) / 1e9
     need = 1.1 * weights + cache
     if need <= target.memory_gb:
         return None

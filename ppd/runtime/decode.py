@@ -7,7 +7,6 @@ import numpy as np
 from ppd.manifest import Manifest
 from ppd.runtime.draft import Plan, plain_plan, plans_from_tree
 from ppd.runtime.engines.base import Engine, Ids
-from ppd.runtime.forks import rounding_of
 from ppd.runtime.options import Options
 from ppd.runtime.sampling import Distribution, draw, process_logits
 from ppd.runtime.verify import Accepted, verify_exact, verify_typical
@@ -22,7 +21,7 @@ class Plans:
         self.plain = plain_plan(m, *sizes)
         self.by_state = plans_from_tree(tree, *sizes)
         self.num_prompt_tokens, self.vocab_size = m, manifest.model.vocab_size
-        self.chunk_size, self.rounding = manifest.max_rows - m, rounding_of(manifest)
+        self.chunk_size, self.rounding = manifest.max_rows - m, manifest.rounding
 
 
 class Decoding:

@@ -8,25 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppd.manifest import Manifest
 from ppd.runtime.engines import Engine
 from ppd.signature import causal_state
-from ppd.targets import has_16_bit_graph, load_targets
-
-TIE_GAPS = {"fp32": 1e-4, "fp16": 2e-2, "int8": 0.25, "int4": 1e-4}
-"""ε by precision: the gap of plain decoding's two best logits below which a fork is excused."""
-
-
-def rounding_of(manifest: Manifest) -> str:
-    """The precision whose rounding an exact engine has: a 16-bit graph rounds as fp16 does, whatever its weights."""
-    target = load_targets().get(manifest.target)
-    in_16_bits = target is not None and has_16_bit_graph(manifest.precision, target)
-    return "fp16" if in_16_bits else manifest.precision
-
-
-def tie_gap_of(manifest: Manifest) -> float:
-    """ε for a bundle."""
-    return max(TIE_GAPS[manifest.precision], TIE_GAPS[rounding_of(manifest)])
 
 
 def first_fork(left: Sequence[int], right: Sequence[int]) -> int | None:

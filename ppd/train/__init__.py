@@ -1,1 +1,5 @@
-"""Train: prompt tokens for a frozen model. Documents → sequences and rollouts → packed steps → an adapter's folder."""
+"""Train: prompt tokens for a frozen model. Calling the package is calling `trainer.train`."""
+
+from ppd.verbs import make_callable
+
+make_callable(__name__, "ppd.train.trainer")

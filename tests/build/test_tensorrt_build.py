@@ -23,7 +23,8 @@ from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
-from ppd.targets import ENGINE_PRECISIONS, find_target
+from ppd.precision import PRECISIONS
+from ppd.targets import find_target
 from ppd.tree import Tree
 from tests.copies import link_bundle
 from tests.tiny_models import FEATURES, save_tiny_model
@@ -208,16 +209,6 @@ def test_a_calibration_engine_is_another_engine(small: Path) -> None:
 
     assert [info.max_decode_rows for info in infos] != [128, 128]
     assert infos[0].key != infos[1].key
-
-
-def test_a_precision_that_the_flavour_cannot_run_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINE_PRECISIONS, "tensorrt-rtx", ("int8", "int4"))
-
-    done = CliRunner().invoke(app, ["build", str(small), "--gpu", "rtx-4090"])
-
-    assert isinstance(done.exception, EngineError)
-    assert "is in fp32, the engine tensorrt-rtx runs int8, int4; export with another --precision" in str(done.exception)
-    assert open_bundle(small).manifest.engines == []
 
 
 def test_progress_runs_to_the_end(small: Path) -> None:

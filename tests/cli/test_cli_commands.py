@@ -18,7 +18,8 @@ from ppd.bundle import open_bundle
 from ppd.manifest import MANIFEST_FILE
 from ppd.models.registry import load_registry
 from ppd.planning.hand_made import hand_made_tree
-from ppd.targets import ENGINE_PRECISIONS, load_targets
+from ppd.precision import PRECISIONS
+from ppd.targets import load_targets
 from ppd.tree import Node, Tree, json_from_tree
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, misused
 
@@ -186,8 +187,9 @@ def test_targets_lists_every_preset(run: Run) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     targets, engines = outcome.out.split("\n\n")
     assert [line.split()[0] for line in targets.splitlines()] == ["target", *load_targets()]
-    rows = [line.split() for line in engines.splitlines()]
-    assert rows == [["engine", "precisions"], *([name, *known] for name, known in ENGINE_PRECISIONS.items())]
+    rows = [re.split(" {2,}", line) for line in engines.splitlines()]
+    assert rows[0] == ["engine", *(f"{name} runs in" for name in PRECISIONS)]
+    assert ["onnxruntime", "fp32", "fp32", "int8", PRECISIONS["int4"].computes_in["onnxruntime"]] in rows
     assert re.search(
         r"^rtx-4090 +NVIDIA GeForce RTX 4090 +8\.9 +24 +1,008 +165.2 +fp16 +10\.15\+ RTX$", outcome.out, re.MULTILINE
     )

@@ -31,7 +31,7 @@ def test_decoder_equals_transformers(feature: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(ids).logits
         mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None]
-        hidden, _ = decoder(decoder.embedding(ids), torch.arange(LENGTH)[None], mask)
+        hidden = decoder(decoder.embedding(ids), torch.arange(LENGTH)[None], mask)
         without_cache = decoder.logits(hidden)
         graph, state = StepGraph(decoder, 3, 10), torch.tensor([causal_state(3)])
         _, first, *kv = graph(ids[:, :50], state, torch.tensor([0]), torch.arange(50), kv)
@@ -52,6 +52,7 @@ def test_export_equals_transformers(feature: str, tmp_path: Path) -> None:
         f"{feature}: {check.num_rows} rows, largest difference {check.max_difference:.2e}, {check.near_ties} near-ties"
     )
     assert check.max_difference <= check.tolerance
+    assert runtime.check_bundle(tmp_path / "bundle", engine="torch", threads=1).num_rows == check.num_rows
     prompt = np.random.default_rng(2).integers(3, 61, 7).tolist()
     model = runtime.load(tmp_path / "bundle", threads=1)
     plain = model.generate(prompt, max_new_tokens=40, draft=False)

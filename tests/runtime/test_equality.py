@@ -18,8 +18,9 @@ from ppd import runtime
 from ppd.bundle import Bundle, open_bundle
 from ppd.export.exporter import export
 from ppd.models.registry import load_registry
+from ppd.precision import PRECISIONS
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from ppd.runtime.forks import TIE_GAPS, first_fork, top_two_gap
+from ppd.runtime.forks import first_fork, top_two_gap
 from ppd.runtime.model import Model
 from ppd.runtime.sampling import gumbel_noise, process_logits
 from ppd.signature import TREE_TABLES_FILE
@@ -74,7 +75,7 @@ def assert_same(model: Model, prompt: list[int], plain: list[int], drafted: list
     if fork is not None:
         gap = top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, prompt + plain[:fork])
         print(f"fork at token {fork}, gap {gap:.2e}")
-        assert gap < TIE_GAPS["fp32"]
+        assert gap < PRECISIONS["fp32"].tie_gap
 
 
 @pytest.fixture(scope="session")

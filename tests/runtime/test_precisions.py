@@ -2,7 +2,7 @@
 
 The reference is the engine `torch` with the bundle's own weights, dequantised. fp32 and int4 are computed in fp32, so
 no fork is expected. int8 rounds activations to 8 bits: a fork is excused where the reference has both tokens' logits
-within ε (`TIE_GAPS`), and every fork is printed.
+within ε (`Precision.tie_gap`), and every fork is printed.
 """
 
 from pathlib import Path
@@ -12,18 +12,18 @@ import pytest
 
 from ppd import runtime
 from ppd.bundle import open_bundle
+from ppd.precision import PRECISIONS
 from ppd.runtime.engines import Engine, open_engine
-from ppd.runtime.forks import TIE_GAPS, first_fork
+from ppd.runtime.forks import first_fork
 from ppd.runtime.model import Model
 from ppd.signature import causal_state
-from ppd.targets import ENGINE_PRECISIONS
 from ppd.tree import load_tree
 from tests.conftest import exported_tinypy
 from tests.runtime.test_equality import PROMPTS, WIDE_TREE, model_with_tree
 
 NUM_PROMPTS, NUM_TOKENS = 8, 64
 EXACT = ("fp32", "int4")
-CPU_PRECISIONS = [name for name in ENGINE_PRECISIONS["onnxruntime"] if name != "fp16"]  # fp16 is for GPUs
+CPU_PRECISIONS = [name for name in PRECISIONS if name != "fp16"]  # fp16 is for GPUs
 
 
 @pytest.fixture(scope="module", params=CPU_PRECISIONS)
@@ -80,7 +80,7 @@ def test_forks_sit_at_near_ties_of_the_reference(model: Model, reference: Model,
                 print(f"{precision}: plain and {title} fork at token {fork} of {prompt!r}, gap {gaps[-1]:.2e}")
     print(f"{precision}: {len(gaps)} forks in {num_compared} comparisons, {num_tokens} tokens in {num_steps} steps")
     assert num_steps < num_tokens  # guesses were accepted, so that there was something to compare
-    assert all(gap < TIE_GAPS[precision] for gap in gaps)
+    assert all(gap < PRECISIONS[precision].tie_gap for gap in gaps)
     if precision in EXACT:
         assert gaps == []
 
@@ -94,7 +94,7 @@ def test_another_token_than_a_near_tie_would_be_found(model: Model, reference: M
     top = reference.engine.run(np.array(ids), causal_state(m), 0, np.arange(len(ids)))
     gaps = [tie_gap(reference.engine, m, ids[: i + 1], (int(row[0]), int(row[1]))) for i, row in enumerate(top.copy())]
 
-    assert max(gaps) > TIE_GAPS[model.bundle.manifest.precision]
+    assert max(gaps) > model.bundle.manifest.tie_gap
 
 
 def test_a_quantised_bundle_is_smaller(folder: Path, tinypy_bundle: Path) -> None:

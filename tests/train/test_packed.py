@@ -14,9 +14,8 @@ from ppd.train.evaluate import evaluate
 from ppd.train.losses import kl, total_variation, weighted_loss
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
 from ppd.train.rollouts import continue_texts, make_rollouts
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import FEATURES, save_tiny_model
 
-FEATURES = ("llama_gqa", "llama_mqa", "llama_biases", "llama_llama3", "qwen2", "qwen3", "qwen3_bias")
 TOLERANCE = 2e-5  # of logits up to 7
 T, M = 20, 3
 
@@ -44,7 +43,7 @@ def plain_logits(decoder: Decoder, x: Tensor) -> Tensor:
     """A causal pass of the decoder itself: [N, hidden] to [N, V]."""
     rows = len(x)
     mask = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
-    return decoder.logits(decoder(x[None], torch.arange(rows)[None], mask)[0])[0]
+    return decoder.logits(decoder(x[None], torch.arange(rows)[None], mask))[0]
 
 
 @pytest.mark.parametrize("feature", FEATURES)
@@ -88,7 +87,9 @@ def test_only_prompt_tokens_get_a_gradient_and_it_is_the_one_of_transformers(tmp
     torch.testing.assert_close(tokens.grad, again.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_greedy_rollouts_are_the_decoders_own_choices(decoder: Decoder) -> None:
+@pytest.mark.parametrize("feature", FEATURES)
+def test_greedy_rollouts_are_the_decoders_own_choices(feature: str, tmp_path: Path) -> None:
+    decoder = decoder_of(feature, tmp_path)
     prefixes = random_ids(3, 8)
 
     made = continue_texts(decoder, prefixes, T, 0.0, torch.Generator())

@@ -1,6 +1,6 @@
 """Engines: what runs the graph.
 
-A new one is a module beside `onnxruntime.py`, a line in `OPENERS`, and one in `ENGINE_PRECISIONS` of `ppd/targets.py`.
+A new one is a module beside `onnxruntime.py`, and a line in `OPENERS`.
 The modules are imported when their engine is chosen, by name: the runtime itself needs none of them. `torch` lies in a
 layer above, since it is the decoder that export traces.
 """
@@ -13,7 +13,6 @@ from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine
 from ppd.runtime.engines.tensorrt.built import FLAVOURS
-from ppd.targets import require_engine_precision
 
 OPENERS = {
     "onnxruntime": "ppd.runtime.engines.onnxruntime.cpu:open_onnxruntime",
@@ -84,7 +83,6 @@ def _gpu_choices(bundle: Bundle) -> list[str]:
 
 
 def _open(bundle: Bundle, engine: str, threads: int | None, *, exact: bool = False) -> Engine:
-    require_engine_precision(engine, bundle.manifest.precision)
     module, function = OPENERS[engine].split(":")
     try:
         opener = getattr(importlib.import_module(module), function)

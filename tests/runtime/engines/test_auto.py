@@ -1,6 +1,5 @@
 """Which engine "auto" takes, and what an engine that cannot be opened says."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import pytest
 
 from ppd.bundle import open_bundle
 from ppd.errors import EngineError
+from ppd.precision import PRECISIONS
 from ppd.runtime.engines import ENGINES, OPENERS, open_engine
 from ppd.runtime.engines.onnxruntime.cuda import operators_on_cpu
 from ppd.signature import GRAPH_FILE
-from ppd.targets import ENGINE_PRECISIONS, PRECISIONS
 
 
 def test_auto_without_gpu_engines_is_the_cpu(tinypy_bundle: Path) -> None:
@@ -47,29 +46,8 @@ def test_a_missing_torch_is_named(tinypy_bundle: Path, monkeypatch: pytest.Monke
         open_engine(open_bundle(tinypy_bundle, verify=False), "torch")
 
 
-def test_every_engine_has_its_precisions_and_none_is_unknown_to_the_export() -> None:
-    assert tuple(ENGINE_PRECISIONS) == ENGINES == tuple(OPENERS)
-    assert {precision for known in ENGINE_PRECISIONS.values() for precision in known} <= set(PRECISIONS)
-
-
-@pytest.mark.parametrize("engine", ["auto", *ENGINES])
-def test_a_precision_that_an_engine_cannot_run_is_refused_with_those_it_can(engine: str, tinypy_bundle: Path) -> None:
-    bundle = open_bundle(tinypy_bundle, verify=False)
-    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, precision="fp8"))
-    name = "onnxruntime" if engine == "auto" else engine
-
-    with pytest.raises(EngineError) as refused:
-        open_engine(bundle, engine, threads=1)
-
-    expected = f"the bundle is in fp8, the engine {name} runs {', '.join(ENGINE_PRECISIONS[name])}; "
-    assert str(refused.value) == f"{expected}export with another --precision"
-
-
-def test_the_refusal_names_the_engines_that_can(tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENGINE_PRECISIONS, "torch", ("int8",))
-
-    with pytest.raises(EngineError, match=r"is in fp32, the engine torch runs int8; .*, or use onnxruntime or "):
-        open_engine(open_bundle(tinypy_bundle, verify=False), "torch")
+def test_every_precision_says_what_every_engine_computes_in() -> None:
+    assert all(tuple(precision.computes_in) == ENGINES == tuple(OPENERS) for precision in PRECISIONS.values())
 
 
 def test_operators_on_the_cpu_are_found(tinypy_bundle: Path) -> None:

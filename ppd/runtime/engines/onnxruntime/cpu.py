@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
+from ppd.precision import EXACT_LEVEL, PRECISIONS
 from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
 from ppd.signature import (
@@ -29,10 +30,6 @@ from ppd.signature import (
 from ppd.tree import tree_tables_from_bytes
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_ACCURACY_LEVELS = {"int4": "1", "int8": "4"}
-"""What quantised products compute in. 1 is fp32: exact. 4 rounds activations to 8 bits, which makes other tokens of
-near-ties; the fp32 kernel for 8-bit weights is twenty times slower than that, so int8 takes it all the same."""
-_EXACT = "1"
 _SPARE_BINDINGS = 12
 """Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
 
@@ -173,9 +170,9 @@ def session_with_tree(
 
 def _open_session(bundle: Bundle, graph: str, threads: int | None, *, exact: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    level = _ACCURACY_LEVELS.get(bundle.manifest.precision)
+    level = PRECISIONS[bundle.manifest.precision].accuracy_level
     if level is not None:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", _EXACT if exact else level)
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(EXACT_LEVEL if exact else level))
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
