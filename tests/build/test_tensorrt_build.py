@@ -23,7 +23,6 @@ from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
-from ppd.precision import PRECISIONS
 from ppd.targets import find_target
 from ppd.tree import Tree
 from tests.copies import link_bundle

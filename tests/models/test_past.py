@@ -1,7 +1,5 @@
 """The pasts of a pass: text read in pieces is text read whole, and a shared prefix stays as it is."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
