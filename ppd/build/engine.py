@@ -15,9 +15,6 @@ from typing import Any
 
 import onnx
 
-from ppd.bundle import REFERENCE_FILE, Bundle, add_file, file_entry, open_bundle, write_manifest
-from ppd.errors import EngineError
-from ppd.files import write_atomically
 from ppd.build.lower import lower
 from ppd.build.network import (
     Profiles,
@@ -30,6 +27,9 @@ from ppd.build.network import (
     require_native,
 )
 from ppd.build.timing_cache import keep_timing_cache, timing_cache_path, use_timing_cache
+from ppd.bundle import REFERENCE_FILE, Bundle, add_file, file_entry, open_bundle, write_manifest
+from ppd.errors import EngineError
+from ppd.files import write_atomically
 from ppd.manifest import EngineInfo, Manifest
 from ppd.runtime.check import check_engine, load_recording, recording_length
 from ppd.runtime.decode import Plans

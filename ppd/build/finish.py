@@ -4,8 +4,6 @@ import string
 from importlib import resources
 from pathlib import Path
 
-from ppd.bundle import Bundle, add_file, open_bundle
-from ppd.errors import EngineError
 from ppd.build.engine import (
     BuildProgress,
     add_lowered_graph,
@@ -16,6 +14,8 @@ from ppd.build.engine import (
     plan_from_bundle,
     profiles_of,
 )
+from ppd.bundle import Bundle, add_file, open_bundle
+from ppd.errors import EngineError
 from ppd.runtime.engines.tensorrt.built import import_tensorrt
 from ppd.targets import Target
 

@@ -4,6 +4,8 @@ import json
 
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo, Manifest
+from ppd.signature import FUSED_GRAPH_FILE, FUSED_HEAD_MULTIPLE
+from ppd.targets import load_targets
 from ppd.tree import Rows
 
 
@@ -17,6 +19,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
         f"target         {manifest.target}, {manifest.precision}",
+        *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
         f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
@@ -54,6 +57,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"model          {model.name} ({model.architecture}), {model.num_parameters:,} parameters, "
         f"context {manifest.context}",
         f"target         {manifest.target}, {manifest.precision}",
+        *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}): {added_parameters:,} numbers, "
         f"{100 * added_parameters / model.num_parameters:.2g} % of the parameters",
         f"tree           {f'{tree.source}; {per_state}' if tree.drafts else 'none: plain decoding only'}",
@@ -70,6 +74,17 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
+
+
+def _graph_lines(manifest: Manifest) -> list[str]:
+    """Why ONNX Runtime runs the standard graph on a CPU, where the bundle is for one and it does."""
+    target = load_targets().get(manifest.target)
+    if FUSED_GRAPH_FILE in manifest.files or target is None or target.compute_capability is not None:
+        return []
+    return [
+        "graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "
+        f"{FUSED_HEAD_MULTIPLE}, not {manifest.model.head_dim}"
+    ]
 
 
 def describe_damage(damage: DamageInfo | None) -> list[str]:

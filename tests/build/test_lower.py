@@ -7,11 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from ppd.build.engine import add_lowered_graph
+from ppd.build.lower import lower
 from ppd.bundle import REFERENCE_FILE, open_bundle
 from ppd.errors import ExportError
 from ppd.export.exporter import export
-from ppd.build.lower import lower
-from ppd.build.engine import add_lowered_graph
 from ppd.runtime.check import check_engine, load_recording
 from ppd.runtime.decode import Plans
 from tests.tiny_models import save_tiny_model

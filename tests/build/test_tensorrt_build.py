@@ -9,21 +9,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ppd.build.engine import add_lowered_graph, build, compute_capabilities, plan_from_bundle, profiles_of
+from ppd.build.finish import finish_for_target
+from ppd.build.lower import lower
+from ppd.build.network import has_fused_attention, parse, profiles_for, read_graph, require_native
 from ppd.bundle import Bundle, open_bundle, refold_tree
 from ppd.cli import build as _  # noqa: F401 - registers the command
 from ppd.cli.app import app
 from ppd.errors import EngineError
 from ppd.export.exporter import export
-from ppd.build.finish import finish_for_target
 from ppd.export.fold import fold
-from ppd.build.lower import lower
-from ppd.build.network import has_fused_attention, parse, profiles_for, read_graph, require_native
-from ppd.build.engine import add_lowered_graph, build, compute_capabilities, plan_from_bundle, profiles_of
 from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
-from ppd.precision import PRECISIONS
 from ppd.targets import find_target
 from ppd.tree import Tree
 from tests.copies import link_bundle

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppd.bundle import Bundle, open_bundle
-from ppd.errors import EngineError
 from ppd.build import engine as tensorrt
 from ppd.build.engine import Plan, build, is_lowered_for
+from ppd.bundle import Bundle, open_bundle
+from ppd.errors import EngineError
 from ppd.runtime.engines import Engine
 from ppd.runtime.engines.tensorrt.built import engine_role
 from tests.copies import link_bundle

@@ -10,6 +10,7 @@ from ppd.bundle import Bundle, open_bundle, tree_info
 from ppd.cli.describe import describe_bundle, describe_check, describe_export, draw_rows
 from ppd.manifest import DamageInfo, EngineInfo
 from ppd.tree import Node, Tree, order_rows
+from tests.copies import standard
 
 TREE = Tree(
     2,
@@ -222,3 +223,14 @@ def test_built_engines_are_told_and_so_is_a_build_that_is_left_to_the_device(bun
     summary = describe_export(built, 1, 1, 1)
     assert "engine abc" in summary
     assert lines_of(summary)["note"] == "build the engine on cpu itself: BUILD.md in the bundle says how"
+
+
+def test_the_graph_is_named_where_it_is_not_the_fused_one(bundle: Bundle) -> None:
+    assert "graph" not in lines_of(describe_bundle(bundle))
+    manifest = standard(bundle).manifest
+    model = dataclasses.replace(manifest.model, head_dim=12)
+    odd = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, model=model))
+    gpu = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, target="jetson-orin"))
+    for text in (describe_bundle(odd), describe_export(odd, 1, 1, 1)):
+        assert lines_of(text)["graph"].endswith("takes head sizes of multiples of 8, not 12")
+    assert "graph" not in lines_of(describe_bundle(gpu))

@@ -57,7 +57,7 @@ def test_wrong_tree_tables_are_found(
     if kind == "root unseen":
         mask[state, 1, 0] = False
     elif kind == "sibling seen":
-        mask[state, rows.children[0][0], rows.children[0][1]] = True
+        mask[state, rows.children[0][1], rows.children[0][0]] = True
     elif kind == "prompt row unseen":
         mask[state, rows.first_prompts[0], 0] = False
     else:

@@ -11,20 +11,54 @@ from ppd.bundle import open_bundle
 from ppd.errors import ArgumentError
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from ppd.signature import MIN_CAPACITY
+from ppd.signature import FUSED_GRAPH_FILE, MIN_CAPACITY
+from tests.copies import standard
+
+STALE = 7.0
+"""What rows of the cache hold that no step has written."""
 
 
-def test_cache_is_written_in_place(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = runtime.load(tinypy_bundle, threads=1)
-    model.generate("def f(x):\n" * 20, max_new_tokens=160)  # grows the cache on the way
-    output = capfd.readouterr()
-    assert "in-place" not in output.err + output.out
-    assert output.err == ""
+@pytest.fixture(params=["fused", "standard"])
+def engine(request: pytest.FixtureRequest, tinypy_bundle: Path) -> OnnxRuntimeEngine:
+    """On each of the graphs, with STALE in every row of the cache."""
+    bundle = open_bundle(tinypy_bundle)
+    assert bundle.has(FUSED_GRAPH_FILE)
+    made = OnnxRuntimeEngine(bundle if request.param == "fused" else standard(bundle), threads=1)
+    made.restart(4)
+    made.cache.array[:] = STALE
+    return made
 
 
-def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_step_writes_its_own_rows_of_the_cache_and_no_others(engine: OnnxRuntimeEngine) -> None:
+    ids, state = np.array([5, 6, 7]), 4
+    engine.run(ids, state, 0, np.zeros(1, np.int64))
+    before = engine.cache.array.copy()
+    engine.run(ids[:2], state, 3, np.zeros(1, np.int64))
+    after = engine.cache.array
+    assert np.all(before[:, :, :, 3:] == STALE)
+    assert np.all(after[:, :, :, 5:] == STALE)  # a present that is a copy begins as zeros
+    assert np.array_equal(after[:, :, :, :3], before[:, :, :, :3])
+    assert np.all(np.any(after[:, :, :, 3:5] != STALE, axis=-1))
+
+
+def test_inputs_and_outputs_of_a_step_are_the_cache_itself(engine: OnnxRuntimeEngine) -> None:
+    engine.run(np.array([5]), 4, 0, np.zeros(1, np.int64))
+    assert engine._last is not None
+    layers = engine.cache.array.reshape(-1, *engine.cache.array.shape[2:])
+    addresses = [layer.ctypes.data for layer in layers]
+    assert [value.data_ptr() for value in engine._last.io.get_outputs()[2:]] == addresses
+
+
+def test_a_present_that_is_not_the_past_is_a_copy_that_shows(tinypy_bundle: Path) -> None:
     engine = OnnxRuntimeEngine(open_bundle(tinypy_bundle), threads=1)
     engine.restart(4)
+    engine.cache.array[:] = STALE
+    outputs = engine._session.run(None, feeds_of(engine))
+    assert np.all(outputs[2][:, :, 2:] == 0)
+
+
+def feeds_of(engine: OnnxRuntimeEngine) -> dict[str, np.ndarray]:
+    """Inputs of a step of two rows, without a binding."""
     feeds = {
         "input_ids": np.zeros((1, 2), np.int64),
         "state": np.array([4]),
@@ -32,8 +66,24 @@ def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytes
         "head_rows": np.array([0]),
     }
     layers = engine.cache.array.reshape(-1, 1, *engine.cache.array.shape[2:])
-    feeds |= dict(zip([f"{kind}_{i}" for i in range(8) for kind in "kv"], layers, strict=True))
-    engine._session.run(None, feeds)
+    return feeds | dict(zip([f"{kind}_{i}" for i in range(8) for kind in "kv"], layers, strict=True))
+
+
+def test_onnxruntime_does_not_complain_of_a_copied_cache(
+    tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = standard(open_bundle(tinypy_bundle))
+    model = runtime.Model(bundle, OnnxRuntimeEngine(bundle, threads=1))
+    model.generate("def f(x):\n" * 20, max_new_tokens=160)  # grows the cache on the way
+    output = capfd.readouterr()
+    assert "in-place" not in output.err + output.out
+    assert output.err == ""
+
+
+def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = OnnxRuntimeEngine(standard(open_bundle(tinypy_bundle)), threads=1)
+    engine.restart(4)
+    engine._session.run(None, feeds_of(engine))
     assert "in-place optimization not activated" in capfd.readouterr().err
 
 

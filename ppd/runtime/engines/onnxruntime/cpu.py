@@ -15,6 +15,7 @@ from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
 from ppd.signature import (
     CACHE_LEN,
+    FUSED_GRAPH_FILE,
     GRAPH_FILE,
     HEAD_ROWS,
     INPUT_IDS,
@@ -45,7 +46,7 @@ class _Binding:
 
 
 class OnnxRuntimeEngine:
-    """Runs a bundle's graph in ONNX Runtime.
+    """Runs a bundle's graph in ONNX Runtime: the one rewritten for it, where the bundle has it.
 
     Args:
         bundle: The bundle.
@@ -61,8 +62,9 @@ class OnnxRuntimeEngine:
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        self._session = _open_session(bundle, threads, exact=exact)
-        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
+        graph = FUSED_GRAPH_FILE if bundle.has(FUSED_GRAPH_FILE) else GRAPH_FILE
+        self._session = _open_session(bundle, graph, threads, exact=exact)
+        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
         # Cache and logits have the graph's own type.
         self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
         self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
@@ -152,8 +154,10 @@ class OnnxRuntimeEngine:
         return binding
 
 
-def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:
-    """A session of the bundle's graph with the folded tree.
+def session_with_tree(
+    bundle: Bundle, graph: str, options: ort.SessionOptions, providers: Sequence[Any]
+) -> ort.InferenceSession:
+    """A session of one of the bundle's graphs, by its role, with the folded tree.
 
     The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
     point to the tables, which therefore live here until the session is made.
@@ -161,10 +165,10 @@ def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Se
     mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
-    return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
+    return ort.InferenceSession(bundle.path(graph), options, providers=providers)
 
 
-def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.InferenceSession:
+def _open_session(bundle: Bundle, graph: str, threads: int | None, *, exact: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     level = PRECISIONS[bundle.manifest.precision].accuracy_level
     if level is not None:
@@ -172,22 +176,22 @@ def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.In
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return session_with_tree(bundle, options, ["CPUExecutionProvider"])
+        return session_with_tree(bundle, graph, options, ["CPUExecutionProvider"])
     except PPDError:
         raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(graph)} ({error}); "
             "upgrade it with pip install --upgrade onnxruntime"
         ) from error
 
 
-def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle) -> None:
+def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle, graph: str) -> None:
     """Refuse a graph that is not the one the manifest describes."""
     found = [value.name for value in session.get_inputs()]
     if found != expected:
         raise EngineError(
-            f"{bundle.path(GRAPH_FILE)} has {len(found)} inputs, the manifest asks for {len(expected)} "
+            f"{bundle.path(graph)} has {len(found)} inputs, the manifest asks for {len(expected)} "
             f"({bundle.manifest.model.num_layers} layers); export the bundle again"
         )
 

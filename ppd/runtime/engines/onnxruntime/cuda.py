@@ -235,7 +235,7 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
     if fallback:
         providers.append("CPUExecutionProvider")
-    session = session_with_tree(bundle, options, providers)
+    session = session_with_tree(bundle, GRAPH_FILE, options, providers)
     if PROVIDER not in session.get_providers():  # ONNX Runtime goes on without a provider that it cannot load
         raise EngineError(
             f"the {PROVIDER} of ONNX Runtime {ort.__version__} does not load; it wants its own major version of CUDA "
