@@ -114,7 +114,7 @@ def load_parts(
         table = untrained_prompt_tokens(weights.read("embedding.weight"), count)
     if len(table) >= MAX_ROWS:
         raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
-    num_parameters = sum(weights.read(name).numel() for name in weights.names)
+    num_parameters = weights.num_parameters
     info = model_info(source, config, num_parameters)
     if tree == "auto":
         folder = trained.folder if trained else None

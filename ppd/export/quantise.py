@@ -50,7 +50,7 @@ def bits_of(name: str, shape: tuple[int, ...], precision: str) -> int | None:
     """Bits of a weight, by its name in the decoder; None if it is not quantised.
 
     Args:
-        name: Such as "blocks.0.attention.q.weight".
+        name: Such as "blocks.0.attention.qkv.weight".
         shape: Its shape.
         precision: Of the export.
     """

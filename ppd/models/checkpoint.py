@@ -14,21 +14,21 @@ from ppd.errors import ModelError
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 
-# Ours → Hugging Face's, per layer. Projections are transposed on the way.
-_PROJECTIONS = {
-    "attention.q": "self_attn.q_proj",
-    "attention.k": "self_attn.k_proj",
-    "attention.v": "self_attn.v_proj",
-    "attention.o": "self_attn.o_proj",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
+# Ours → Hugging Face's, per layer. Projections are transposed on the way, and several become one, side by side.
+_MODULES = {
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.q_norm": ("self_attn.q_norm",),
+    "attention.k_norm": ("self_attn.k_norm",),
+    "attention.o": ("self_attn.o_proj",),
+    "mlp_norm": ("post_attention_layernorm",),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
 }
-_NORMS = {
-    "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "attention.q_norm": "self_attn.q_norm",
-    "attention.k_norm": "self_attn.k_norm",
+_OUTSIDE_LAYERS = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
 }
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
 
@@ -36,7 +36,8 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints stor
 def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.dtype) -> Decoder:
     """Build the decoder and fill it from `*.safetensors`, single or sharded (or `pytorch_model*.bin`, tensors only).
 
-    The module is made without memory of its own; a tensor that already has `dtype` stays memory-mapped.
+    The module is made without memory of its own; a tensor that already has `dtype` stays memory-mapped, but for those
+    that are made of several.
 
     Args:
         folder: A Hugging Face model folder.
@@ -62,20 +63,41 @@ class Weights:
 
     Attributes:
         names: Every parameter of the decoder.
+        num_parameters: Numbers in all of them.
     """
 
-    def __init__(self, source: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    def __init__(self, source: Mapping[str, Tensor], config: ModelConfig) -> None:
+        with torch.device("meta"):
+            expected = Decoder(config, 2).state_dict()
         self._source = source
-        self._shapes = {name: like.shape for name, like in expected.items()}
+        self._shapes = {name: _stored_shapes(name, like, config) for name, like in expected.items()}
         self.names = list(expected)
+        self.num_parameters = sum(weight.numel() for weight in expected.values())
 
     def read(self, name: str) -> Tensor:
-        """One weight in the checkpoint's own type, memory-mapped; projections are [in, out] (a view).
+        """One weight in the checkpoint's own type; projections are [in, out] (a view).
+
+        It is memory-mapped where the checkpoint has it in one piece, and made of its pieces where it has several.
 
         Raises:
             ModelError: It is of whole numbers, or of another shape than the configuration asks for.
         """
-        return _read(self._source, _hf_name(name), self._shapes[name])
+        parts = self.parts(name)
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return weight.T if _is_projection(name, weight) else weight
+
+    def parts(self, name: str) -> list[Tensor]:
+        """The tensors that a weight is made of, as the checkpoint has them, memory-mapped.
+
+        Raises:
+            ModelError: As of `read`.
+        """
+        return [_read(self._source, stored, shape) for stored, shape in self._shapes[name].items()]
+
+    @property
+    def stored_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor that the checkpoint should have, by its name there."""
+        return {name: shape for shapes in self._shapes.values() for name, shape in shapes.items()}
 
 
 @contextmanager
@@ -85,42 +107,49 @@ def open_weights(folder: Path, config: ModelConfig) -> Iterator[Weights]:
     Raises:
         ModelError: A file or tensor is missing, unexpected, damaged, or of the wrong shape; the message names it.
     """
-    with torch.device("meta"):
-        expected = Decoder(config, 2).state_dict()
     with ExitStack() as stack:
         source = _open_weights(folder, stack)
-        _check_names(folder, {_hf_name(name) for name in expected}, source.keys(), config)
-        weights = Weights(source, expected)
+        weights = Weights(source, config)
+        _check_names(folder, set(weights.stored_shapes), source.keys(), config)
         for name in weights.names:
-            weights.read(name)
+            weights.parts(name)
         yield weights
 
 
-def _hf_name(ours: str) -> str:
-    if ours == "embedding.weight":
-        return "model.embed_tokens.weight"
-    if ours == "head.weight":
-        return "lm_head.weight"
-    if ours == "norm.weight":
-        return "model.norm.weight"
-    _, layer, rest = ours.split(".", 2)
+def _is_projection(name: str, weight: Tensor) -> bool:
+    """Whether a weight is stored the other way round, [out, in]."""
+    return weight.ndim == 2 and name != "embedding.weight"
+
+
+def _stored_shapes(name: str, like: Tensor, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The checkpoint's tensors that one weight is made of, in order, with their shapes.
+
+    Args:
+        name: Of the decoder's parameter.
+        like: The parameter, for its shape.
+        config: It gives the sizes of the parts.
+    """
+    shape = tuple(reversed(like.shape)) if _is_projection(name, like) else tuple(like.shape)
+    if name in _OUTSIDE_LAYERS:
+        return {_OUTSIDE_LAYERS[name]: shape}
+    _, layer, rest = name.split(".", 2)
     module, parameter = rest.rsplit(".", 1)
-    return f"model.layers.{layer}.{(_PROJECTIONS | _NORMS)[module]}.{parameter}"
+    parts = _MODULES[module]
+    sizes = config.qkv_sizes if module == "attention.qkv" else [shape[0] // len(parts)] * len(parts)
+    return {
+        f"model.layers.{layer}.{part}.{parameter}": (size, *shape[1:]) for part, size in zip(parts, sizes, strict=True)
+    }
 
 
-def _read(source: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+def _read(source: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     tensor = source[name]
-    transposed = tensor.ndim == 2 and name != "model.embed_tokens.weight"
     if not tensor.is_floating_point():
         raise ModelError(
             f"the tensor {name} is {tensor.dtype}; expected floating point: quantised weights are not read"
         )
-    if (tensor.T if transposed else tensor).shape != shape:
-        raise ModelError(
-            f"the tensor {name} has shape {list(tensor.shape)}; config.json asks for "
-            f"{list(reversed(shape) if transposed else shape)}"
-        )
-    return tensor.T if transposed else tensor
+    if tensor.shape != shape:
+        raise ModelError(f"the tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(shape)}")
+    return tensor
 
 
 def _check_names(folder: Path, expected: set[str], found: Any, config: ModelConfig) -> None:

@@ -130,6 +130,12 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ModelError(f"head_dim is {self.head_dim}; expected an even number")
 
+    @property
+    def qkv_sizes(self) -> tuple[int, int, int]:
+        """Outputs of the q, k and v parts of their one projection."""
+        kv_size = self.num_kv_heads * self.head_dim
+        return self.num_heads * self.head_dim, kv_size, kv_size
+
 
 def read_config(folder: Path) -> ModelConfig:
     """Read `config.json` and, where there is one, `generation_config.json` of a Hugging Face folder.

@@ -53,10 +53,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        kv_size = config.num_kv_heads * config.head_dim
-        self.q = Linear(config.hidden_size, config.num_heads * config.head_dim, bias=config.qkv_bias)
-        self.k = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
-        self.v = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.sizes = config.qkv_sizes
+        self.qkv = Linear(config.hidden_size, sum(self.sizes), bias=config.qkv_bias)
         self.o = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.output_bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
@@ -80,9 +78,10 @@ class Attention(nn.Module):
             [B, N, hidden], and k and v: the whole cache, or the rows' own [B, H, N, D].
         """
         cos, sin, positions = rotary
-        q = torch.onnx.ops.rotary_embedding(self.q_norm(self._split(self.q(x), self.heads)), cos, sin, positions)
-        k = torch.onnx.ops.rotary_embedding(self.k_norm(self._split(self.k(x), self.kv_heads)), cos, sin, positions)
-        v = self._split(self.v(x), self.kv_heads)
+        q, k, v = self.qkv(x).split(self.sizes, -1)
+        q = torch.onnx.ops.rotary_embedding(self.q_norm(self._split(q, self.heads)), cos, sin, positions)
+        k = torch.onnx.ops.rotary_embedding(self.k_norm(self._split(k, self.kv_heads)), cos, sin, positions)
+        v = self._split(v, self.kv_heads)
         if cache is not None:
             k = torch.ops.ppd.kv_write(cache[0], k, cache[2])
             v = torch.ops.ppd.kv_write(cache[1], v, cache[2])
@@ -98,13 +97,13 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate = Linear(config.hidden_size, config.ffn_size, bias=config.mlp_bias)
-        self.up = Linear(config.hidden_size, config.ffn_size, bias=config.mlp_bias)
+        self.gate_up = Linear(config.hidden_size, 2 * config.ffn_size, bias=config.mlp_bias)
         self.down = Linear(config.ffn_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, hidden] → [B, N, hidden]."""
-        down: Tensor = self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+        gate, up = self.gate_up(x).chunk(2, -1)
+        down: Tensor = self.down(nn.functional.silu(gate) * up)
         return down
 
 

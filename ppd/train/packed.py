@@ -119,9 +119,10 @@ def project(attention: Attention, x: Tensor, decoder: Decoder, positions: Tensor
     def split(t: Tensor, heads: int) -> Tensor:
         return t.view(*t.shape[:2], heads, attention.head_dim).transpose(1, 2)
 
-    q = rotate(attention.q_norm(split(attention.q(x), attention.heads)), decoder, positions)
-    k = rotate(attention.k_norm(split(attention.k(x), attention.kv_heads)), decoder, positions)
-    v = split(attention.v(x), attention.kv_heads)
+    q, k, v = attention.qkv(x).split(attention.sizes, -1)
+    q = rotate(attention.q_norm(split(q, attention.heads)), decoder, positions)
+    k = rotate(attention.k_norm(split(k, attention.kv_heads)), decoder, positions)
+    v = split(v, attention.kv_heads)
     return q.to(v.dtype), k.to(v.dtype), v
 
 

@@ -1,5 +1,6 @@
 """Exports as a user asks for them: what is in the bundle, and what is refused without a trace."""
 
+import collections
 import json
 import shutil
 from pathlib import Path
@@ -22,8 +23,8 @@ from tests.tiny_models import save_tiny_model
 
 STANDARD_OPERATORS = {
     "Add", "And", "Attention", "Clip", "Gather", "GreaterOrEqual", "Less", "MatMul", "Mul", "Or", "Range",
-    "RMSNormalization", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid", "Slice", "Squeeze", "Sub", "TensorScatter",
-    "TopK", "Transpose", "Unsqueeze", "Where",
+    "RMSNormalization", "Reshape", "RotaryEmbedding", "Shape", "Sigmoid", "Slice", "Split", "Squeeze", "Sub",
+    "TensorScatter", "TopK", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
 
 
@@ -39,8 +40,9 @@ def test_graph_has_standard_operators_and_the_fixed_signature(tinypy_bundle: Pat
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 24)]
     assert {node.domain for node in model.graph.node} == {""}
     assert {node.op_type for node in model.graph.node} <= STANDARD_OPERATORS
-    counts = {kind: sum(n.op_type == kind for n in model.graph.node) for kind in ("Attention", "TensorScatter")}
-    assert counts == {"Attention": 8, "TensorScatter": 16}
+    counts = collections.Counter(node.op_type for node in model.graph.node)
+    assert (counts["Attention"], counts["TensorScatter"]) == (8, 16)
+    assert counts["MatMul"] == 4 * 8 + 1  # qkv, o, gate with up, down; and the LM head
     assert [i.name for i in model.graph.input][:6] == ["input_ids", "state", "cache_len", "head_rows", "k_0", "v_0"]
     assert [o.name for o in model.graph.output][:4] == ["top_ids", "logits", "k_0_out", "v_0_out"]
     assert len(model.graph.input) == 4 + 16
