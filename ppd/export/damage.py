@@ -61,5 +61,5 @@ def _log_probabilities(config: ModelConfig, read: Callable[[str], Tensor], ids: 
     count = len(ids)
     with streamed(placeholder_decoder(config, count, torch.float32), read) as decoder:
         mask = torch.ones(count, count, dtype=torch.bool).tril()[None, None]
-        hidden, _ = decoder(decoder.embedding(ids)[None], torch.arange(count)[None], mask)
+        hidden = decoder(decoder.embedding(ids)[None], torch.arange(count)[None], mask)
         return decoder.logits(hidden)[0].log_softmax(-1)

@@ -73,6 +73,6 @@ def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_
     positions = torch.cat([text, after + 1 + place])
     with torch.no_grad():
         x = torch.cat([decoder.embedding(ids), prompt_tokens.repeat(len(hung_on), 1)])[None]
-        hidden, _ = decoder(x, positions[None], mask[None, None])
+        hidden = decoder(x, positions[None], mask[None, None])
         rows = torch.cat([hidden[0, hung_on, None], hidden[0, length:].view(len(hung_on), m, -1)], 1)
         return decoder.logits(rows)

@@ -28,6 +28,7 @@ class Family:
         head_dim: Default of `head_dim`; None stands for hidden size / heads.
         sliding_window: Default of `sliding_window`; None where the family has none.
         window_switch: A sliding window counts only where `use_sliding_window` is true.
+        residual_multiplier: The config's `residual_multiplier` scales what attention and MLP add.
     """
 
     qkv_bias: bool | None
@@ -39,6 +40,7 @@ class Family:
     head_dim: int | None = None
     sliding_window: int | None = None
     window_switch: bool = False
+    residual_multiplier: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -58,6 +60,7 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 # Fields that change what a model computes, with the values that leave it a plain Llama; the first is what is expected.
+# A family that supports one has an attribute of its name, which is true.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "partial_rotary_factor": (None, 1),
@@ -117,6 +120,7 @@ class ModelConfig:
     output_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    residual_multiplier: float = 1.0
     tied: bool
     context: int
     eos_ids: tuple[int, ...]
@@ -163,10 +167,10 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ModelError(f"model_type is {model_type!r}, which is not supported; supported are {', '.join(FAMILIES)}")
-    for field, neutral in _NEUTRAL.items():
-        if config.get(field, neutral[0]) not in neutral:
-            raise ModelError(f"{field} is {config[field]!r:.80}, which is not supported; expected {neutral[0]!r}")
     family = FAMILIES[model_type]
+    for field, neutral in _NEUTRAL.items():
+        if not getattr(family, field, False) and config.get(field, neutral[0]) not in neutral:
+            raise ModelError(f"{field} is {config[field]!r:.80}, which is not supported; expected {neutral[0]!r}")
     hidden_size, num_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     biased = bool(config.get("attention_bias"))
     return ModelConfig(
@@ -184,6 +188,7 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
         output_bias=biased and family.output_bias,
         mlp_bias=bool(config.get("mlp_bias")) and family.mlp_bias,
         qk_norm=family.qk_norm,
+        residual_multiplier=_number(config, "residual_multiplier", 1.0),
         tied=bool(config.get("tie_word_embeddings", False)),
         context=_context(config, family),
         eos_ids=_eos_ids(config, generation_config),

@@ -1,36 +1,19 @@
-"""The decoder of the Llama family, written once: the module that is trained on, is the reference, and is exported.
+"""The decoder of the Llama family, written once: what is trained on, is the reference, and is exported.
 
-`Decoder` computes rows: embeddings, positions and a mask in, hidden states out, with or without a KV cache. `StepGraph`
-wraps it into the signature of the exported graph. Only operators that export to standard ONNX are used.
+`Decoder` computes rows: embeddings, positions and a mask in, hidden states out, behind whatever past the caller brings
+(`ppd.models.past`). `StepGraph` wraps it into the signature of the exported graph.
 """
 
 import torch
 from torch import Tensor, nn
 
 from ppd.models.config import ModelConfig, Rope
+from ppd.models.operators import attend, rotate
+from ppd.models.past import GraphCache, NoPast, Past
 from ppd.signature import MAX_ROWS, causal_state, max_capacity, num_states
 
-
-@torch.library.custom_op("ppd::kv_write", mutates_args=())
-def kv_write(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:
-    """Write rows into a cache: the reference of ONNX `TensorScatter`, which engines do in place.
-
-    Args:
-        cache: [1, H, S, D].
-        update: [1, H, N, D].
-        index: int64 [1], row of the first update.
-
-    Returns:
-        The new cache, [1, H, S, D].
-    """
-    out = cache.clone()
-    out[:, :, int(index) : int(index) + update.shape[2]] = update
-    return out
-
-
-@kv_write.register_fake
-def _(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:  # noqa: ARG001 - the signature is the operator's
-    return torch.empty_like(cache)
+Rotary = tuple[Tensor, Tensor, Tensor]
+"""Tables of cosines and sines [positions, D/2], and the position of each row, int64 [B, N]."""
 
 
 class Linear(nn.Module):
@@ -50,46 +33,24 @@ class Linear(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.sizes = config.qkv_sizes
+        self.layer, self.sizes, self.head_dim = layer, config.qkv_sizes, config.head_dim
         self.qkv = Linear(config.hidden_size, sum(self.sizes), bias=config.qkv_bias)
         self.o = Linear(config.num_heads * config.head_dim, config.hidden_size, bias=config.output_bias)
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor, Tensor],
-        mask: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend.
-
-        Args:
-            x: [B, N, hidden].
-            rotary: cos and sin tables [positions, D/2], position of each row int64 [B, N].
-            mask: bool [B or 1, 1, N, columns]; columns are the N rows, or the S cache rows with a cache.
-            cache: k and v [1, H, S, D] and the number of committed rows int64 [1]; None attends to the rows alone.
-
-        Returns:
-            [B, N, hidden], and k and v: the whole cache, or the rows' own [B, H, N, D].
-        """
-        cos, sin, positions = rotary
-        q, k, v = self.qkv(x).split(self.sizes, -1)
-        q = torch.onnx.ops.rotary_embedding(self.q_norm(self._split(q, self.heads)), cos, sin, positions)
-        k = torch.onnx.ops.rotary_embedding(self.k_norm(self._split(k, self.kv_heads)), cos, sin, positions)
-        v = self._split(v, self.kv_heads)
-        if cache is not None:
-            k = torch.ops.ppd.kv_write(cache[0], k, cache[2])
-            v = torch.ops.ppd.kv_write(cache[1], v, cache[2])
-        attended = torch.onnx.ops.attention(q, k, v, mask)[0]  # [B, heads, N, D]
-        return self.o(attended.transpose(1, 2).reshape(x.shape[0], -1, self.heads * self.head_dim)), k, v
-
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        return x.view(x.shape[0], -1, heads, self.head_dim).transpose(1, 2)  # [B, heads, N, D]
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past) -> Tensor:
+        """[B, N, hidden] → [B, N, hidden]; `mask` and `past` as of `Decoder.forward`."""
+        parts = self.qkv(x).split(self.sizes, -1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)  # [B, heads, N, D]
+        q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
+        # Norms compute in float32 where products are narrower (autocast).
+        k, v = past.extend(self.layer, k.to(v.dtype), v)
+        attended = attend(q.to(v.dtype), k, v, mask)
+        projected: Tensor = self.o(attended.transpose(1, 2).flatten(2))
+        return projected
 
 
 class MLP(nn.Module):
@@ -110,24 +71,21 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: attention and MLP, each behind an RMS norm and a residual."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
+        self.residual_multiplier = config.residual_multiplier
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: tuple[Tensor, Tensor, Tensor],
-        mask: Tensor,
-        cache: tuple[Tensor, Tensor, Tensor] | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past) -> Tensor:
         """As `Attention.forward`."""
-        attended, k, v = self.attention(self.attention_norm(x), rotary, mask, cache)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), k, v
+        x = x + self._scaled(self.attention(self.attention_norm(x), rotary, mask, past))
+        return x + self._scaled(self.mlp(self.mlp_norm(x)))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.residual_multiplier == 1 else x * self.residual_multiplier
 
 
 class Decoder(nn.Module):
@@ -145,7 +103,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.context = config, context
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.head = None if config.tied else Linear(config.hidden_size, config.vocab_size, bias=False)
         # Tables are made on the CPU whatever the default device is: a module built on "meta" gets real ones.
@@ -153,34 +111,23 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        kv: list[Tensor] | None = None,
-        cache_len: Tensor | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
         """Run all layers.
 
         Args:
             x: Embeddings [B, N, hidden].
             positions: int64 [B, N].
-            mask: bool [B or 1, 1, N, columns], true where row r sees column c. Columns are the N rows, or the S rows
-                of the cache.
-            kv: `[k_0, v_0, k_1, …]`, each [1, H, S, D]; None runs without a cache.
-            cache_len: int64 [1], committed rows; given with `kv`.
+            mask: bool [B or 1, 1, N, columns], true where row r sees column c; the past says what the columns are.
+                None is causal: the rows are the last columns, and each sees those up to its own.
+            past: Keys and values of earlier rows; it may keep these. None: the columns are the rows.
 
         Returns:
-            Hidden states before the final norm [B, N, hidden], and the new `kv` (empty without a cache).
+            Hidden states before the final norm, [B, N, hidden].
         """
-        rotary, caches = (self.cos, self.sin, positions), []
-        for i, block in enumerate(self.blocks):
-            cache = None if kv is None or cache_len is None else (kv[2 * i], kv[2 * i + 1], cache_len)
-            x, k, v = block(x, rotary, mask, cache)
-            if cache is not None:
-                caches += [k, v]
-        return x, caches
+        past = NoPast() if past is None else past
+        for block in self.blocks:
+            x = block(x, (self.cos, self.sin, positions), mask, past)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [..., hidden] → [..., V]."""
@@ -231,9 +178,10 @@ class StepGraph(nn.Module):
         in_step = (offset >= 0) & (offset < num_rows)
         mask = (offset < 0) | (in_step & tree.index_select(1, offset.clamp(0, num_rows - 1)))  # [N, S]
         positions = cache_len + self.tree_depth[:, :num_rows].index_select(0, state)  # [1, N]
-        hidden, caches = self.decoder(self._embed(input_ids), positions, mask[None, None], kv, cache_len)
+        cache = GraphCache(kv, cache_len)
+        hidden = self.decoder(self._embed(input_ids), positions, mask[None, None], cache)
         logits = self.decoder.logits(hidden.index_select(1, head_rows))
-        return logits.topk(self.num_top_ids, -1).indices, logits, *caches
+        return logits.topk(self.num_top_ids, -1).indices, logits, *cache.written
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         """Ids below V select from the embedding, V.. from the prompt tokens."""

@@ -9,11 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional
 
 from ppd.models.decoder import Decoder
+from ppd.models.past import GrowingCache
 from ppd.train.data import Sequences
-from ppd.train.packed import blocks_of, merge, project
 
 PREFIX_LENGTHS = (32, 64, 96, 128)
 """Tokens of the data that a continuation starts from."""
@@ -81,30 +80,16 @@ def continue_texts(
     Returns:
         int64 [B, T] on the CPU.
     """
-    config, device = decoder.config, decoder.embedding.weight.device
+    device = decoder.embedding.weight.device
     batch, start = prefixes.shape
     ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
     ids[:, :start] = prefixes
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
-    kv: list[tuple[Tensor, Tensor]] = []
-    done, new = 0, start
-    while new <= length - 1 or not kv:
-        rows = ids[:, done:new]
+    done, cache = 0, GrowingCache(length)
+    for new in range(start, length):
         positions = torch.arange(done, new, device=device).expand(batch, -1)
-        x = decoder.embedding(rows)
-        for i, block in enumerate(blocks_of(decoder)):
-            q, k, v = project(block.attention, block.attention_norm(x), decoder, positions)
-            if len(kv) <= i:
-                kv.append((torch.zeros(shape, dtype=k.dtype, device=device), torch.zeros_like(k.new_zeros(shape))))
-            kv[i][0][:, :, done:new], kv[i][1][:, :, done:new] = k, v
-            past = (kv[i][0][:, :, :new], kv[i][1][:, :, :new])
-            attended = functional.scaled_dot_product_attention(q, *past, is_causal=done == 0, enable_gqa=True)
-            x = x + block.attention.o(merge(attended))
-            x = x + block.mlp(block.mlp_norm(x))
-        if new == length:
-            break
-        ids[:, new] = _pick(decoder.logits(x[:, -1]).float(), temperature, generator)
-        done, new = new, new + 1
+        hidden = decoder(decoder.embedding(ids[:, done:new]), positions, past=cache)
+        ids[:, new] = _pick(decoder.logits(hidden[:, -1]).float(), temperature, generator)
+        done = new
     return ids.cpu()
 
 

@@ -31,7 +31,7 @@ def test_decoder_equals_transformers(feature: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = theirs(ids).logits
         mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()[None, None]
-        hidden, _ = decoder(decoder.embedding(ids), torch.arange(LENGTH)[None], mask)
+        hidden = decoder(decoder.embedding(ids), torch.arange(LENGTH)[None], mask)
         without_cache = decoder.logits(hidden)
         graph, state = StepGraph(decoder, 3, 10), torch.tensor([causal_state(3)])
         _, first, *kv = graph(ids[:, :50], state, torch.tensor([0]), torch.arange(50), kv)

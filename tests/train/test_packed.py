@@ -44,7 +44,7 @@ def plain_logits(decoder: Decoder, x: Tensor) -> Tensor:
     """A causal pass of the decoder itself: [N, hidden] to [N, V]."""
     rows = len(x)
     mask = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
-    return decoder.logits(decoder(x[None], torch.arange(rows)[None], mask)[0])[0]
+    return decoder.logits(decoder(x[None], torch.arange(rows)[None], mask))[0]
 
 
 @pytest.mark.parametrize("feature", FEATURES)
