@@ -94,14 +94,15 @@ def _gather_and_scale(model: ir.Model, reader: ir.Node, parts: list[ir.Value], n
 
 
 def _describe(value: ir.Value, name: str, dtype: ir.DataType | None, shape: ir.Shape | None) -> None:
-    value.name, value.dtype, value.shape = name, dtype, shape
+    value.name, value.shape = name, shape
+    value.dtype = dtype or ir.DataType.FLOAT
 
 
 def _register(model: ir.Model, weight: ir.Value, promise: Promise, *, is_embedding: bool) -> list[ir.Value]:
     """The initializers of a quantised weight: promises, of which the last written lets go of the weight."""
     form, name = promise.form, promise.name
     shape = weight.shape.numpy() if weight.shape is not None else ()
-    kind = weight.dtype or ir.DataType.FLOAT
+    kind: ir.DataType = weight.dtype or ir.DataType.FLOAT
     computed = functools.lru_cache(maxsize=1)(promise.quantise)
     num_blocks = shape[0] // form.block if form.block else 1
 
@@ -126,7 +127,9 @@ def _register(model: ir.Model, weight: ir.Value, promise: Promise, *, is_embeddi
     registered = []
     for suffix, dtype, size, make in parts:
         is_last = suffix == parts[-1][0]
-        tensor = _lazy(f"{name}{suffix}", dtype, size, make, promise.checksums, computed.cache_clear if is_last else None)
+        tensor = _lazy(
+            f"{name}{suffix}", dtype, size, make, promise.checksums, computed.cache_clear if is_last else None
+        )
         value = ir.Value(name=tensor.name, shape=ir.Shape(size), type=ir.TensorType(dtype), const_value=tensor)
         model.graph.register_initializer(value)
         registered.append(value)
@@ -173,7 +176,7 @@ def stored(model: ir.Model, promise: Promise) -> Quantised:
             continue
         content = _bytes(value.const_value)
         expected = promise.checksums.pop(value.name or "", None)  # once is enough
-        if expected is not None and zlib.crc32(content.numpy()) != expected:
+        if expected is not None and zlib.crc32(content.numpy().data) != expected:
             raise ExportError(
                 f"the file of weights does not hold what {promise.name} was quantised to; export again, to another disk"
             )

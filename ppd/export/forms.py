@@ -81,8 +81,8 @@ class Forms:
         if of_layers <= kept:
             widths = " and ".join(map(str, sorted({shapes[name][0] for name in of_layers})))
             raise ExportError(
-                f"{self.precision} needs projections whose inputs divide by {_BLOCKS[4][-1]}, this model's have {widths} "
-                "inputs; export with --precision fp32, or fp16 for a GPU"
+                f"{self.precision} takes blocks of {_BLOCKS[4][-1]} inputs, which do not divide this model's {widths}; "
+                "export with --precision fp32, or fp16 for a GPU"
             )
         return _kinds(kept)
 

@@ -10,19 +10,25 @@
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 16
-"""Numbers that are searched at once: they stay in a core's cache."""
-_SPANS = (15.0, 16.0, 17.0)
+_CHUNK = 1 << 17
+"""Numbers that are searched at once: few enough for a core's cache."""
+_SPANS = (15.0, 16.5)
 """With zero points: steps that the range of a block may be cut into. 15 hold all of it; more clip its ends."""
-_MOSTS = (6.5, 7.0, 7.5, 8.0, 8.6, 9.3)
+_MOSTS = (6.8, 7.5, 8.2, 9.0)
 """Without: steps that the largest number of a block may be worth. -8 and 7 are the last that are kept."""
-_RIDGE = 1.0
+_STEPS = (2, 1)
+"""Blocks that are quantised before the others make up for them: the first number that divides them."""
+_RIDGE = 0.5
 """How much a change of the weights costs, relative to the mean square of the inputs."""
+
+_Found = tuple[Tensor, Tensor, Tensor]
+"""Values and scales, and zero points, which are 0 where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +80,14 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
     # Blocks lie behind each other in a checkpoint, which has [out, in].
     blocks = weight.T.float().reshape(num_outputs, -1, form.block or num_inputs)
     if form.bits == 8:
-        values, scales, zeros = (*_rounded(blocks), None)
-    elif inputs is None:
-        values, scales, zeros = _searched(blocks, torch.ones(blocks.shape[1:]), form)
+        values, scales = _rounded(blocks)
+        zeros = None
     else:
-        values, scales, zeros = _compensated(blocks, inputs.float(), form)
+        with _one_thread():
+            if inputs is None:
+                values, scales, zeros = _searched(blocks, torch.ones(blocks.shape[1:]), form)
+            else:
+                values, scales, zeros = _compensated(blocks, inputs.float(), form)
     zero_points = zeros.T.contiguous() if zeros is not None and form.zero_points else None
     return Quantised(values.view(num_outputs, num_inputs).T.contiguous(), scales.T.contiguous(), zero_points)
 
@@ -90,8 +99,8 @@ def _rounded(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return (blocks / scales[..., None]).round_().clamp_(-127, 127).to(torch.int8), scales
 
 
-def _compensated(blocks: Tensor, inputs: Tensor, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, scales and zero points of [out, in / B, B], block after block.
+def _compensated(blocks: Tensor, inputs: Tensor, form: Form) -> _Found:
+    """Values, scales and zero points of [out, in / B, B], some blocks after the others.
 
     With X the inputs of the blocks that are left, R the outputs' error so far and c the ridge, the change of the
     weights that are left with the least |R + X·D|² + c·|D|² is D = -Xᵀ(X·Xᵀ + c)⁻¹R.
@@ -102,25 +111,38 @@ def _compensated(blocks: Tensor, inputs: Tensor, form: Form) -> tuple[Tensor, Te
         form: How.
     """
     num_outputs, num_blocks, size = blocks.shape
-    x = inputs.view(len(inputs), num_blocks, size).transpose(0, 1).contiguous()  # [in / B, T, B]
-    products = (x @ x.mT).flip(0).cumsum(0).flip(0)  # [in / B, T, T], X·Xᵀ of this block and those behind it
-    mean_square = inputs.square().mean(0).view(num_blocks, 1, size)
-    ridge = _RIDGE * float(mean_square.mean()) * len(inputs) + torch.finfo(torch.float32).tiny
+    step = next(count for count in _STEPS if num_blocks % count == 0)
+    x = inputs.view(len(inputs), -1, step * size).transpose(0, 1).contiguous()  # [steps, T, inputs of a step]
+    products = (x @ x.mT).flip(0).cumsum(0).flip(0)  # [steps, T, T], X·Xᵀ of this step and those to come
+    ridge = _RIDGE * float(inputs.square().mean()) * len(inputs) + torch.finfo(torch.float32).tiny
     products.diagonal(dim1=-2, dim2=-1).add_(ridge)
-    restore = torch.cholesky_inverse(torch.linalg.cholesky(products)) @ x  # [in / B, T, B]
+    restore = torch.cholesky_solve(x, torch.linalg.cholesky(products))  # (X·Xᵀ + c)⁻¹X of each step
+    importance = inputs.square().mean(0).view(-1, step, size)
     error = torch.zeros(num_outputs, len(inputs))
-    values = torch.empty(blocks.shape, dtype=torch.int8)
-    scales, zeros = torch.empty(blocks.shape[:2]), torch.empty(blocks.shape[:2], dtype=torch.int8)
-    for i in range(num_blocks):
-        wanted = blocks[:, i] - error @ restore[i]
-        found = _searched(wanted[:, None], mean_square[i], form)
-        values[:, i], scales[:, i], zeros[:, i] = (part[:, 0] for part in found)
-        error += ((values[:, i] - zeros[:, i, None]) * scales[:, i, None] - blocks[:, i]) @ x[i].T
+    found = []
+    for i, part in enumerate(torch.split(blocks, step, 1)):
+        wanted = part - (error @ restore[i]).view(part.shape)
+        values, scales, zeros = _searched(wanted, importance[i], form)
+        found.append((values, scales, zeros))
+        lost = (values - zeros[..., None]) * scales[..., None] - part
+        error += lost.view(num_outputs, -1) @ x[i].T
+    values, scales, zeros = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return values, scales, zeros
 
 
-def _searched(blocks: Tensor, importance: Tensor, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, scales and zero points of [out, in / B, B], each block by itself; zero points are 0 where there are none.
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep PyTorch to the calling thread: the operations are so small that other threads cost more than they do."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _searched(blocks: Tensor, importance: Tensor, form: Form) -> _Found:
+    """Values, scales and zero points of [out, in / B, B], each block by itself.
 
     Args:
         blocks: The weight.
@@ -129,15 +151,15 @@ def _searched(blocks: Tensor, importance: Tensor, form: Form) -> tuple[Tensor, T
     """
     step = max(1, _CHUNK // blocks[0].numel())
     found = []
-    for chunk in blocks.split(step):
+    for chunk in torch.split(blocks, step):
         candidates = _with_zero_points(chunk) if form.zero_points else _without_zero_points(chunk)
-        found.append(_best(chunk, importance, candidates, 0 if form.zero_points else -8))
+        found.append(_best(chunk, importance.sqrt(), candidates, 0 if form.zero_points else -8))
     values, scales, zeros = (torch.cat(parts) for parts in zip(*found, strict=True))
     return values, scales, zeros
 
 
 def _best(
-    blocks: Tensor, importance: Tensor, candidates: Iterator[tuple[Tensor, Tensor]], lowest: int
+    blocks: Tensor, roots: Tensor, candidates: Iterator[tuple[Tensor, Tensor]], lowest: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best candidate of every block, with the best scale for its values.
 
@@ -146,26 +168,28 @@ def _best(
 
     Args:
         blocks: w, [out, in / B, B].
-        importance: [in / B, B].
+        roots: [in / B, B], roots of the importance.
         candidates: Scale and zero point, each [out, in / B, 1].
         lowest: The smallest value; the largest is 15 above it.
     """
-    weighted = blocks * importance
-    best: tuple[Tensor, ...] | None = None
+    weighted = blocks * roots
+    best: Tensor | None = None
     for scale, zero in candidates:
-        values = torch.addcdiv(zero, blocks, scale).round_().clamp_(lowest, lowest + 15)
-        steps = values - zero
+        steps = _round(blocks, scale, zero, lowest).mul_(roots)
         fit = (weighted * steps).sum(-1, keepdim=True)
-        power = (steps.square() * importance).sum(-1, keepdim=True)
+        power = steps.square_().sum(-1, keepdim=True)
         fitted = torch.where((fit > 0) & (power > 0), fit / power, scale)
-        gain = fit * fitted
-        found = (gain, values, fitted, zero)
-        if best is not None:
-            better = gain > best[0]
-            found = tuple(torch.where(better, new, old) for new, old in zip(found, best, strict=True))
-        best = found
+        found = torch.stack([fit * fitted, fitted, scale, zero])
+        best = found if best is None else torch.where(found[0] > best[0], found, best)
     assert best is not None
-    return best[1].to(torch.int8), best[2][..., 0], best[3][..., 0].to(torch.int8)
+    _, fitted, scale, zero = best
+    values = _round(blocks, scale, zero, lowest).add_(zero)
+    return values.to(torch.int8), fitted[..., 0], zero[..., 0].to(torch.int8)
+
+
+def _round(blocks: Tensor, scale: Tensor, zero: Tensor, lowest: int) -> Tensor:
+    """Blocks in whole steps from their zero points."""
+    return (blocks / scale).round_().clamp_(lowest - zero, lowest + 15 - zero)
 
 
 def _without_zero_points(blocks: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
