@@ -113,11 +113,9 @@ def train_recipe(name: str, prepared: Prepared, args: argparse.Namespace, accele
     module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
     before = time.process_time()
     counts = train_steps(module, used_sets(prepared, options), options, accelerator, folder)
-    cpu_share = (time.process_time() - before) / counts["seconds"]
+    cpu_share = (time.process_time() - before) / counts.seconds
     tokens = module.weight.detach().float().cpu()
-    return Trained(
-        tokens, evaluate_all(prepared, tokens), int(counts["steps"]), counts["positions_per_second"], cpu_share
-    )
+    return Trained(tokens, evaluate_all(prepared, tokens), counts.steps, counts.positions_per_second, cpu_share)
 
 
 def measure_lengths(

@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppd.codec import AGAIN
 from ppd.errors import BundleError, TreeError
 from ppd.files import write_atomically
 from ppd.manifest import (
-    AGAIN,
     MANIFEST_FILE,
     CalibrationInfo,
     FileEntry,
@@ -27,7 +27,7 @@ from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
-PROMPT_TOKENS_FILE, REFERENCE_FILE = "prompt_tokens.safetensors", "reference.npz"
+PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
 _MAX_TRIES = 5
 _CHANGED = "the bundle was changed while it was loaded: try again"

@@ -6,23 +6,18 @@ changed is an error, because everything else is trusted on its word.
 
 import dataclasses
 import hashlib
-import json
 import re
-import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
+from ppd.codec import AGAIN, decode, json_from, parse_json
 from ppd.errors import BundleError
 from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap_of
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 2
 _NO_DIGEST = "0" * 64
-AGAIN = "export the bundle again, or copy it again from where it was made"
-"""What to do about a damaged bundle."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,22 +288,9 @@ class Manifest:
         return tie_gap_of(self.precision, typing.cast("GraphType", self.graph_type))
 
 
-def calibration_from_json(data: Any, where: str) -> CalibrationInfo:
-    """Read the record of a calibration, strictly.
-
-    Args:
-        data: Parsed JSON.
-        where: What messages call it.
-
-    Raises:
-        BundleError: A key is unknown or missing, or a value of another type.
-    """
-    return _decode(CalibrationInfo, data, where)
-
-
 def bytes_from_manifest(manifest: Manifest) -> bytes:
     """Serialise a manifest, with the SHA-256 of its own bytes (the digest itself read as zeros) in `digest`."""
-    text = json.dumps(dataclasses.asdict(dataclasses.replace(manifest, digest=_NO_DIGEST)), indent=1)
+    text = json_from(dataclasses.replace(manifest, digest=_NO_DIGEST))
     return text.replace(_NO_DIGEST, hashlib.sha256(text.encode()).hexdigest(), 1).encode()
 
 
@@ -318,16 +300,13 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     Raises:
         BundleError: It is not JSON, has a newer schema, does not match its own digest, or has unknown or missing keys.
     """
-    try:
-        data = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST_FILE} is not JSON ({error}): it is damaged; {AGAIN}") from error
+    data = parse_json(content, MANIFEST_FILE)
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is int and schema != MANIFEST_SCHEMA:
         remedy = "upgrade with pip install --upgrade ppd-edge" if schema > MANIFEST_SCHEMA else AGAIN
         raise BundleError(f"{MANIFEST_FILE} has schema {schema}, this version reads schema {MANIFEST_SCHEMA}; {remedy}")
     _check_digest(content, data)
-    return _decode(Manifest, data, MANIFEST_FILE)
+    return decode(Manifest, data, MANIFEST_FILE)
 
 
 def _check_digest(content: bytes, data: Any) -> None:
@@ -337,34 +316,3 @@ def _check_digest(content: bytes, data: Any) -> None:
         if hashlib.sha256(blank).hexdigest() == digest:
             return
     raise BundleError(f"{MANIFEST_FILE} does not match its own digest: it is damaged or was edited; {AGAIN}")
-
-
-def _decode(kind: type[T], data: Any, where: str) -> T:
-    """Build a dataclass from JSON, strictly: every key known and present, every value of the declared type."""
-    if not isinstance(data, dict):
-        raise BundleError(f"{where} is not an object; {AGAIN}")
-    hints = typing.get_type_hints(kind)
-    if unknown := sorted(data.keys() - hints.keys()):
-        raise BundleError(f"{where} has the unknown key {unknown[0]!r}; upgrade ppd-edge, or {AGAIN}")
-    if missing := sorted(hints.keys() - data.keys()):
-        raise BundleError(f"{where} lacks the key {missing[0]!r}; {AGAIN}")
-    return kind(**{key: _value(hints[key], data[key], f"{where}: {key}") for key in hints})
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _decode(typing.cast("type[Any]", kind), value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is list and isinstance(value, list):
-        return [_value(arguments[0], item, where) for item in value]
-    if origin is dict and isinstance(value, dict):
-        return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
-    if origin is types.UnionType and type(value) in arguments:
-        return value
-    if origin is types.UnionType and isinstance(value, dict) and dataclasses.is_dataclass(arguments[0]):
-        return _decode(typing.cast("type[Any]", arguments[0]), value, where)
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if origin is None and type(value) is kind:
-        return value
-    raise BundleError(f"{where} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}; {AGAIN}")

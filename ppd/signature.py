@@ -24,6 +24,12 @@ INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS = "input_ids", "state", "cache_len", "hea
 TOP_IDS, LOGITS = "top_ids", "logits"
 PROMPT_TOKENS, TREE_MASK, TREE_DEPTH = "prompt_tokens", "tree_mask", "tree_depth"
 
+PARAMETER_PREFIX = "decoder."
+"""What stands before the decoder's parameter names in the graph."""
+
+QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX = "_q", "_scale", "_zero_point"
+"""What stands behind the name of a quantised parameter: its whole numbers, their scales, and their zero points."""
+
 GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE = "model.onnx", "model.onnx.data", "tree.bin"
 
 LOWERED_GRAPH_FILE = "model-lowered.onnx"

@@ -12,12 +12,14 @@ from filelock import FileLock
 
 from ppd import runtime
 from ppd.export.exporter import export
-from tests.copies import link_bundle
+from ppd.tree import load_tree
+from tests.copies import link_bundle, refolded_copy
 
 # Helpers that assert show the values, as tests do.
 pytest.register_assert_rewrite("tests.damage", "tests.cli.helpers")
 torch.set_num_threads(1)
 FIXTURES = Path(__file__).parent / "fixtures"
+WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,12 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 def tinypy_bundle(shared_dir: Path) -> Path:
     """The embedded model, exported for the CPU. Copy it before changing it."""
     return exported_tinypy(shared_dir, "fp32")
+
+
+@pytest.fixture(scope="session")
+def wide_bundle(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with a tree of three states, each with siblings, prompt rows and depth."""
+    return refolded_copy(tinypy_bundle, tmp_path_factory.mktemp("wide") / "bundle", load_tree(WIDE_TREE))
 
 
 def exported_tinypy(shared_dir: Path, precision: str) -> Path:

@@ -13,6 +13,7 @@ from ppd.manifest import MANIFEST_FILE
 
 REMEDY = "export the bundle again|upgrade|the folder that ppd-export writes"
 FILES = (
+    "model.json",
     "model.onnx",
     "model.onnx.data",
     "prompt_tokens.safetensors",

@@ -12,7 +12,7 @@ import pytest
 import ppd
 
 PACKAGE = Path(ppd.__file__).parent
-CORE = ("errors", "signature", "tree", "manifest", "bundle", "files", "targets", "documents", "precision")
+CORE = ("errors", "signature", "tree", "manifest", "bundle", "codec", "files", "targets", "documents", "precision")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ LAYERS = {
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
-    "train": layer("core models runtime", "numpy torch safetensors tokenizers accelerate matplotlib"),
+    "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer("core models runtime planning build export calibrate train", "typer rich matplotlib numpy"),
 }
 
@@ -139,7 +139,7 @@ def test_an_import_that_points_elsewhere_is_found(module: str, source: str) -> N
         ("ppd.tree", "import json, numpy.typing\nfrom ppd.errors import TreeError\nfrom . import signature"),
         ("ppd.runtime.model", "import ppd\nfrom ppd.bundle import Bundle\nfrom .decode import Plans"),
         ("ppd.models.sentencepiece_tokenizer", "from google.protobuf import message\nimport google.protobuf.message"),
-        ("ppd.export.exporter", "import onnx\nfrom ppd import __version__\nfrom ppd.runtime.check import Reference"),
+        ("ppd.export.exporter", "import onnx\nfrom ppd import __version__\nfrom ppd.runtime.check import Recording"),
         ("ppd.cli", "import typer\ndef f():\n    from ppd.export.exporter import export"),
     ],
 )

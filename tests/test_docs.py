@@ -1,6 +1,7 @@
 """The documents' examples run as they stand there, and their numbers are the ones that they assert."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,9 @@ def test_the_text_of_the_trees_names_the_numbers_that_are_asserted(number: str) 
     (block,) = python_blocks("trees.md")
     assert number in block
     assert number in text.replace(block, "")
+
+
+def test_the_python_page_runs(tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tinypy_bundle, tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(python_blocks("python.md")), "docs/python.md", "exec"), {})

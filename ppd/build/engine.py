@@ -31,7 +31,7 @@ from ppd.build.network import (
 )
 from ppd.build.timing_cache import keep_timing_cache, timing_cache_path, use_timing_cache
 from ppd.manifest import EngineInfo, Manifest
-from ppd.runtime.check import check_engine, load_reference, reference_length
+from ppd.runtime.check import check_engine, load_recording, recording_length
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import Gpu, current_gpu
@@ -196,7 +196,7 @@ def is_lowered_for(version: str) -> bool:
 def profiles_of(bundle: Bundle, max_rows: int | None = None) -> Profiles:
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows."""
     count = bundle.manifest.prompt_tokens.count
-    return profiles_for(bundle, reference_length(count) + count, max_rows)
+    return profiles_for(bundle, recording_length(count) + count, max_rows)
 
 
 def compute_capabilities(trt: ModuleType) -> list[str]:
@@ -367,7 +367,7 @@ def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
     alone = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=[info]))
     try:
         engine = open_engine(alone, flavour)  # another that fits as well must not answer for it
-        check_engine(engine, Plans(bundle.manifest, bundle.tree), load_reference(bundle.path(REFERENCE_FILE)))
+        check_engine(engine, Plans(bundle.manifest, bundle.tree), load_recording(bundle.path(REFERENCE_FILE)))
     except EngineError as error:
         _write_engines(folder, bundle.manifest, others)
         raise EngineError(f"the engine that was built does not work and was deleted: {error}") from error

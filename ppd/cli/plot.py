@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.calibrate.latency import SIZES, curve_from_sizes
+from ppd.codec import AGAIN
 from ppd.errors import ArgumentError, BundleError, EngineError
-from ppd.manifest import AGAIN, EstimateInfo
+from ppd.manifest import EstimateInfo
 from ppd.planning.chain import Floats, chain_from_tree, check_marginals
 from ppd.planning.search import search_tree
 from ppd.tree import Tree

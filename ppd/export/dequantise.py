@@ -18,8 +18,8 @@ from torch import Tensor
 from ppd.errors import ExportError
 from ppd.export.forms import EMBEDDING
 from ppd.export.quantise import Form, Quantised
+from ppd.signature import QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX
 
-_VALUES, _SCALE, _ZERO_POINT = "_q", "_scale", "_zero_point"
 _REMEDY = "use the torch version of constraints.txt"
 
 
@@ -121,9 +121,9 @@ def _register(model: ir.Model, weight: ir.Value, promise: Promise, *, is_embeddi
 
     whole = ir.DataType.INT8 if form.bits == 8 else ir.DataType.UINT4 if form.zero_points else ir.DataType.INT4
     scale_shape = (shape[0], 1) if is_embedding else (num_blocks, shape[1]) if form.block else (shape[1],)
-    parts = [(_VALUES, whole, shape, values), (_SCALE, kind, scale_shape, scales)]
+    parts = [(QUANTISED_SUFFIX, whole, shape, values), (SCALE_SUFFIX, kind, scale_shape, scales)]
     if form.zero_points:
-        parts.append((_ZERO_POINT, whole, scale_shape, zero_points))
+        parts.append((ZERO_POINT_SUFFIX, whole, scale_shape, zero_points))
     registered = []
     for suffix, dtype, size, make in parts:
         is_last = suffix == parts[-1][0]
@@ -170,7 +170,7 @@ def stored(model: ir.Model, promise: Promise) -> Quantised:
         ExportError: Its bytes are not those that were written.
     """
     found = {}
-    for suffix in (_VALUES, _SCALE, _ZERO_POINT):
+    for suffix in (QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX):
         value = model.graph.initializers.get(f"{promise.name}{suffix}")
         if value is None or value.const_value is None:
             continue
@@ -181,10 +181,10 @@ def stored(model: ir.Model, promise: Promise) -> Quantised:
                 f"the file of weights does not hold what {promise.name} was quantised to; export again, to another disk"
             )
         found[suffix] = _numbers(content, value.const_value)
-    values, scales = found[_VALUES], found[_SCALE].float()
+    values, scales = found[QUANTISED_SUFFIX], found[SCALE_SUFFIX].float()
     if promise.name.endswith(EMBEDDING):
         return Quantised(values.T, scales.T)
-    return Quantised(values, scales.view(-1, values.shape[1]), found.get(_ZERO_POINT))
+    return Quantised(values, scales.view(-1, values.shape[1]), found.get(ZERO_POINT_SUFFIX))
 
 
 def _numbers(content: Tensor, tensor: ir.TensorProtocol) -> Tensor:

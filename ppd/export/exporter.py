@@ -14,6 +14,7 @@ from safetensors.torch import save
 from ppd.build.finish import finish_for_target
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
+    MODEL_FILE,
     PROMPT_TOKENS_FILE,
     REFERENCE_FILE,
     TOKENIZER_FILE,
@@ -23,12 +24,13 @@ from ppd.bundle import (
     open_bundle,
     write_manifest,
 )
+from ppd.codec import json_from
 from ppd.errors import EngineError, ExportError
 from ppd.export.damage import as_it_runs, damage_of, in_pytorch
 from ppd.export.fold import fold
 from ppd.export.forms import Forms
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
-from ppd.export.record import record_reference
+from ppd.export.record import record
 from ppd.export.text import Pass, run_checkpoint
 from ppd.export.trace import trace
 from ppd.export.weights import (
@@ -45,7 +47,7 @@ from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import PRECISIONS
-from ppd.runtime.check import Reference, check_engine
+from ppd.runtime.check import Recording, check_engine
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
@@ -173,7 +175,7 @@ def export(
     )
 
 
-def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Reference:
+def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Recording:
     """Write every file but the manifest; the recorded reference, with all logits if there is room, is returned."""
     progress(STAGES[2])
     # The tracer needs shapes and types only; the weights come when the graph is written.
@@ -184,6 +186,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     gc.collect()
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
@@ -194,12 +197,12 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:
-        reference = record_reference(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
+        reference = record(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
     reference.save(staging / REFERENCE_FILE)
     return reference
 
 
-def _check(staging: Path, reference: Reference) -> CheckInfo:
+def _check(staging: Path, reference: Recording) -> CheckInfo:
     """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
         onnx.checker.check_model(str(staging / GRAPH_FILE), full_check=True)

@@ -5,13 +5,13 @@ import torch
 
 from ppd.errors import ModelError
 from ppd.models.decoder import Decoder
-from ppd.runtime.check import Reference, reference_length
+from ppd.runtime.check import Recording, recording_length
 
 _MAX_ROWS_AT_ONCE = 1024
 _MAX_LOGITS_BYTES = 1 << 29
 
 
-def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> Reference:
+def record(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> Recording:
     """Run the decoder over a fixed random text, with all prompt rows behind every token.
 
     Prompt row j behind position p stands at p + j and sees the text up to p and the rows 1..j-1 beside it.
@@ -28,7 +28,7 @@ def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids:
         ModelError: The model's own answers are not finite.
     """
     m, vocab_size = len(prompt_tokens), decoder.config.vocab_size
-    length = reference_length(m)
+    length = recording_length(m)
     ids = np.random.default_rng(0).integers(0, vocab_size, length)
     num_kept = min(num_top_ids + 1, vocab_size)
     keep_logits = length * (1 + m) * vocab_size * 4 <= _MAX_LOGITS_BYTES
@@ -46,7 +46,7 @@ def record_reference(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids:
         top_logits.append(top.values.numpy())
         logits += [answers.numpy()] if keep_logits else []
     full = np.concatenate(logits) if keep_logits else None
-    return Reference(ids, np.concatenate(top_ids), np.concatenate(top_logits), full)
+    return Recording(ids, np.concatenate(top_ids), np.concatenate(top_logits), full)
 
 
 def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_tokens: torch.Tensor) -> torch.Tensor:

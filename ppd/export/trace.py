@@ -21,14 +21,12 @@ from ppd.signature import (
     MAX_ROWS,
     MIN_CAPACITY,
     OPSET,
+    PARAMETER_PREFIX,
     STATE,
     TOP_IDS,
     cache_names,
     max_capacity,
 )
-
-GRAPH_PREFIX = "decoder."
-"""What stands before the decoder's parameter names in the graph."""
 
 
 def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
@@ -78,7 +76,7 @@ def _tensor_scatter(cache: Any, update: Any, index: Any) -> Any:
 
 def _reads_no_parameter(node: ir.Node) -> bool | None:
     """Leave what reads a parameter as it is: folded, it would be a second table, of the placeholder's numbers."""
-    parameters = (value is not None and (value.name or "").startswith(GRAPH_PREFIX) for value in node.inputs)
+    parameters = (value is not None and (value.name or "").startswith(PARAMETER_PREFIX) for value in node.inputs)
     return False if any(parameters) else None
 
 

@@ -17,9 +17,9 @@ from ppd.errors import ExportError
 from ppd.export.dequantise import Promise, dequantise_in_graph, stored
 from ppd.export.forms import EMBEDDING, HEAD, Forms
 from ppd.export.quantise import Form, Quantised, quantise
-from ppd.export.trace import GRAPH_PREFIX
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.signature import PARAMETER_PREFIX
 
 
 class ReadableWeights(Protocol):
@@ -118,7 +118,7 @@ class ExportedWeights:
         Raises:
             ExportError: A weight is not an initializer of the graph, or is read in another way: the tracer changed it.
         """
-        names = {f"{GRAPH_PREFIX}{name}": name for name in self._shapes}
+        names = {f"{PARAMETER_PREFIX}{name}": name for name in self._shapes}
         if missing := sorted(names.keys() - model.graph.initializers.keys()):
             raise ExportError(f"the traced graph lacks {missing[0]}; use the torch version of constraints.txt")
         kind = ir.DataType.from_numpy(torch.empty(0, dtype=self.dtype).numpy().dtype)

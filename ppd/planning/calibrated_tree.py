@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppd.bundle import Bundle
+from ppd.codec import AGAIN, decode
 from ppd.errors import ArgumentError, BundleError, ModelError, TreeError
-from ppd.manifest import AGAIN, CalibrationInfo, calibration_from_json
+from ppd.manifest import CalibrationInfo
 from ppd.tree import Tree, json_from_tree, tree_from_json
 
+ACCURACY_FILE = "accuracy.json"
+"""Beside prompt tokens: how often their guesses are right, p[d][r], as training measured it."""
 _SCHEMA = 1
 _KEYS = {"schema", "precision", "draft", "calibration", "tree"}
 
@@ -76,7 +79,7 @@ def load_calibrated_tree(path: Path) -> CalibratedTree:
             tree=tree_from_json(json.dumps(data["tree"]), "tree"),
             precision=data["precision"],
             draft=data["draft"],
-            calibration=calibration_from_json(data["calibration"], "calibration"),
+            calibration=decode(CalibrationInfo, data["calibration"], "calibration"),
         )
     except (OSError, ValueError, TreeError, BundleError) as error:
         reason = str(error).removesuffix(f"; {AGAIN}")

@@ -8,7 +8,7 @@ from typing import Any
 from ppd.calibrate.calibrate import choose_tree, predicted_speedup
 from ppd.errors import ModelError
 from ppd.manifest import CalibrationInfo, EstimateInfo, ModelInfo
-from ppd.planning.calibrated_tree import load_calibrated_tree
+from ppd.planning.calibrated_tree import ACCURACY_FILE, load_calibrated_tree
 from ppd.planning.hand_made import hand_made_tree
 from ppd.planning.measured_curves import nearest_curve
 from ppd.planning.roofline import curve_from_steps, estimate_steps, memory_warning
@@ -46,11 +46,11 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> tuple[list[list[
         prompt_tokens: Folder of the trained prompt tokens; None where they are untrained, whose acceptance is unknown.
 
     Raises:
-        ModelError: `acceptance.json` beside the prompt tokens is damaged.
+        ModelError: `accuracy.json` beside the prompt tokens is damaged.
     """
     if prompt_tokens is None:
         return None
-    for path in (prompt_tokens / "acceptance.json", _PUBLISHED / f"{model}.json"):
+    for path in (prompt_tokens / ACCURACY_FILE, _PUBLISHED / f"{model}.json"):
         if path.is_file():
             try:
                 data: dict[str, Any] = json.loads(path.read_text("utf-8"))

@@ -25,13 +25,13 @@ _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
 
 
-def reference_length(num_prompt_tokens: int) -> int:
+def recording_length(num_prompt_tokens: int) -> int:
     """T: a prompt of `_START` tokens, and room for the longest path behind it with the token that follows."""
     return max(2 * _START, _START + num_prompt_tokens + 2)
 
 
 @dataclass(frozen=True)
-class Reference:
+class Recording:
     """What the model answers on a fixed text of T tokens.
 
     Attributes:
@@ -51,7 +51,7 @@ class Reference:
         np.savez(path, ids=self.ids, top_ids=self.top_ids, top_logits=self.top_logits)
 
 
-def load_reference(path: Path) -> Reference:
+def load_recording(path: Path) -> Recording:
     """Read `reference.npz`.
 
     Raises:
@@ -59,7 +59,7 @@ def load_reference(path: Path) -> Reference:
     """
     try:
         with np.load(path, allow_pickle=False) as data:
-            return Reference(data["ids"], data["top_ids"], data["top_logits"])
+            return Recording(data["ids"], data["top_ids"], data["top_logits"])
     except (OSError, ValueError, KeyError) as error:
         raise BundleError(f"cannot read {path} ({error}); export the bundle again") from error
 
@@ -80,13 +80,13 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
         EngineError: The engine does not answer as the reference does.
     """
     opened = open_bundle(bundle)
-    reference = load_reference(opened.path(REFERENCE_FILE))
+    reference = load_recording(opened.path(REFERENCE_FILE))
     return check_engine(
         open_engine(opened, engine, threads, exact=True), Plans(opened.manifest, opened.tree), reference
     )
 
 
-def check_engine(engine: Engine, plans: Plans, reference: Reference) -> CheckInfo:
+def check_engine(engine: Engine, plans: Plans, reference: Recording) -> CheckInfo:
     """Compare every phase with the reference: prefill in one and in several chunks, plain decoding, every tree state.
 
     Args:
@@ -112,7 +112,7 @@ def check_engine(engine: Engine, plans: Plans, reference: Reference) -> CheckInf
 class _Check:
     """The comparison under way."""
 
-    def __init__(self, engine: Engine, plans: Plans, reference: Reference) -> None:
+    def __init__(self, engine: Engine, plans: Plans, reference: Recording) -> None:
         self._engine, self._plans, self._reference = engine, plans, reference
         self._state = plans.plain.state
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))

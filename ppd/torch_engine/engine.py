@@ -10,7 +10,7 @@ from ppd.errors import EngineError
 from ppd.models.decoder import StepGraph
 from ppd.runtime.engines.base import Ids, Logits
 from ppd.signature import TREE_TABLES_FILE, capacity_for
-from ppd.torch_engine.weights import decoder_from_graph
+from ppd.torch_engine.weights import decoder_from_bundle
 from ppd.tree import tree_tables_from_bytes
 
 
@@ -31,7 +31,7 @@ class TorchEngine:
             torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._context = manifest.model, manifest.context
-        decoder, prompt_tokens = decoder_from_graph(bundle)
+        decoder, prompt_tokens = decoder_from_bundle(bundle)
         m = manifest.prompt_tokens.count
         graph = StepGraph(decoder, m, manifest.num_top_ids)
         mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), m)

@@ -1,5 +1,6 @@
-"""The decoder, rebuilt from a bundle's graph: its initializers bear the decoder's parameter names."""
+"""The decoder, rebuilt from a bundle: its configuration from `model.json`, its weights from the graph."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,18 +8,25 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from ppd.bundle import Bundle
+from ppd.bundle import MODEL_FILE, Bundle
+from ppd.codec import decode, parse_json
 from ppd.errors import EngineError
-from ppd.manifest import ModelInfo
-from ppd.models.config import ModelConfig, Rope
+from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
-from ppd.signature import GRAPH_FILE, PROMPT_TOKENS, TREE_DEPTH, TREE_MASK, WEIGHTS_FILE
+from ppd.signature import (
+    GRAPH_FILE,
+    PARAMETER_PREFIX,
+    PROMPT_TOKENS,
+    QUANTISED_SUFFIX,
+    SCALE_SUFFIX,
+    WEIGHTS_FILE,
+    ZERO_POINT_SUFFIX,
+)
 
-_PREFIX = "decoder."
-_QUANTISED = "_q"
+Array = np.ndarray[Any, Any]
 
 
-def decoder_from_graph(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
+def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
     """The decoder with the weights of the bundle's graph, in fp32, and the folded prompt tokens.
 
     Args:
@@ -28,18 +36,18 @@ def decoder_from_graph(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
         The decoder, and the prompt tokens float32 [m, hidden].
 
     Raises:
+        BundleError: The configuration is missing or damaged.
         EngineError: The graph does not hold the decoder's weights.
     """
+    config = decode(ModelConfig, parse_json(bundle.read_bytes(MODEL_FILE), MODEL_FILE), MODEL_FILE)
     graph = onnx.load(bundle.path(GRAPH_FILE), load_external_data=False).graph
-    tensors = _tensors(graph, bundle)
-    weights = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+    weights = _weights(graph, bundle)
+    with torch.device("meta"):
+        decoder = Decoder(config, bundle.manifest.context)
+    names = {f"{PARAMETER_PREFIX}{name}": name for name in decoder.state_dict()}
     try:
-        config = _config(bundle.manifest.model, bundle.manifest.context, weights, _epsilon(graph))
-        with torch.device("meta"):
-            decoder = Decoder(config, bundle.manifest.context)
-        decoder.cos, decoder.sin = weights.pop("cos"), weights.pop("sin")
-        decoder.load_state_dict(weights, assign=True)
-        return decoder, tensors[PROMPT_TOKENS]
+        decoder.load_state_dict({name: weights[key] for key, name in names.items()}, assign=True)
+        return decoder, weights[PROMPT_TOKENS]
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise EngineError(
@@ -48,74 +56,58 @@ def decoder_from_graph(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
         ) from error
 
 
-def _tensors(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
-    """All weights in fp32, the quantised ones dequantised, under their names."""
-    raw: dict[str, np.ndarray[Any, Any]] = {}
+def _weights(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
+    """The decoder's weights and the prompt tokens in fp32, the quantised ones dequantised, under their names."""
     content = np.memmap(bundle.path(WEIGHTS_FILE), np.uint8, "r")
-    for tensor in graph.initializer:
-        if tensor.name in (TREE_MASK, TREE_DEPTH):
-            continue
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # read here: onnx refuses files with hard links
-            place = {entry.key: entry.value for entry in tensor.external_data}
-            start, size = int(place.get("offset", 0)), int(place["length"])
-            tensor.raw_data = content[start : start + size].tobytes()
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            del tensor.external_data[:]
-        raw[tensor.name] = numpy_helper.to_array(tensor)
-        tensor.ClearField("raw_data")
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in raw:
-            raw[node.input[0].removesuffix(_QUANTISED)] = _dequantise(node, raw)
-    floats = {name: array for name, array in raw.items() if name.startswith(_PREFIX) or name == PROMPT_TOKENS}
-    dequantised = {n: a for n, a in floats.items() if not n.endswith((_QUANTISED, "_scale", "_zero_point"))}
-    return {name: torch.tensor(array.astype(np.float32)) for name, array in dequantised.items()}
+    stored = {
+        tensor.name: tensor
+        for tensor in graph.initializer
+        if tensor.name.startswith(PARAMETER_PREFIX) or tensor.name == PROMPT_TOKENS
+    }
+    axes = {node.input[0]: _axis(node) for node in graph.node if node.op_type == "DequantizeLinear"}
+
+    def read(name: str) -> Array:
+        return _read(stored[name], content).astype(np.float32)
+
+    weights = {}
+    for name in stored:
+        if name.endswith(QUANTISED_SUFFIX):
+            bare, values = name.removesuffix(QUANTISED_SUFFIX), read(name)
+            spread = functools.partial(_spread, shape=values.shape, axis=axes.get(name, -1))
+            if f"{bare}{ZERO_POINT_SUFFIX}" in stored:
+                values = values - spread(read(f"{bare}{ZERO_POINT_SUFFIX}"))
+            weights[bare] = torch.from_numpy(values * spread(read(f"{bare}{SCALE_SUFFIX}")))
+        elif not name.endswith((SCALE_SUFFIX, ZERO_POINT_SUFFIX)):
+            weights[name] = torch.from_numpy(read(name))
+    return weights
 
 
-def _dequantise(node: onnx.NodeProto, raw: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """ONNX `DequantizeLinear`, block by block: (x - zero point) · scale."""
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    axis, block_size = attributes.get("axis", 1), attributes.get("block_size", 0)
-    values = raw[node.input[0]].astype(np.float32)
-
-    def spread(name: str) -> np.ndarray[Any, Any]:
-        array = raw[name].astype(np.float32)
-        if block_size:
-            return np.repeat(array, block_size, axis).take(range(values.shape[axis]), axis)
-        return array if array.ndim != 1 else np.expand_dims(array, [i for i in range(values.ndim) if i != axis])
-
-    if len(node.input) > 2 and node.input[2]:
-        values = values - spread(node.input[2])
-    return values * spread(node.input[1])
+def _read(tensor: onnx.TensorProto, content: Array) -> Array:
+    """An initializer, from the graph or from the file of weights."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:  # read here: onnx refuses files with hard links
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        start, size = int(place.get("offset", 0)), int(place["length"])
+        whole = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        whole.raw_data = content[start : start + size].tobytes()
+        return numpy_helper.to_array(whole)
+    return numpy_helper.to_array(tensor)
 
 
-def _epsilon(graph: onnx.GraphProto) -> float:
-    """Epsilon of the RMS norms; they all have the config's."""
-    node = next((node for node in graph.node if node.op_type == "RMSNormalization"), None)
-    if node is None:
-        raise KeyError("RMSNormalization")
-    epsilon: float = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    return epsilon
+def _axis(node: onnx.NodeProto) -> int:
+    """The axis of a `DequantizeLinear` along which its scales lie, where they are of one dimension."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
 
 
-def _config(model: ModelInfo, context: int, weights: dict[str, torch.Tensor], epsilon: float) -> ModelConfig:
-    """The decoder's shape, from the manifest and from which weights there are. Its rotary tables are replaced."""
-    first = "blocks.0."
-    return ModelConfig(
-        architecture=model.architecture,
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        ffn_size=weights[f"{first}mlp.gate_up.weight"].shape[1] // 2,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        norm_eps=epsilon,
-        rope=Rope(theta=10000.0),
-        context=context,
-        eos_ids=(),
-        tied="head.weight" not in weights,
-        qkv_bias=f"{first}attention.qkv.bias" in weights,
-        output_bias=f"{first}attention.o.bias" in weights,
-        mlp_bias=f"{first}mlp.gate_up.bias" in weights,
-        qk_norm=f"{first}attention.q_norm.weight" in weights,
-    )
+def _spread(numbers: Array, shape: tuple[int, ...], axis: int) -> Array:
+    """Repeat scales to the shape of the values: one for all, one per place of an axis, or one per block.
+
+    Args:
+        numbers: No dimension, one, or as many as the values, each dividing theirs.
+        shape: Of the values.
+        axis: Where one dimension lies.
+    """
+    if numbers.ndim == 1:
+        numbers = numbers.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+    for i, (there, wanted) in enumerate(zip(numbers.shape, shape, strict=numbers.ndim > 0)):
+        numbers = np.repeat(numbers, wanted // there, i)
+    return numbers

@@ -1,41 +1,63 @@
-"""Reports of a run: the acceptance file that export reads, the card, and the plot."""
+"""Reports of a run: the accuracy that export chooses a tree by, the card, and the plot."""
 
 import datetime
 import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 import ppd
 from ppd.models.hub import ModelSource
-from ppd.train.evaluate import SAMPLED_TEMPERATURE
+from ppd.planning.calibrated_tree import ACCURACY_FILE
+from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
 from ppd.train.options import TrainOptions
 
-if TYPE_CHECKING:
-    from ppd.train.trainer import TrainReport
-
-ACCEPTANCE_FILE, CARD_FILE, PLOT_FILE = "acceptance.json", "README.md", "accuracy.png"
+CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
+_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature")
 
 
-def write_reports(report: "TrainReport", source: ModelSource, data: Sequence[Path], options: TrainOptions) -> None:
-    """Write `acceptance.json`, the card, and the plot where matplotlib is installed."""
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run made.
+
+    Attributes:
+        folder: The adapter's folder.
+        steps: Steps done.
+        seconds: Time of the steps.
+        positions_per_second: Supervised positions per second.
+        trained: Accuracy of the trained tokens on held-out data, by set.
+        untrained: Accuracy of the start.
+        is_main: Whether this is the process that writes and speaks, of several.
+    """
+
+    folder: Path
+    steps: int
+    seconds: float
+    positions_per_second: float
+    trained: dict[str, Accuracy]
+    untrained: dict[str, Accuracy]
+    is_main: bool = True
+
+
+def write_reports(report: TrainReport, source: ModelSource, data: Sequence[Path], options: TrainOptions) -> None:
+    """Write `accuracy.json`, the card, and the plot where matplotlib is installed."""
     folder = report.folder
-    acceptance = {
+    accuracy = {
         "schema": 1,
         "source": f"held-out greedy rollouts of {source.name} ({report.trained['rollouts'].trials} groups)",
         "marginals": report.trained["rollouts"].to_json()["greedy"],
-        "sets": {name: accuracy.to_json() for name, accuracy in report.trained.items()},
+        "sets": {name: found.to_json() for name, found in report.trained.items()},
     }
-    (folder / ACCEPTANCE_FILE).write_text(json.dumps(acceptance) + "\n", "utf-8")
+    (folder / ACCURACY_FILE).write_text(json.dumps(accuracy) + "\n", "utf-8")
     (folder / CARD_FILE).write_text(card(report, source, data, options), "utf-8")
     draw(report, folder / PLOT_FILE)
 
 
-def card(report: "TrainReport", source: ModelSource, data: Sequence[Path], options: TrainOptions) -> str:
+def card(report: TrainReport, source: ModelSource, data: Sequence[Path], options: TrainOptions) -> str:
     """The card: model, data, command, seed, versions and held-out figures, in Markdown."""
     length = f"--minutes {options.minutes:g}" if options.minutes is not None else f"--steps {options.steps}"
     names = " ".join(path.name for path in data)
@@ -72,7 +94,7 @@ def card(report: "TrainReport", source: ModelSource, data: Sequence[Path], optio
     )
 
 
-def draw(report: "TrainReport", path: Path) -> bool:
+def draw(report: TrainReport, path: Path) -> bool:
     """Plot accuracy by distance and rank, trained and untrained; False where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
@@ -91,9 +113,6 @@ def draw(report: "TrainReport", path: Path) -> bool:
         axes.legend()
     figure.savefig(path, dpi=120)
     return True
-
-
-_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature")
 
 
 def _top10(values: Tensor) -> list[str]:

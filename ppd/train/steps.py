@@ -51,7 +51,7 @@ class PromptTokens(nn.Module):
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepProgress:
     """How far a run is.
 
     Attributes:
@@ -65,15 +65,30 @@ class Progress:
     loss: float
 
 
+@dataclass(frozen=True)
+class StepCounts:
+    """What the steps of a run took.
+
+    Attributes:
+        steps: Done, those before a resumption included.
+        seconds: Their time.
+        positions_per_second: Supervised positions per second since the last resumption, over all processes.
+    """
+
+    steps: int
+    seconds: float
+    positions_per_second: float
+
+
 def train_steps(
     module: PromptTokens,
     sets: list[Sequences],
     options: TrainOptions,
     accelerator: Accelerator,
     out: Path,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StepProgress], None] = lambda _: None,
     evaluate: Callable[[Tensor], dict[str, Any]] | None = None,
-) -> dict[str, float]:
+) -> StepCounts:
     """Train to the end, from the checkpoint in `out` if there is one.
 
     Every choice of a step depends on the seed, the step and the process alone, so that a resumed run makes the same.
@@ -88,8 +103,6 @@ def train_steps(
         evaluate: Called with the tokens at every tenth of the run; its answer goes to the metrics, its time does not
             count.
 
-    Returns:
-        Steps, seconds, and supervised positions per second over all processes.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
     settings = _settings(module, sets, options)
@@ -120,14 +133,14 @@ def train_steps(
                 metrics.flush()
                 _save(out, module, optimizer, settings, step, elapsed)
                 saved_at = time.monotonic()
-            progress(Progress(step, _share(step, elapsed, options), value))
+            progress(StepProgress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
             metrics.flush()
             _save(out, module, optimizer, settings, step, elapsed)
     seconds = max(1e-9, elapsed - before)
     groups = 1 if options.recipe == "one-group" else options.groups
     positions = (step - begun_at) * options.batch_size * groups * options.num_prompt_tokens * accelerator.num_processes
-    return {"steps": step, "seconds": elapsed, "positions_per_second": positions / seconds}
+    return StepCounts(step, elapsed, positions / seconds)
 
 
 def _take_step(

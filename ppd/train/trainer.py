@@ -18,9 +18,9 @@ from ppd.models.hub import ModelSource, resolve_model
 from ppd.train.data import Sequences, read_sequences
 from ppd.train.evaluate import Accuracy, evaluate
 from ppd.train.options import TrainOptions
-from ppd.train.report import write_reports
+from ppd.train.report import TrainReport, write_reports
 from ppd.train.rollouts import make_rollouts
-from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptTokens, train_steps
+from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress, train_steps
 
 NUM_HELD_OUT = 64
 _NUM_GLANCED = 16
@@ -46,29 +46,6 @@ class Prepared:
     held_out: dict[str, Sequences]
 
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run made.
-
-    Attributes:
-        folder: The adapter's folder.
-        steps: Steps done.
-        seconds: Time of the steps.
-        positions_per_second: Supervised positions per second.
-        trained: Accuracy of the trained tokens on held-out data, by set.
-        untrained: Accuracy of the start.
-        is_main: Whether this is the process that writes and speaks, of several.
-    """
-
-    folder: Path
-    steps: int
-    seconds: float
-    positions_per_second: float
-    trained: dict[str, Accuracy]
-    untrained: dict[str, Accuracy]
-    is_main: bool = True
-
-
 def train(
     model: str,
     data: Sequence[Path],
@@ -78,7 +55,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     stage: Callable[[str], None] = lambda _: None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StepProgress], None] = lambda _: None,
 ) -> TrainReport:
     """Train prompt tokens for a model.
 
@@ -119,9 +96,9 @@ def train(
     tokens = module.weight.detach().float()
     report = TrainReport(
         folder=out,
-        steps=int(counts["steps"]),
-        seconds=counts["seconds"],
-        positions_per_second=counts["positions_per_second"],
+        steps=counts.steps,
+        seconds=counts.seconds,
+        positions_per_second=counts.positions_per_second,
         trained=evaluate_all(prepared, tokens),
         untrained=evaluate_all(prepared, start),
         is_main=accelerator.is_main_process,

@@ -62,10 +62,10 @@ def test_acceptance_is_known_for_trained_prompt_tokens_only(tmp_path: Path) -> N
     published = known_acceptance("mobilellama", tmp_path)
     assert published is not None
     assert published[0][0][0] == 0.34988
-    (tmp_path / "acceptance.json").write_text('{"marginals": [[0.5]]}')
+    (tmp_path / "accuracy.json").write_text('{"marginals": [[0.5]]}')
     assert known_acceptance("mobilellama", tmp_path) == ([[0.5]], "measured beside the prompt tokens")
-    (tmp_path / "acceptance.json").write_text("{")
-    with pytest.raises(ModelError, match="acceptance"):
+    (tmp_path / "accuracy.json").write_text("{")
+    with pytest.raises(ModelError, match=r"accuracy\.json holds no marginals"):
         known_acceptance("mobilellama", tmp_path)
 
 

@@ -238,14 +238,14 @@ def test_bad_arguments_leave_no_bundle(folder: Path, tmp_path: Path) -> None:
 
 
 def test_failing_check_leaves_no_bundle(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = exporter.record_reference
+    record = exporter.record
 
     def perturbed(*args):
         reference = record(*args)
         reference.logits[5] += 0.01
         return reference
 
-    monkeypatch.setattr(exporter, "record_reference", perturbed)
+    monkeypatch.setattr(exporter, "record", perturbed)
     with pytest.raises(ExportError, match=r"does not answer as PyTorch does.*position 5"):
         export(str(folder), "cpu", out=tmp_path / "b")
     assert list(tmp_path.iterdir()) == []

@@ -52,7 +52,7 @@ def optimised_operators(
 
 def test_onnx_runtime_fuses_every_projection(quantised: Bundle, folder: Path, tmp_path: Path) -> None:
     config = read_config(folder)
-    num_projections = 7 * config.num_layers + (not config.tied)
+    num_projections = 4 * config.num_layers + (not config.tied)
     graph = onnx.load(quantised.path("model.onnx"), load_external_data=False).graph
     written = Counter(node.op_type for node in graph.node)
 

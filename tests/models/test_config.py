@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import transformers
 
+from ppd.codec import decode, json_from
 from ppd.errors import ModelError
-from ppd.models.config import FAMILIES, Rope, config_from_hf, read_config
+from ppd.models.config import FAMILIES, ModelConfig, Rope, config_from_hf, read_config
 
 BASE: dict[str, Any] = {
     "model_type": "llama",
@@ -89,6 +90,12 @@ def test_eos_ids_come_from_the_generation_config_first() -> None:
     assert config_from_hf(BASE, {}).eos_ids == ()
 
 
+def test_a_configuration_survives_its_bundle() -> None:
+    config = parse(rope_scaling={"rope_type": "llama3"} | LLAMA3, eos_token_id=[7, 8], attention_bias=True)
+
+    assert decode(ModelConfig, json.loads(json_from(config)), "model.json") == config
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -112,6 +119,7 @@ def test_eos_ids_come_from_the_generation_config_first() -> None:
         ({"rms_norm_eps": "small"}, "rms_norm_eps"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
+        ({"residual_multiplier": 0.5}, "residual_multiplier"),
         ({"model_type": "mistral", "num_local_experts": 8}, "num_local_experts"),
     ],
 )

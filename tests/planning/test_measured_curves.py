@@ -22,7 +22,7 @@ CPU = find_target("cpu")
 
 def acceptance(folder: Path, *marginals: list[float]) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "acceptance.json").write_text(json.dumps({"marginals": marginals, "source": "made up"}), "utf-8")
+    (folder / "accuracy.json").write_text(json.dumps({"marginals": marginals, "source": "made up"}), "utf-8")
     return folder
 
 
@@ -64,7 +64,7 @@ def test_where_drafting_pays_the_tree_and_its_speed_follow_from_acceptance_and_c
     assert chosen.draft is None
     assert chosen.source == "estimated for cpu"
     assert estimate is not None
-    chain = chain_from_tree(tree, json.loads((folder / "acceptance.json").read_text("utf-8"))["marginals"])
+    chain = chain_from_tree(tree, json.loads((folder / "accuracy.json").read_text("utf-8"))["marginals"])
     assert estimate.acceptance_length == pytest.approx(chain.acceptance_length)
     sizes, values = map(int, estimate.relative_latency), estimate.relative_latency.values()
     times = np.interp([rows.num_rows for _, rows in sorted(tree.rows.items())], list(sizes), list(values))

@@ -10,28 +10,22 @@ from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import BundleError, EngineError
 from ppd.precision import PRECISIONS
 from ppd.runtime import check_bundle
-from ppd.runtime.check import Reference, check_engine, load_reference
+from ppd.runtime.check import Recording, check_engine, load_recording
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
-from ppd.tree import fold_tables, load_tree
-from tests.conftest import FIXTURES
-from tests.copies import refolded_copy
-
-WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
+from ppd.tree import fold_tables
 
 
 @pytest.fixture(scope="module")
-def wide(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The embedded model with a tree of three states, each with siblings, prompt rows and depth."""
-    folder = tmp_path_factory.mktemp("wide") / "bundle"
-    return open_bundle(refolded_copy(tinypy_bundle, folder, load_tree(WIDE_TREE)))
+def wide(wide_bundle: Path) -> Bundle:
+    return open_bundle(wide_bundle)
 
 
 @pytest.fixture(scope="module")
-def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Plans, Reference]:
+def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Plans, Recording]:
     engine = OnnxRuntimeEngine(wide, threads=1)
-    return engine, Plans(wide.manifest, wide.tree), load_reference(wide.path(REFERENCE_FILE))
+    return engine, Plans(wide.manifest, wide.tree), load_recording(wide.path(REFERENCE_FILE))
 
 
 def test_bundle_passes(wide: Bundle) -> None:
@@ -55,7 +49,7 @@ def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: P
 @pytest.mark.parametrize("state", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["root unseen", "sibling seen", "prompt row unseen", "position"])
 def test_wrong_tree_tables_are_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Reference], state: int, kind: str, tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Recording], state: int, kind: str, tmp_path: Path
 ) -> None:
     mask, depth = fold_tables(wide.tree)
     rows = wide.tree.rows[state]
@@ -73,7 +67,7 @@ def test_wrong_tree_tables_are_found(
 
 
 def test_wrong_causal_state_is_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Reference], tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Recording], tmp_path: Path
 ) -> None:
     mask, depth = fold_tables(wide.tree)
     mask[4, 40, 39] = False
@@ -82,7 +76,7 @@ def test_wrong_causal_state_is_found(
 
 
 def test_lost_commit_is_found(
-    parts: tuple[OnnxRuntimeEngine, Plans, Reference], monkeypatch: pytest.MonkeyPatch
+    parts: tuple[OnnxRuntimeEngine, Plans, Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, plans, reference = parts
     monkeypatch.setattr(engine, "commit", lambda *_: None)
@@ -91,7 +85,7 @@ def test_lost_commit_is_found(
 
 
 @pytest.mark.parametrize("field", ["top_ids", "top_logits", "ids"])
-def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Reference], field: str) -> None:
+def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Recording], field: str) -> None:
     engine, plans, reference = parts
     changed = getattr(reference, field).copy()
     if field == "top_ids":
@@ -105,7 +99,7 @@ def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Refer
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0])
-def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, Reference], gap: float) -> None:
+def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, Recording], gap: float) -> None:
     engine, plans, reference = parts
     scale = float(np.abs(reference.top_logits).max())
     # A place where the two best are as close as the tolerance of logits allows to write them down as equal.
@@ -129,4 +123,4 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, 
 def test_damaged_reference_file(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"PK nothing")
     with pytest.raises(BundleError, match=r"reference\.npz"):
-        load_reference(tmp_path / "reference.npz")
+        load_recording(tmp_path / "reference.npz")

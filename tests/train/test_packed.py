@@ -14,9 +14,8 @@ from ppd.train.evaluate import evaluate
 from ppd.train.losses import kl, total_variation, weighted_loss
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
 from ppd.train.rollouts import continue_texts, make_rollouts
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import FEATURES, save_tiny_model
 
-FEATURES = ("llama_gqa", "llama_mqa", "llama_biases", "llama_llama3", "qwen2", "qwen3", "qwen3_bias")
 TOLERANCE = 2e-5  # of logits up to 7
 T, M = 20, 3
 

@@ -14,8 +14,9 @@ from ppd.errors import ArgumentError
 from ppd.models.adapter import load_prompt_tokens
 from ppd.train import steps as steps_module
 from ppd.train.options import TrainOptions
-from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, Progress, PromptTokens
-from ppd.train.trainer import TrainReport, initial_tokens, prepare, train
+from ppd.train.report import TrainReport
+from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress
+from ppd.train.trainer import initial_tokens, prepare, train
 from tests.train.tiny_runs import options, save_model, save_text, steps_in
 
 HIDDEN = 32
@@ -25,8 +26,8 @@ class KilledError(BaseException):
     """As little as a process that is killed, it can be caught by the code under test."""
 
 
-def kill_at(step: int) -> Callable[[Progress], None]:
-    def progress(now: Progress) -> None:
+def kill_at(step: int) -> Callable[[StepProgress], None]:
+    def progress(now: StepProgress) -> None:
         if now.step == step:
             raise KilledError
 
@@ -175,9 +176,9 @@ def test_the_folder_loads_with_peft_beside_its_model(finished: TrainReport, mode
     assert torch.equal(loaded.get_prompt_embedding_to_save("default"), tokens_of(finished.folder))
 
 
-def test_the_folder_holds_card_metrics_and_acceptance_and_no_checkpoint(finished: TrainReport, model: Path) -> None:
+def test_the_folder_holds_card_metrics_and_accuracy_and_no_checkpoint(finished: TrainReport, model: Path) -> None:
     names = {path.name for path in finished.folder.iterdir()}
-    assert {"README.md", "acceptance.json", "metrics.jsonl", "accuracy.png", "adapter_model.safetensors"} <= names
+    assert {"README.md", "accuracy.json", "metrics.jsonl", "accuracy.png", "adapter_model.safetensors"} <= names
     assert CHECKPOINT_FILE not in names
     assert (finished.folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -185,11 +186,11 @@ def test_the_folder_holds_card_metrics_and_acceptance_and_no_checkpoint(finished
     for words in (model.name, "words.txt", "--steps 6", "--seed 0", f"torch {torch.__version__}", "untrained"):
         assert words in card
 
-    acceptance = json.loads((finished.folder / "acceptance.json").read_text("utf-8"))
-    assert acceptance["schema"] == 1
-    assert torch.tensor(acceptance["marginals"]).shape == (3, 10)
-    assert all(0 <= sum(row) <= 1 + 1e-6 for row in acceptance["marginals"])
-    assert set(acceptance["sets"]) == {"rollouts", "text"}
+    accuracy = json.loads((finished.folder / "accuracy.json").read_text("utf-8"))
+    assert accuracy["schema"] == 1
+    assert torch.tensor(accuracy["marginals"]).shape == (3, 10)
+    assert all(0 <= sum(row) <= 1 + 1e-6 for row in accuracy["marginals"])
+    assert set(accuracy["sets"]) == {"rollouts", "text"}
 
 
 def test_metrics_have_every_step_and_the_held_out_figures(finished: TrainReport) -> None:

@@ -8,7 +8,7 @@ import pytest
 from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.runtime import Model
-from ppd.runtime.check import check_engine, load_reference
+from ppd.runtime.check import check_engine, load_recording
 from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine, _float32_from
@@ -33,7 +33,7 @@ def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, 
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle, lowered=lowered), "tensorrt")
 
-    info = check_engine(engine, Plans(bundle.manifest, bundle.tree), load_reference(bundle.path(REFERENCE_FILE)))
+    info = check_engine(engine, Plans(bundle.manifest, bundle.tree), load_recording(bundle.path(REFERENCE_FILE)))
 
     print(f"max difference {info.max_difference:.2g}")
     assert info.engine == f"tensorrt {VERSION} ({NAME})"
