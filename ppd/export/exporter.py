@@ -156,6 +156,7 @@ def export(
             # First, while there is little else in memory: the engine makes 32 bits of every weight.
             cut_check = _check_cut(parts, source_weights, weights) if _is_cut(parts) else None
             reference = _write_bundle(parts, weights, staging, progress)
+            weights.inputs = {}
             manifest = manifest_from_parts(parts, staging)
             progress(STAGES[5])
             write_manifest(staging, manifest)

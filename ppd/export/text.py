@@ -90,12 +90,17 @@ def run_checkpoint(
 @torch.no_grad()
 def log_probabilities_of(decoder: Decoder, ids: Sequence[Tensor]) -> Tensor:
     """Of every token after the first of some texts, which are run side by side; float32 [T, V]."""
+    return decoder.logits(rows_of(decoder, ids)[: len(ids[0])]).log_softmax(-1)
+
+
+@torch.no_grad()
+def rows_of(decoder: Decoder, ids: Sequence[Tensor]) -> Tensor:
+    """Hidden states of some texts, none of which sees another; [rows of all, hidden]."""
     lengths = torch.tensor([len(part) for part in ids])
     text = torch.arange(len(ids)).repeat_interleave(lengths)
     positions = torch.cat([torch.arange(length) for length in lengths])
     mask = (text[:, None] == text) & (positions[:, None] >= positions)
-    hidden = decoder(decoder.embedding(torch.cat(list(ids)))[None], positions[None], mask[None, None])
-    return decoder.logits(hidden[0, : len(ids[0])]).log_softmax(-1)
+    return decoder(decoder.embedding(torch.cat(list(ids)))[None], positions[None], mask[None, None])[0]
 
 
 def _keep_inputs(decoder: Decoder, start: int, inputs: dict[str, Tensor]) -> list[Any]:
