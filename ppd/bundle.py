@@ -12,17 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppd.codec import AGAIN
+from ppd.decision import CALIBRATED, GIVEN, CalibrationInfo, Decision
 from ppd.errors import BundleError, TreeError
 from ppd.files import write_atomically
-from ppd.manifest import (
-    MANIFEST_FILE,
-    CalibrationInfo,
-    FileEntry,
-    Manifest,
-    TreeInfo,
-    bytes_from_manifest,
-    manifest_from_bytes,
-)
+from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
 from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
@@ -178,9 +171,7 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         bundle.manifest,
         files=files,
         tree=tree_info(tree, source),
-        draft=None,
-        calibration=None,
-        tree_calibration=None,
+        decision=Decision(draft=None, basis=GIVEN, record=None),
     )
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)
@@ -194,7 +185,7 @@ def record_calibration(
 
     Args:
         folder: An existing bundle.
-        calibration: The record.
+        calibration: What was measured.
         tree: The tree that was measured.
         draft: What `draft="auto"` does from now on.
         files: Role (`latency.json`, `acceptance.json`) → text.
@@ -211,7 +202,8 @@ def record_calibration(
         name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
         write_atomically(bundle.folder / name, text.encode())
         entries[role] = file_entry(bundle.folder, name)
-    manifest = dataclasses.replace(bundle.manifest, files=entries, draft=draft, calibration=calibration)
+    decision = Decision(draft=draft, basis=CALIBRATED, record=calibration)
+    manifest = dataclasses.replace(bundle.manifest, files=entries, decision=decision)
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)
     return Bundle(bundle.folder, manifest, bundle.tree)

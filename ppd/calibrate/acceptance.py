@@ -1,57 +1,19 @@
 """Acceptance: at which rank of the prompt rows' guesses the coming tokens stand, measured on plain decoding's text."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ppd.errors import ArgumentError
+from ppd.measures import Marginals
 from ppd.runtime.model import Model
 from ppd.signature import causal_state
-
-_Z = 1.96  # 95 %
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """What was counted.
-
-    Attributes:
-        hits: How often the token at distance d stood at rank r, int64 [m, K].
-        trials: Tokens compared per distance, int64 [m].
-        num_prompts: Prompts that were decoded.
-    """
-
-    hits: npt.NDArray[np.int64]
-    trials: npt.NDArray[np.int64]
-    num_prompts: int
-
-    @property
-    def marginals(self) -> npt.NDArray[np.float64]:
-        """p[d][r], float64 [m, K]."""
-        return self.hits / np.maximum(self.trials, 1)[:, None]
-
-    def intervals(self) -> list[list[tuple[float, float]]]:
-        """The 95 % Wilson interval of every p[d][r]."""
-        return [[wilson(int(h), int(n)) for h in row] for row, n in zip(self.hits, self.trials, strict=True)]
-
-
-def wilson(hits: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a chance (Wilson 1927)."""
-    if trials == 0:
-        return 0.0, 1.0
-    p, z2 = hits / trials, _Z * _Z
-    middle = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials * trials)) / (1 + z2 / trials)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def measure_acceptance(
     model: Model, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, seconds: float
-) -> Acceptance:
+) -> tuple[Marginals, int]:
     """Decode prompts plainly; then give every token of the answers once more, the prompt rows behind it.
 
     Args:
@@ -59,6 +21,9 @@ def measure_acceptance(
         prompts: Token ids of each prompt.
         max_new_tokens: Tokens decoded per prompt.
         seconds: No prompt begins later than this, the first excepted.
+
+    Returns:
+        How often each rank was right, and how many prompts were decoded.
 
     Raises:
         ArgumentError: No answer was long enough to compare a single token.
@@ -78,7 +43,10 @@ def measure_acceptance(
         used += 1
     if not trials[0]:
         raise ArgumentError("every answer ended at once, so no guess can be compared; give other --prompts")
-    return Acceptance(hits, trials, used)
+    shares = hits / np.maximum(trials, 1)[:, None]
+    return Marginals(
+        probabilities=shares.tolist(), source=f"{used} prompts, on this device", trials=trials.tolist()
+    ), used
 
 
 def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> Iterator[list[int | None]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ppd.measures import MILLISECONDS, Floats, LatencyCurve
 from ppd.planning.search import search_tree
 from ppd.runtime.draft import plans_from_tree
 from ppd.runtime.model import Model
@@ -36,18 +37,26 @@ class Latency:
 
     sizes: npt.NDArray[np.int64]
     cache_lens: npt.NDArray[np.int64]
-    milliseconds: npt.NDArray[np.float64]
-    host_ms: npt.NDArray[np.float64]
-    head_share: npt.NDArray[np.float64]
+    milliseconds: Floats
+    host_ms: Floats
+    head_share: Floats
     rounds: int
     stable: bool
 
-    def curve(self) -> npt.NDArray[np.float64]:
-        """L(1), L(2), …, milliseconds, float64 [largest size]: means over cache lengths, linear between sizes.
+    def curve(self) -> LatencyCurve:
+        """The mean over cache lengths.
 
         Where more rows took less time, which is noise as a rule, the sizes share their mean, so that L never falls.
         """
-        return curve_from_sizes(self.sizes, self.milliseconds)
+        values = _never_falling(self.milliseconds.mean(axis=0))
+        return _curve(self.sizes, values, "measured on this device")
+
+    def curves(self) -> dict[str, LatencyCurve]:
+        """What was measured at each cache length, by a label."""
+        return {
+            label: _curve(self.sizes, row, label)
+            for label, row in zip((f"{n} cached rows" for n in self.cache_lens), self.milliseconds, strict=True)
+        }
 
 
 def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
@@ -108,13 +117,11 @@ def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
     return float(np.median(times))
 
 
-def curve_from_sizes(sizes: npt.NDArray[np.int64], times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """L(1), L(2), …, float64 [largest size], from times [curves, sizes]: as `Latency.curve`."""
-    mean = _never_falling(times.mean(axis=0))
-    return np.interp(np.arange(1, sizes[-1] + 1), sizes, mean)
+def _curve(sizes: npt.NDArray[np.int64], values: Floats, source: str) -> LatencyCurve:
+    return LatencyCurve(sizes=sizes.tolist(), values=values.tolist(), unit=MILLISECONDS, source=source)
 
 
-def _never_falling(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _never_falling(values: Floats) -> Floats:
     """The nearest values, in least squares, that never fall: neighbours in the wrong order are pooled."""
     pools: list[tuple[float, int]] = []  # mean and count
     for value in values.tolist():

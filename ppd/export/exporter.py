@@ -233,7 +233,7 @@ def _run_checkpoint(parts: Parts, weights: ExportedWeights) -> Pass:
     before = run_checkpoint(
         weights.original,
         parts.config,
-        parts.source.name,
+        parts.source.prompts,
         parts.tokenizer,
         parts.num_parameters,
         keep_inputs=weights.forms.need_inputs,

@@ -260,8 +260,8 @@ class Model:
             raise ArgumentError(
                 "draft is True, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
             )
-        measured = self.bundle.manifest.draft
-        return self.bundle.tree.drafts and (measured is not False if draft == "auto" else draft)
+        decided = self.bundle.manifest.decision.draft
+        return self.bundle.tree.drafts and (decided is not False if draft == "auto" else draft)
 
     def _ids_from(self, prompt: Prompt | None) -> list[Any]:
         if isinstance(prompt, str):

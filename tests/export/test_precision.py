@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from ppd import runtime
-from ppd.build.engine import add_lowered_graph, plan_from_bundle, profiles_of
+from ppd.build.engine import add_lowered_graph, profiles_for, serialize_engine
 from ppd.bundle import Bundle
 from ppd.export import exporter
 from ppd.export.exporter import export
@@ -124,8 +124,8 @@ def test_tensorrt_builds_a_quantised_export_for_a_cpu(
     save_tiny_model("llama", tmp_path / "model")
     bundle = export(str(tmp_path / "model"), "cpu", precision=precision, out=tmp_path / "bundle").bundle
 
-    native = plan_from_bundle(trt, bundle, profiles_of(bundle), "8.9", lowered=False)
-    lowered = plan_from_bundle(trt, add_lowered_graph(bundle), profiles_of(bundle), "8.6", lowered=True)
+    native = serialize_engine(trt, bundle, profiles_for(bundle), "8.9", lowered=False)
+    lowered = serialize_engine(trt, add_lowered_graph(bundle), profiles_for(bundle), "8.6", lowered=True)
 
     assert native.layers["ATTENTION_INPUT"] == 2
     assert "ATTENTION_INPUT" not in lowered.layers
