@@ -22,7 +22,6 @@ from ppd.errors import EngineError
 from ppd.manifest import EngineInfo, Manifest
 from ppd.memory import GB, Memory, memory_of
 from ppd.runtime.check import check_engine, load_recording
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import Gpu, current_gpu
 from ppd.runtime.engines.tensorrt.built import (
@@ -182,7 +181,7 @@ def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
     alone = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=[info]))
     try:
         engine = open_engine(alone, flavour)  # another that fits as well must not answer for it
-        check_engine(engine, Plans(bundle.manifest, bundle.tree), load_recording(bundle.path(REFERENCE_FILE)))
+        check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
     except EngineError as error:
         write_engines(folder, bundle.manifest, others)
         raise EngineError(f"the engine that was built does not work and was deleted: {error}") from error

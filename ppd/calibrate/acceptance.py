@@ -8,7 +8,7 @@ import numpy as np
 from ppd.errors import ArgumentError
 from ppd.measures import Marginals
 from ppd.runtime.model import Model
-from ppd.signature import causal_state
+from ppd.runtime.verify import Accepted
 
 
 def measure_acceptance(
@@ -61,16 +61,13 @@ def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> 
         For each token but the last two: the rank of the coming token at each distance from 1 on (at most m, fewer at
         the end of the answer); None where it is not among the best ids.
     """
-    manifest, engine = model.bundle.manifest, model.engine
-    m = manifest.prompt_tokens.count
-    state, prompt_rows = causal_state(m), manifest.model.vocab_size + np.arange(m)
-    engine.restart(len(prompt) + m)
-    chunk = manifest.max_rows - m
-    for start in range(0, len(prompt), chunk):
-        engine.run(np.array(prompt[start : start + chunk], np.int64), state, start, np.zeros(1, np.int64))
+    session = model.session
+    m = session.plans.num_prompt_tokens
+    row_with_prompts = session.plans.chain(0, num_prompts=m)
+    session.prefill(prompt)
     for place in range(len(answer) - 2):  # prompt row j behind token `place` guesses the token j + 1 places ahead
-        rows = np.concatenate([[answer[place]], prompt_rows])
-        top_ids = engine.run(rows, state, len(prompt) + place, np.arange(m + 1))
-        right = [top_ids[j] == answer[place + 1 + j] for j in range(1, min(m, len(answer) - 2 - place) + 1)]
+        session.step(row_with_prompts, [answer[place]])
+        session.commit(Accepted([0], [answer[place + 1]]), 1)
+        guesses = session.guesses[: len(answer) - 2 - place]
+        right = [row == answer[place + 2 + j] for j, row in enumerate(guesses)]
         yield [int(where.argmax()) if where.any() else None for where in right]
-        engine.commit(len(prompt) + place, [0])

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import ppd
 
@@ -22,6 +20,9 @@ app = typer.Typer(
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
+ExactOption = Annotated[
+    bool, typer.Option("--exact", help="Compute quantised products in fp32: slower, without near-tie forks.")
+]
 EngineOption = Annotated[str, typer.Option(help="auto, or an engine's name.")]
 
 
@@ -35,6 +36,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @contextmanager
 def bar() -> Iterator[Callable[[str, float | None], None]]:
     """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
+    from rich.console import Console  # takes a while, and generating needs no bar
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:

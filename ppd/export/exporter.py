@@ -49,7 +49,6 @@ from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import PRECISIONS
 from ppd.runtime.check import Recording, check_engine
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
@@ -223,7 +222,7 @@ def _check(staging: Path, reference: Recording) -> CheckInfo:
         ) from error
     bundle = open_bundle(staging, verify=False)
     try:
-        return check_engine(open_engine(bundle, exact=True), Plans(bundle.manifest, bundle.tree), reference)
+        return check_engine(open_engine(bundle, exact=True), bundle, reference)
     except EngineError as error:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 

@@ -11,8 +11,8 @@ from ppd.build.fuse import fuse
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import ExportError
 from ppd.export.exporter import export
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from ppd.runtime.plans import Plans
 from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CAPACITY
 from ppd.tree import load_tree
 from tests.conftest import FIXTURES

@@ -16,9 +16,16 @@ from ppd.manifest import CheckInfo, Manifest, PromptTokensInfo
 from ppd.models.registry import load_registry
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS, capacity_for, causal_state
-from ppd.tree import Tree, fold_tables
+from ppd.tree import Node, Tree, fold_tables
 from tests.infos import model_info
 
+WIDE = Tree(
+    2,
+    {
+        2: (Node((), 2), *(Node((r,), 2) for r in range(6)), *(Node((r, c), 2) for r in range(3) for c in range(4))),
+    },
+)
+"""A tree with siblings, prompt rows and depth in its one state."""
 NUM_TOP_IDS = 10
 UNWRITTEN = -(10**6)
 

@@ -10,12 +10,20 @@ from ppd import runtime
 from ppd.bundle import open_bundle
 from ppd.errors import ArgumentError
 from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.host_cache import KVCache
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import FUSED_GRAPH_FILE, MIN_CAPACITY
+from ppd.tree import load_tree
 from tests.copies import standard
+from tests.runtime.real_models import WIDE_TREE, model_with_tree
 
 STALE = 7.0
 """What rows of the cache hold that no step has written."""
+
+
+@pytest.fixture
+def wide(tinypy_bundle: Path, tmp_path: Path) -> runtime.Model:
+    return model_with_tree(open_bundle(tinypy_bundle), load_tree(WIDE_TREE), tmp_path)
 
 
 @pytest.fixture(params=["fused", "standard"])
@@ -107,27 +115,41 @@ def test_a_step_allocates_nothing_large(tinypy_bundle: Path) -> None:
         stream.close()
 
 
-def test_buffers_stay_bound_between_generations(tinypy_bundle: Path) -> None:
+def test_the_cache_stays_between_generations_until_it_is_too_small(tinypy_bundle: Path) -> None:
     model = runtime.load(tinypy_bundle, threads=1)
     engine = model.engine
     assert isinstance(engine, OnnxRuntimeEngine)
     model.generate([5, 6, 7], max_new_tokens=40)
-    bindings, array = dict(engine._bindings), engine.cache.array
+    array = engine.cache.array
     model.generate([5, 6, 7], max_new_tokens=40)
     assert engine.cache.array is array
-    assert all(engine._bindings[shape] is binding for shape, binding in bindings.items())
     model.generate([5] * (MIN_CAPACITY + 1), max_new_tokens=2)
     assert engine.cache.array is not array
     assert engine.cache.capacity == 2 * MIN_CAPACITY
 
 
-def test_bindings_are_few_however_many_prompt_lengths_come(tinypy_bundle: Path) -> None:
+@pytest.mark.parametrize("lose", ["commit", "growth"])
+def test_rows_that_are_not_kept_show_in_the_tokens(
+    wide: runtime.Model, monkeypatch: pytest.MonkeyPatch, lose: str
+) -> None:
+    """The fixture has teeth: with this tree accepted rows move, and this answer makes the cache grow."""
+    prompt = wide.encode("import os\n") * 20
+    plain = wide.generate(prompt, max_new_tokens=60, draft=False).token_ids
+    assert wide.generate(prompt, max_new_tokens=60, draft=True).token_ids == plain
+    if lose == "commit":
+        monkeypatch.setattr(KVCache, "_move", lambda *_: None)
+    else:
+        resize = KVCache._resize
+        monkeypatch.setattr(KVCache, "_resize", lambda cache, capacity, _: resize(cache, capacity, 0))
+
+    assert wide.generate(prompt, max_new_tokens=60, draft=True).token_ids != plain
+
+
+def test_tokens_are_the_same_however_many_prompt_lengths_came_before(tinypy_bundle: Path) -> None:
     model = runtime.load(tinypy_bundle, threads=1)
     expected = model.generate([5, 6], max_new_tokens=10).token_ids
     for length in range(3, 40):
         model.generate([7] * length, max_new_tokens=2)
-    assert isinstance(model.engine, OnnxRuntimeEngine)
-    assert len(model.engine._bindings) <= 3 + 1 + 12
     assert model.generate([5, 6], max_new_tokens=10).token_ids == expected
 
 

@@ -11,8 +11,9 @@ import onnxruntime as ort
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
 from ppd.precision import EXACT_LEVEL, PRECISIONS
-from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
+from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
     FUSED_GRAPH_FILE,
@@ -30,8 +31,8 @@ from ppd.signature import (
 from ppd.tree import tree_tables_from_bytes
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_SPARE_BINDINGS = 12
-"""Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
+SPARE_BINDINGS = 12
+"""Step shapes kept bound besides those of decoding: what prefill brings, and other callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,7 @@ class OnnxRuntimeEngine:
         self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
         self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self._bindings: dict[tuple[int, int], _Binding] = {}
-        self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
-        self._capacity = 0
+        self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
         self._cache_values: list[ort.OrtValue] = []
         self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
         self._last: _Binding | None = None
@@ -94,7 +93,7 @@ class OnnxRuntimeEngine:
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        if cache_len + num_rows > self._capacity and self._cache.reserve(cache_len, num_rows):
+        if cache_len + num_rows > self._cache.capacity and self._cache.reserve(cache_len, num_rows):
             self._bind_cache()
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
@@ -120,13 +119,10 @@ class OnnxRuntimeEngine:
     def _bind_cache(self) -> None:
         """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""
         self._bindings.clear()
-        self._capacity = self._cache.capacity
         layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
 
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
-        if len(self._bindings) >= self._max_bindings:
-            del self._bindings[next(iter(self._bindings))]
         if num_head_rows > self._logits.shape[1]:
             self._logits = np.zeros((1, num_head_rows, self._vocab_size), self._dtype)
         io = self._session.io_binding()
@@ -150,7 +146,7 @@ class OnnxRuntimeEngine:
         for name, value in zip(self._names, self._cache_values, strict=True):
             io.bind_ortvalue_input(name, value)
             io.bind_ortvalue_output(f"{name}_out", value)
-        self._bindings[num_rows, num_head_rows] = binding
+        self._bindings.put((num_rows, num_head_rows), binding)
         return binding
 
 
@@ -196,6 +192,6 @@ def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: 
         )
 
 
-def open_onnxruntime(bundle: Bundle, threads: int | None, *, exact: bool = False) -> OnnxRuntimeEngine:
+def open_onnxruntime(bundle: Bundle, options: EngineOptions) -> OnnxRuntimeEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
-    return OnnxRuntimeEngine(bundle, threads, exact=exact)
+    return OnnxRuntimeEngine(bundle, options.threads, exact=options.exact)
