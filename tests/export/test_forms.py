@@ -52,5 +52,7 @@ def test_projections_that_no_block_divides_are_named() -> None:
 def test_a_model_of_which_no_projection_can_be_quantised_is_refused() -> None:
     shapes = {"head.weight": (40, 61), "blocks.0.mlp.down.weight": (72, 40), "blocks.0.attention.o.weight": (40, 40)}
 
-    with pytest.raises(ExportError, match=r"^int4 takes blocks of 16 inputs, which do not divide this model's 40 and 72"):
+    with pytest.raises(
+        ExportError, match=r"^int4 takes blocks of 16 inputs, which do not divide this model's 40 and 72"
+    ):
         Forms("int4").kept(shapes)
