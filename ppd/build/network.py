@@ -77,8 +77,12 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
         bundle: The bundle.
         capacity: S.
         lowered: Read the lowered graph.
+
+    Raises:
+        EngineError: Its weights are quantised as ONNX Runtime's CPU likes them.
     """
     model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    _require_readable(model, bundle)
     caches = set(cache_names(bundle.manifest.model.num_layers))
     for value in (*model.graph.input, *model.graph.output):
         if value.name.removesuffix("_out") in caches:
@@ -91,6 +95,19 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
     if not lowered and cache_type(model) != onnx.TensorProto.FLOAT:
         add_masks(model)
     return model
+
+
+def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
+    """TensorRT dequantises blocks of 4 bits only, without zero points."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            in_blocks = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+            if len(node.input) > 2 or (in_blocks and kinds.get(node.input[0]) == onnx.TensorProto.INT8):
+                raise EngineError(
+                    f"{bundle.folder} is quantised for {bundle.manifest.target}, in a form that TensorRT cannot read; "
+                    "export the model again with --gpu and the device's name (ppd targets lists them)"
+                )
 
 
 def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, folder: Path) -> Any:

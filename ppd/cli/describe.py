@@ -1,5 +1,7 @@
 """A bundle in words: what `ppd inspect`, `ppd check` and the end of an export print."""
 
+from collections.abc import Sequence
+
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
@@ -38,7 +40,9 @@ def describe_bundle(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int) -> str:
+def describe_export(
+    bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int, unquantised: Sequence[str] = ()
+) -> str:
     """The summary at the end of an export.
 
     Args:
@@ -46,6 +50,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         weights_bytes: Size of the graph and its weights.
         added_parameters: Numbers of the prompt tokens.
         added_bytes: Prompt tokens and tree tables.
+        unquantised: Projections that a quantised bundle keeps as they are.
     """
     manifest = bundle.manifest
     model, prompts, tree = manifest.model, manifest.prompt_tokens, manifest.tree
@@ -69,6 +74,8 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
     lines += _speed_lines(manifest.decision) if manifest.decision.draft is not None else []
     lines += _record_lines(bundle)
     lines += _engine_lines(manifest)
+    if unquantised:
+        lines.append(f"note           not quantised, as no block divides their inputs: {', '.join(unquantised)}")
     if "BUILD.md" in manifest.files:
         lines.append(f"note           build the engine on {manifest.target} itself: BUILD.md in the bundle says how")
     if prompts.status == "untrained" and tree.drafts:

@@ -47,4 +47,8 @@ def export(
             force=force,
             progress=advance,
         )
-    print(describe_export(report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes))
+    print(
+        describe_export(
+            report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes, report.unquantised
+        )
+    )

@@ -73,8 +73,11 @@ def in_fp16(bundle: Bundle, model: Path) -> Bundle:
     return bundle
 
 
-def quantised(folder: Path, kind: int, block: int) -> None:
-    """Make the weights of every projection in the folder's graph random `kind` numbers in blocks along the inputs."""
+def quantised(folder: Path, kind: int, block: int | None) -> None:
+    """Make the weights of every projection in the folder's graph random `kind` numbers.
+
+    They have a scale per block of inputs, or, without blocks, per output.
+    """
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     graph, random = model.graph, np.random.default_rng(0)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -84,11 +87,12 @@ def quantised(folder: Path, kind: int, block: int) -> None:
         if columns % 2:
             continue  # the vocabulary of the tiny model is odd, which 4-bit packing does not take
         weights = random.integers(-7, 8, (rows, columns)).astype(dtype)
-        scales = np.full((rows // block, columns), 0.05, np.float16)
+        scales = np.full((rows // block, columns) if block else columns, 0.05, np.float16)
+        attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
         graph.initializer.append(onnx.numpy_helper.from_array(weights, f"{name}_quantised"))
         graph.initializer.append(onnx.numpy_helper.from_array(scales, f"{name}_scale"))
         inputs, output = [f"{name}_quantised", f"{name}_scale"], f"{name}_dequantised"
-        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, [output], axis=0, block_size=block))
+        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, [output], **attributes))
         node.input[1] = output
     onnx.save(model, folder / "model.onnx")
 
@@ -96,7 +100,8 @@ def quantised(folder: Path, kind: int, block: int) -> None:
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_graph_with_quantised_weights_builds(own: Path, bundle: Path, precision: str) -> None:
     opened = in_fp16(open_bundle(own), bundle.parent / "model")
-    quantised(own, onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.INT4, 32)
+    kind, block = (onnx.TensorProto.INT8, None) if precision == "int8" else (onnx.TensorProto.INT4, 32)
+    quantised(own, kind, block)
     graph = onnx.load(own / "model.onnx", load_external_data=False)
 
     plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)

@@ -208,6 +208,8 @@ def test_untrained_prompt_tokens_that_draft_are_noted(bundle: Bundle) -> None:
     described = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=untrained))
 
     assert "untrained prompt tokens guess poorly" in lines_of(describe_export(described, 1, 1, 1))["note"]
+    kept = describe_export(described, 1, 1, 1, ["head", "mlp.down"])
+    assert "not quantised, as no block divides their inputs: head, mlp.down" in kept
 
 
 def test_trained_prompt_tokens_or_no_tree_need_no_note(bundle: Bundle) -> None:
