@@ -120,7 +120,7 @@ BAD_VALUES: dict[str, tuple[list[object], list[str]]] = {
     "top-k of 0": ([PROMPT, "--top-k", 0], ["top_k is 0"]),
     "top-p of 2": ([PROMPT, "--top-p", 2], ["top_p is 2.0"]),
     "negative seed": ([PROMPT, "--seed", -1], ["seed is -1"]),
-    "empty stop text": ([PROMPT, "--stop", ""], ["stop is ('',)"]),
+    "empty stop text": ([PROMPT, "--stop", ""], ["stop is ['']"]),
     "typical without temperature": ([PROMPT, "--acceptance", "typical"], ["a temperature above 0"]),
     "no threads": ([PROMPT, "--threads", 0], ["threads is 0"]),
     "unknown engine": ([PROMPT, "--engine", "abacus"], ["no engine is called 'abacus'", "onnxruntime"]),
