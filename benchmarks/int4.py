@@ -196,7 +196,7 @@ def main() -> None:
         weights, forms = UntiedWeights(opened) if config.tied else opened, Forms("int4")
         config = dataclasses.replace(config, tied=False)
         read = lambda name: weights.read(name).float()  # noqa: E731
-        fitted = run_checkpoint(read, config, source.name, tokenizer, opened.num_parameters, keep_inputs=True)
+        fitted = run_checkpoint(read, config, source.prompts, tokenizer, opened.num_parameters, keep_inputs=True)
         texts = {"export's text": [fitted.judged.ids]}
         if args.text is not None:
             texts[args.text.name] = pieces_of(args.text, tokenizer, args.tokens)

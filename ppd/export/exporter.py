@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from ppd.build.finish import finish_for_target
+from ppd.build.fuse import fuse
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     MODEL_FILE,
@@ -48,9 +49,8 @@ from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import PRECISIONS
 from ppd.runtime.check import Recording, check_engine
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree
 
@@ -187,6 +187,8 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     gc.collect()
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    if parts.target.compute_capability is None:
+        _write_fused_graph(staging, parts.config.num_heads)
     (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
@@ -203,6 +205,13 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     return reference
 
 
+def _write_fused_graph(staging: Path, num_heads: int) -> None:
+    """Write the graph that ONNX Runtime runs on a CPU, if it takes the model; it shares the weights' file."""
+    fused = fuse(onnx.load(staging / GRAPH_FILE, load_external_data=False), num_heads)
+    if fused is not None:
+        (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
+
+
 def _check(staging: Path, reference: Recording) -> CheckInfo:
     """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
@@ -213,7 +222,7 @@ def _check(staging: Path, reference: Recording) -> CheckInfo:
         ) from error
     bundle = open_bundle(staging, verify=False)
     try:
-        return check_engine(open_engine(bundle, exact=True), Plans(bundle.manifest, bundle.tree), reference)
+        return check_engine(open_engine(bundle, exact=True), bundle, reference)
     except EngineError as error:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 
@@ -223,7 +232,7 @@ def _run_checkpoint(parts: Parts, weights: ExportedWeights) -> Pass:
     before = run_checkpoint(
         weights.original,
         parts.config,
-        parts.source.name,
+        parts.source.prompts,
         parts.tokenizer,
         parts.num_parameters,
         keep_inputs=weights.forms.need_inputs,

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ppd.calibrate.calibrate import embedded_prompts
+from ppd.documents import embedded_prompts
 from ppd.export.weights import placeholder_decoder, streamed
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder, Linear
@@ -56,7 +56,7 @@ class Pass:
 def run_checkpoint(
     read: Callable[[str], Tensor],
     config: ModelConfig,
-    name: str,
+    prompts: str,
     tokenizer: TokenizerFiles | None,
     num_parameters: int,
     *,
@@ -67,13 +67,13 @@ def run_checkpoint(
     Args:
         read: Parameter name → the checkpoint's weight, float32.
         config: The shape.
-        name: Of the model; it decides which embedded text is judged.
+        prompts: Name of the embedded set of prompts that is judged.
         tokenizer: Its tokenizer; None for random ids.
         num_parameters: A large model is judged on less text.
         keep_inputs: Whether the inputs of projections are needed.
     """
     count = _NUM_JUDGED_OF_LARGE if num_parameters > _LARGE else _NUM_JUDGED
-    judged = _text(config, tokenizer, embedded_prompts(name), count, "calibration prompts")
+    judged = _text(config, tokenizer, embedded_prompts(prompts), count, "calibration prompts")
     fitted = (Path(__file__).parent / "text.txt").read_text("utf-8").split("\n\n")
     ids = [judged.ids]
     if keep_inputs:

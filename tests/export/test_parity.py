@@ -52,6 +52,7 @@ def test_export_equals_transformers(feature: str, tmp_path: Path) -> None:
         f"{feature}: {check.num_rows} rows, largest difference {check.max_difference:.2e}, {check.near_ties} near-ties"
     )
     assert check.max_difference <= check.tolerance
+    assert runtime.check_bundle(tmp_path / "bundle", engine="torch", threads=1).num_rows == check.num_rows
     prompt = np.random.default_rng(2).integers(3, 61, 7).tolist()
     model = runtime.load(tmp_path / "bundle", threads=1)
     plain = model.generate(prompt, max_new_tokens=40, draft=False)

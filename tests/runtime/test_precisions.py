@@ -20,7 +20,7 @@ from ppd.runtime.model import Model
 from ppd.signature import causal_state
 from ppd.tree import load_tree
 from tests.conftest import exported_tinypy
-from tests.runtime.test_equality import PROMPTS, WIDE_TREE, model_with_tree
+from tests.runtime.real_models import PROMPTS, WIDE_TREE, model_with_tree
 
 NUM_PROMPTS, NUM_TOKENS = 8, 64
 EXACT = ("fp32",)

@@ -87,7 +87,9 @@ def test_only_prompt_tokens_get_a_gradient_and_it_is_the_one_of_transformers(tmp
     torch.testing.assert_close(tokens.grad, again.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_greedy_rollouts_are_the_decoders_own_choices(decoder: Decoder) -> None:
+@pytest.mark.parametrize("feature", FEATURES)
+def test_greedy_rollouts_are_the_decoders_own_choices(feature: str, tmp_path: Path) -> None:
+    decoder = decoder_of(feature, tmp_path)
     prefixes = random_ids(3, 8)
 
     made = continue_texts(decoder, prefixes, T, 0.0, torch.Generator())
