@@ -1,7 +1,7 @@
 """The bundle: the folder that export writes and everything else reads.
 
-Written to a temporary sibling and renamed, so that a crash leaves no half bundle. A later change adds files under new
-names and replaces `manifest.json` last; files that the manifest does not name are ignored.
+Written to a temporary sibling and renamed, so that a crash leaves no half-written bundle. A later change adds files
+under new names and replaces `manifest.json` last; files that the manifest does not name are ignored.
 """
 
 import dataclasses
@@ -33,20 +33,14 @@ _CHANGED = "the bundle was changed while it was loaded: try again"
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, its files verified.
-
-    Attributes:
-        folder: Where it lies.
-        manifest: What it holds.
-        tree: The tree that is folded into its tables.
-    """
+    """An opened bundle, its files verified."""
 
     folder: Path
     manifest: Manifest
     tree: Tree
 
     def path(self, role: str) -> Path:
-        """The file of a role.
+        """Path of a role's file.
 
         Raises:
             BundleError: The manifest names no such file.
@@ -59,7 +53,7 @@ class Bundle:
         """The content of a role's file.
 
         Raises:
-            BundleError: The manifest names no such file, or it is gone: another tree or engine was put in meanwhile.
+            BundleError: The manifest names no such file, or a re-fold or build replaced it meanwhile.
         """
         path = self.path(role)
         try:
@@ -76,12 +70,11 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
     """Open a bundle and verify it.
 
     Args:
-        folder: The bundle's folder.
-        verify: Check every file's SHA-256. False skips weights and built engines, whose size is still checked
-            (`hashed_meanwhile` makes up for it while they are loaded).
+        verify: Check every file's SHA-256. False skips weights and built engines except for their size
+            (`hashed_meanwhile` checks those while they are loaded).
 
     Raises:
-        BundleError: The folder is no bundle, or a file is missing, truncated, changed, or outside the folder.
+        BundleError: The folder is not a bundle, or a file is missing, truncated, changed, or outside the folder.
     """
     root = Path(folder)
     manifest = _read_manifest(root)
@@ -115,9 +108,9 @@ def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
 def hashed_meanwhile(bundle: Bundle) -> Iterator[None]:
     """Check the SHA-256 of weights and built engines in another thread, while the block loads them.
 
-    For a bundle that was opened without: the block ends when both have, and a damaged file is its error, whatever the
-    loader made of it. A file that was put in another's place meanwhile is refused too: what was hashed is what was
-    loaded.
+    For a bundle opened with `verify=False`. The block ends when hashing and loading are both done. A damaged file
+    raises here, even if the loader failed on it first; so does a file that was replaced meanwhile, since what was
+    hashed must be what was loaded.
 
     Raises:
         BundleError: A file is damaged, missing or was replaced.
@@ -154,7 +147,7 @@ def _require_digests(digests: list[str], paths: dict[Path, FileEntry], cause: Ex
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
-    """What changes when another file is put into this one's place, or it is written to."""
+    """What changes when the file is replaced or written to."""
     try:
         status = path.stat()
     except OSError as error:
@@ -174,7 +167,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def tree_info(tree: Tree, source: str) -> TreeInfo:
-    """What the manifest says of a tree; `source` tells where it came from."""
+    """The manifest's record of a tree; `source` says where it came from."""
     return TreeInfo(
         source=source,
         drafts=tree.drafts,
@@ -184,13 +177,10 @@ def tree_info(tree: Tree, source: str) -> TreeInfo:
 
 
 def add_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
-    """Add a file to a bundle, its role its name, the manifest last.
-
-    Returns:
-        The bundle as it is now.
+    """Add a file to a bundle, with its name as its role; the manifest is written last.
 
     Raises:
-        ExportError: It cannot be written.
+        ExportError: The file cannot be written.
     """
     write_atomically(bundle.folder / name, content)
     files = bundle.manifest.files | {name: file_entry(bundle.folder, name)}
@@ -206,15 +196,10 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
     loads at the same time, sees the old bundle or the new one.
 
     Args:
-        folder: An existing bundle.
-        tree: The tree to fold.
-        source: Where it came from, for the manifest.
-
-    Returns:
-        The bundle as it is now.
+        source: Where the tree came from, for the manifest.
 
     Raises:
-        BundleError: The folder is no bundle, or one is damaged.
+        BundleError: The folder is not a bundle, or the bundle is damaged.
         TreeError: The tree does not fit the model.
     """
     bundle = open_bundle(folder, verify=False)
@@ -238,17 +223,15 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
 def record_calibration(
     folder: str | os.PathLike[str], calibration: CalibrationInfo, *, tree: Tree, draft: bool, files: dict[str, str]
 ) -> Bundle:
-    """Keep what calibration measured: the manifest and the files given change, and nothing else.
+    """Store what calibration measured; only the manifest and the given files change.
 
     Args:
-        folder: An existing bundle.
-        calibration: What was measured.
-        tree: The tree that was measured.
+        tree: The tree that was measured; it must still be the folded one.
         draft: What `draft="auto"` does from now on.
         files: Role (`latency.json`, `acceptance.json`) → text.
 
     Raises:
-        BundleError: The folder is no bundle, one is damaged, or another tree was folded in meanwhile.
+        BundleError: The folder is not a bundle, the bundle is damaged, or another tree was folded in meanwhile.
     """
     bundle = open_bundle(folder, verify=False)
     if json_from_tree(bundle.tree) != json_from_tree(tree):
@@ -267,7 +250,7 @@ def record_calibration(
 
 
 def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
-    """Remove what earlier re-folds and calibrations left. Who loads meanwhile has read it, or gets a BundleError."""
+    """Remove what earlier re-folds and calibrations left. A concurrent load has read them, or gets a BundleError."""
     named = {entry.path for entry in manifest.files.values()}
     for path in folder.iterdir():
         if re.fullmatch(r"(tree|latency|acceptance)-[0-9a-f]{16}\.(bin|json)", path.name) and path.name not in named:
@@ -321,7 +304,7 @@ def _is_large(role: str) -> bool:
 
 
 def _sha256(path: Path, stop: threading.Event | None = None) -> str:
-    """The file's digest; of what was read until then, if another thread stops it."""
+    """The file's SHA-256; if another thread stops it, that of what was read so far."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while (block := file.read(_BLOCK)) and not (stop and stop.is_set()):

@@ -1,7 +1,6 @@
-"""The codec of everything that a bundle says in JSON: dataclasses, read strictly.
+"""The codec of a bundle's JSON: dataclasses, read strictly.
 
-A key that this version does not know, one that is missing, or a value of another type is an error, because everything
-else trusts what was read.
+An unknown key, a missing key or a value of another type is an error, because everything else trusts what was read.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ def parse_json(content: bytes, where: str) -> Any:
     """Parse a file's content.
 
     Raises:
-        BundleError: It is not JSON.
+        BundleError: The content is not JSON.
     """
     try:
         return json.loads(content.decode())
@@ -39,12 +38,11 @@ def decode(kind: type[T], data: Any, where: str) -> T:
     """Build a dataclass from parsed JSON.
 
     Args:
-        kind: A dataclass of numbers, texts, lists, tuples, dictionaries, dataclasses, and what may be null.
-        data: Parsed JSON.
-        where: What messages call it.
+        kind: A dataclass of numbers, strings, lists, tuples, dictionaries and dataclasses, any of them optional.
+        where: How messages name the data.
 
     Raises:
-        BundleError: A key is unknown or missing, or a value of another type; the message names it.
+        BundleError: A key is unknown or missing, or a value has another type; the message names it.
     """
     if not isinstance(data, dict):
         raise BundleError(f"{where} is not an object; {AGAIN}")

@@ -13,17 +13,16 @@ class CalibrationInfo:
     """What calibration measured and chose on a device.
 
     Attributes:
-        engine: Engine, version and device.
+        engine: Name, version and device.
         machine: Operating system and processor.
-        created: When, ISO 8601.
+        created: ISO 8601.
         num_prompts: Prompts whose acceptance was counted.
-        predicted_acceptance_length: τ that the measured marginals promise for the tree.
+        predicted_acceptance_length: τ that the measured marginals predict for the tree.
         measured_acceptance_length: τ of the confirming run.
         predicted_speedup: τ·L(1)/L(N) of the measured curve.
         measured_speedup: Median of the confirming run's paired ratios.
-        speedup_low: Lower end of its 95 % interval.
-        speedup_high: Upper end.
-        remark: Which part of the prediction differs from what was measured, if by over 10 %; else empty.
+        speedup_low: Lower end of its 95 % interval; `speedup_high` is the upper.
+        remark: Which part of the prediction is off by over 10 %; else empty.
     """
 
     engine: str
@@ -41,7 +40,7 @@ class CalibrationInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RooflineInfo:
-    """What the figures of a target promise: N rows take overhead + max(weights + cache, N · compute per row).
+    """What a target's figures predict: N rows take overhead + max(weights + cache, N · compute per row).
 
     Attributes:
         cache_len: Cached rows assumed.
@@ -60,15 +59,15 @@ class RooflineInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateInfo:
-    """What is known of a target before a device is at hand: nothing of it was measured there.
+    """What is known of a target before a device is at hand; nothing was measured on it.
 
     Attributes:
         curve: L(N): a roofline, or measured elsewhere.
         roofline: The terms of `curve`; null where it was measured elsewhere.
-        marginals: The chances that the tree was chosen by; null where none are known, so that it is hand-made.
-        acceptance_length: τ that the marginals promise; null where none are known.
-        speedup: τ·L(1)/L(N); null where no marginals are known.
-        warning: That the model does not fit the target's memory, or empty.
+        marginals: The chances that the tree was chosen by; null if unknown: the tree is then hand-made.
+        acceptance_length: τ that the marginals predict; null without them.
+        speedup: τ·L(1)/L(N); null without marginals.
+        warning: Says that the model does not fit the target's memory; else empty.
     """
 
     curve: LatencyCurve
@@ -93,14 +92,14 @@ _RECORDS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What `draft="auto"` does with the folded tree, and what says so.
+    """What `draft="auto"` does with the folded tree, and why.
 
     Attributes:
-        draft: True or false; null where nothing says which is faster (then it drafts).
+        draft: Null if it is unknown which is faster; generation then drafts.
         basis: "calibrated here", on this device; "calibrated elsewhere", when the prompt tokens were trained;
-            "estimated" for the target; "unknown", where the acceptance or the device is, so that the tree is hand-made;
-            "given", for a tree that was asked for.
-        record: What was measured or estimated; null where nothing was.
+            "estimated" for the target; "unknown", where acceptance or device is: the tree is then hand-made; "given",
+            for a tree that the user chose.
+        record: What was measured or estimated; null if nothing was.
     """
 
     draft: bool | None

@@ -32,14 +32,14 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     Args:
         paths: Text or source files, whole; JSON lines, or one JSON list, of objects with `text`, `messages` or
             ShareGPT's `conversations`; folders, of which every text, source and JSON-lines file is read (a `.json` file
-            in a folder is more often a configuration than data: name it by itself). What is not UTF-8 text in a folder
-            is passed over with a warning; a file that is named has to be.
+            in a folder is more often a configuration than data: name it by itself). Files in a folder that are not
+            UTF-8 text are skipped with a warning; in a file that is named, that is an error.
 
     Returns:
         The documents, in the order of the paths and of the names in a folder. Empty ones are left out.
 
     Raises:
-        ArgumentError: A path is not there, a file is binary or malformed, or nothing was found; the message names it.
+        ArgumentError: A path does not exist, a file is binary or malformed, or nothing was found; the message names it.
     """
     documents: list[Document] = []
     for path in paths:
@@ -53,7 +53,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
 
 
 def embedded_prompts(name: str) -> list[str]:
-    """A set of prompts of this package, "python" or "english": what a model is measured on where no text is given.
+    """A set of this package's prompts, "python" or "english": what a model is measured on if no text is given.
 
     Raises:
         ArgumentError: There is no such set.
@@ -65,7 +65,7 @@ def embedded_prompts(name: str) -> list[str]:
 
 
 def until_answer(messages: Sequence[Message]) -> list[Message]:
-    """A conversation up to where the assistant answers first, which is what a model is asked to continue."""
+    """A conversation up to the assistant's first answer, which is what a model is asked to continue."""
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     return list(messages[: answers[0]] if answers and answers[0] else messages)
 
@@ -75,7 +75,7 @@ def _read(path: Path) -> Iterator[Document]:
         yield from _documents(path, _text(path))
         return
     if not path.is_dir():
-        raise ArgumentError(f"{path} is not there; expected a file or a folder of text")
+        raise ArgumentError(f"{path} does not exist; expected a file or a folder of text")
     known, passed_over = (*TEXT_SUFFIXES, ".jsonl"), []
     for file in sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file()):
         try:

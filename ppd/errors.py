@@ -1,7 +1,7 @@
 """The errors this package raises on bad input.
 
 Each is a `PPDError` (what the CLI prints as one line, exit code 1) and the built-in that a Python caller would expect.
-A message says what was got, what was expected, and what to do next.
+A message says what was given, what was expected, and what to do next.
 """
 
 

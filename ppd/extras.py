@@ -1,4 +1,4 @@
-"""Optional packages: a missing one is told in one line, with the extra that brings it."""
+"""Optional packages: a missing one becomes a one-line error that names the extra to install."""
 
 import importlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ppd.errors import PPDError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Turn a missing package into a line that says which extra of this package brings it.
+    """Turn a missing package into an error that names the extra to install.
 
     Raises:
         PPDError: A package that the block imports is not installed.
@@ -24,10 +24,10 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a module that an extra brings.
+    """Import a module that comes with an extra.
 
     Raises:
-        PPDError: It is not installed.
+        PPDError: The module is not installed.
     """
     with needs(extra):
         return importlib.import_module(module)

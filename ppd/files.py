@@ -15,8 +15,7 @@ def staged_folder(out: Path, *, force: bool, is_ours: Callable[[Path], bool]) ->
     """Yield an empty folder beside `out` that becomes `out` when the block ends, and vanishes if it raises.
 
     Args:
-        out: The folder to make.
-        force: Replace an existing folder of ours and all that lies in it, or an empty one. No other is ever deleted.
+        force: Replace an existing folder of ours, with all that is in it, or an empty one. No other is ever deleted.
         is_ours: Whether a folder may be replaced.
 
     Raises:
@@ -52,7 +51,7 @@ def require_writable(out: Path, *, force: bool, is_ours: Callable[[Path], bool])
     """Refuse an output folder that exists, unless `force` is given and it is ours or empty.
 
     Raises:
-        ExportError: It may not be written.
+        ExportError: `out` exists and may not be replaced.
     """
     if not out.exists() and not out.is_symlink():
         return
@@ -86,7 +85,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file under a temporary name and rename it, durably.
 
     Raises:
-        ExportError: It cannot be written.
+        ExportError: The file cannot be written.
     """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -1,7 +1,7 @@
 """`manifest.json`: what a bundle holds, where it came from, and the hash of every file, itself included.
 
-The manifest is strict on reading: a key that this version does not know, a value of another type, or a byte that
-changed is an error, because everything else is trusted on its word.
+Reading is strict: an unknown key, a value of another type or a changed byte is an error, because everything else relies
+on the manifest.
 """
 
 import dataclasses
@@ -27,8 +27,6 @@ class FileEntry:
 
     Attributes:
         path: Its path inside the bundle, with forward slashes.
-        size_bytes: Its size.
-        sha256: Its SHA-256, in hexadecimal.
     """
 
     path: str
@@ -87,10 +85,10 @@ class CheckInfo:
     """The check at export: the engine against PyTorch.
 
     Attributes:
-        engine: Name and version of the engine that was compared.
+        engine: Name and version.
         num_rows: Rows whose logits were compared, over all phases.
         max_difference: Largest absolute difference of a logit.
-        tolerance: What it had to stay under.
+        tolerance: Limit of `max_difference`.
         near_ties: Rows whose order of ids differed, each within `tie_gap` of the reference's own logits.
         tie_gap: The gap below which two logits count as equal (ε).
     """
@@ -108,11 +106,9 @@ class DamageInfo:
     """What the exported weights cost against the checkpoint's own, both run by PyTorch in float32.
 
     Attributes:
-        text: What was read.
-        num_tokens: Of it.
         perplexity_before: With the checkpoint's weights.
         perplexity: With the exported weights.
-        top1_agreement: Share of places where both have the same best token.
+        top1_agreement: Share of positions where both have the same best token.
         mean_kl: Mean KL(checkpoint ‖ exported) in nats.
     """
 
@@ -126,26 +122,24 @@ class DamageInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """A built TensorRT engine: everything that it depends on, and that its key is a hash of.
+    """A built TensorRT engine: everything that it depends on and that its key is a hash of.
 
     Attributes:
         key: The hash; the file's role is `engines/<key>.engine`.
         flavour: "tensorrt" or "tensorrt-rtx".
-        version: Full version of the builder.
+        version: Full version of TensorRT.
         gpu: Name of the GPU that it was built on; null if built ahead of time, for any of its compute capability.
         compute_capability: CUDA compute capability, such as "8.7".
-        precision: Of the graph.
         capacity: S, the fixed number of rows of the KV cache.
         max_prefill_rows: Profile 0 takes N = 1.. this.
         max_prefill_head_rows: Profile 0 takes R = 1.. this.
         max_decode_rows: Profile 1 takes N = R = 1.. this.
         best_decode_rows: The N that profile 1 is tuned for.
-        lowered: Whether it was built from the lowered graph, which gives out the rows' own `k_i_new` and `v_i_new`
-            [1, H, N, D] for the caller to copy into the cache, instead of writing them in place.
+        lowered: Whether it was built from the lowered graph, which outputs the rows' own `k_i_new` and `v_i_new` [1, H,
+            N, D] for the caller to copy into the cache, instead of writing them in place.
         graph_sha256: Digest of graph and weights.
         tree_sha256: Digest of the folded tree tables.
-        size_bytes: Size of the engine's file.
-        checked: Whether the recorded reference was run on it. False for one that was built ahead of time.
+        checked: Whether the recorded reference was run on it; false if it was built ahead of time.
     """
 
     key: str
@@ -175,10 +169,8 @@ class Manifest:
             change stores its file under a new name and points the role at it.
         precision: A name of `PRECISIONS`.
         graph_type: "float32" or "float16", the type of what is not quantised.
-        decision: Whether generation drafts unless told, and on what basis.
         provenance: Versions and time of the export.
-        damage: What rounding or quantising the weights costs; null where they are exported as they are.
-        engines: The TensorRT engines that were built from it.
+        damage: What rounding or quantising the weights costs; null if they are exported as they are.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -230,7 +222,8 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     """Read a manifest.
 
     Raises:
-        BundleError: It is not JSON, has a newer schema, does not match its own digest, or has unknown or missing keys.
+        BundleError: The content is not JSON, has a newer schema, unknown or missing keys, or does not match its own
+            digest.
     """
     data = parse_json(content, MANIFEST_FILE)
     schema = data.get("schema") if isinstance(data, dict) else None

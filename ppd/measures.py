@@ -45,8 +45,8 @@ class Marginals:
 
     Attributes:
         probabilities: p[d][r], [m][K]: the chance that guess r for distance d + 1 is the token that comes.
-        source: On what text they were counted.
-        trials: Tokens compared per distance, [m]; empty where that is not known.
+        source: The text that they were counted on.
+        trials: Tokens compared per distance, [m]; empty if unknown.
     """
 
     probabilities: list[list[float]]
@@ -55,7 +55,7 @@ class Marginals:
 
     @property
     def num_distances(self) -> int:
-        """M."""
+        """m, the number of distances that are guessed."""
         return len(self.probabilities)
 
     def intervals(self) -> list[list[tuple[float, float]]]:
@@ -74,10 +74,10 @@ def wilson(share: float, trials: int) -> tuple[float, float]:
 
 
 def marginals_from_json(data: Any, default_source: str) -> Marginals:
-    """Read `marginals`, and `source` and `trials` where they stand beside them; other keys are for other readers.
+    """Read `marginals`, and `source` and `trials` where present; other keys are ignored.
 
     Raises:
-        ArgumentError: Something is missing, or of another type or shape.
+        ArgumentError: A key is missing, or a value has another type or shape.
     """
     if not isinstance(data, dict) or "marginals" not in data:
         raise ArgumentError("there are no marginals in it")
@@ -93,7 +93,7 @@ def marginals_from_json(data: Any, default_source: str) -> Marginals:
 
 
 def chances_from(marginals: npt.ArrayLike) -> Floats:
-    """Bring chances into one form.
+    """Bring chances into one shape.
 
     Args:
         marginals: p[d][r] [m, R], the chance that guess r for distance d+1 is the token that comes; or p[d][q][r]
@@ -103,7 +103,7 @@ def chances_from(marginals: npt.ArrayLike) -> Floats:
         float64 [m, Q, R], with Q = 1 where the parent's rank makes no difference.
 
     Raises:
-        ArgumentError: They are no probabilities, or a row sums to more than 1.
+        ArgumentError: They are not probabilities, or a row sums to more than 1.
     """
     try:
         p = np.array(marginals, np.float64)

@@ -1,4 +1,4 @@
-"""What a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace."""
+"""Memory that a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _WORKSPACE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes by what they are for; `workspace` is 0 where it is not known."""
+    """Bytes by what they are for; `workspace` is 0 if unknown."""
 
     weights: float
     cache: float
@@ -20,19 +20,17 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.weights + self.cache + self.logits + self.workspace
 
 
 def memory_of(model: ModelInfo, *, weights: float, item_bytes: int, capacity: int, head_rows: int) -> Memory:
-    """What is known of a bundle, the workspace apart.
+    """The memory of a bundle, without the workspace.
 
     Args:
-        model: The shape.
-        weights: Bytes of the weights.
-        item_bytes: Of a number of the graph's type, 2 or 4.
+        item_bytes: Size of an element of the graph's type, 2 or 4.
         capacity: S, rows of the KV cache.
-        head_rows: Most rows that go through the LM head at once; their logits are fp32.
+        head_rows: Maximum number of rows through the LM head at once; their logits are fp32.
     """
     return Memory(
         weights=weights,
@@ -42,12 +40,12 @@ def memory_of(model: ModelInfo, *, weights: float, item_bytes: int, capacity: in
 
 
 def with_workspace(memory: Memory) -> Memory:
-    """The same with room for an engine that is not built yet: a tenth of the weights."""
+    """The same with a workspace for an engine that is not built yet: a tenth of the weights."""
     return Memory(
         weights=memory.weights, cache=memory.cache, logits=memory.logits, workspace=_WORKSPACE * memory.weights
     )
 
 
 def kv_bytes_per_row(model: ModelInfo, item_bytes: int) -> int:
-    """Bytes that one cached row has over all layers."""
+    """Bytes of one cached row over all layers."""
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * item_bytes

@@ -16,14 +16,14 @@ class Precision:
 
     Attributes:
         name: What `--precision` takes.
-        bits: Of one stored weight.
-        bytes_per_weight: The same with its share of the scales.
+        bits: Bits per stored weight.
+        bytes_per_weight: Bytes per weight, with its share of the scales.
         tolerance: Largest difference of a logit from PyTorch's in an exact engine, relative to the largest logit.
-            Engines are checked as they compute exactly: how far rounded activations stray depends on the model (0.4 %
-            to 17 % of the largest logit were seen for int8), so no bound on it would find a wrong mask.
+            Engines are checked as they compute exactly: the error of rounded activations depends on the model (0.4 % to
+            17 % of the largest logit were seen for int8), so no bound on it would catch a wrong mask.
         tie_gap: ε: where plain decoding's own two best logits are closer than this, drafting may take the other.
         accuracy_level: What ONNX Runtime's CPU kernels compute quantised products in: 1 is fp32; 4 rounds activations
-            to 8 bits, which is faster and makes other tokens of near-ties. None where nothing is quantised.
+            to 8 bits, which is faster and can flip near-ties. None where nothing is quantised.
         computes_in: Engine → what it computes in, in words.
     """
 
@@ -41,7 +41,7 @@ class Precision:
         return self.bits <= 8
 
     def graph_type(self, *, on_gpu: bool) -> GraphType:
-        """The graph's type: 16 bits where asked for, and on GPUs but for fp32."""
+        """The graph's type: 16 bits where asked for, and on GPUs unless the precision is fp32."""
         return "float16" if self.name == "fp16" or (on_gpu and self.name != "fp32") else "float32"
 
 
@@ -104,7 +104,7 @@ def find_precision(name: str) -> Precision:
     """The precision of this name.
 
     Raises:
-        ArgumentError: There is none.
+        ArgumentError: There is no such precision.
     """
     if name not in PRECISIONS:
         raise ArgumentError(f"precision {name!r} cannot be exported; this version exports {', '.join(PRECISIONS)}")
@@ -117,5 +117,5 @@ def rounding_of(precision: str, graph_type: GraphType) -> Precision:
 
 
 def tie_gap_of(precision: str, graph_type: GraphType) -> float:
-    """ε for a bundle: the larger of what its weights' kernels and its graph round."""
+    """ε for a bundle: the larger of its weights' and its graph's."""
     return max(PRECISIONS[precision].tie_gap, rounding_of(precision, graph_type).tie_gap)

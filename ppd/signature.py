@@ -58,7 +58,7 @@ def cache_names(num_layers: int) -> list[str]:
 
 
 def takes_fused_attention(head_dim: int) -> bool:
-    """Whether a model can have the graph that is rewritten for ONNX Runtime's CPU provider."""
+    """Whether the graph can be rewritten for ONNX Runtime's CPU provider."""
     return head_dim % FUSED_HEAD_MULTIPLE == 0
 
 

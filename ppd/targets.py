@@ -15,9 +15,9 @@ class BuildSteps:
     """What `BUILD.md` says of building a TensorRT engine on a kind of device.
 
     Attributes:
-        why: Why it is built there, the beginning of a sentence.
-        install: The command that installs what it takes.
-        power: Lines about the power mode, in which $mode stands for the fastest of the target; may be none.
+        why: Why it is built on the device: the beginning of a sentence.
+        install: The command that installs what the build needs.
+        power: Lines about the power mode, in which $mode stands for the target's fastest; may be empty.
     """
 
     why: str
@@ -31,7 +31,6 @@ class Target:
 
     Attributes:
         name: What `--gpu` takes.
-        description: The device, in words.
         compute_capability: CUDA compute capability, as NVIDIA lists it; None without an NVIDIA GPU.
         precision: What `--precision auto` means here.
         memory_gb: Memory that weights, KV cache and workspace share, in GB; None where it depends on the machine.
@@ -43,7 +42,7 @@ class Target:
         tensorrt: The oldest TensorRT that the device may have, as "10.3+"; None where there is none.
         tensorrt_rtx: Whether TensorRT-RTX knows the compute capability.
         build: How an engine is built on the device; None without an NVIDIA GPU.
-        notes: What else to know for that, a paragraph each.
+        notes: What else to know for the build, one paragraph each.
         sources: Figure ("throughput_tflops.fp16" for one precision) → where it is from.
     """
 
@@ -99,6 +98,6 @@ def resolve_precision(precision: str, target: Target) -> Precision:
     """The precision asked for; `auto` is the preset's.
 
     Raises:
-        ArgumentError: It cannot be exported.
+        ArgumentError: The precision cannot be exported.
     """
     return find_precision(target.precision if precision == "auto" else precision)

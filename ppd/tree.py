@@ -89,7 +89,7 @@ class Tree:
         """Refuse a tree made for another number of prompt tokens, or for more ids per row than the graph returns.
 
         Raises:
-            TreeError: It does not fit.
+            TreeError: The tree does not fit.
         """
         if self.num_prompt_tokens != num_prompt_tokens:
             raise TreeError(
@@ -159,7 +159,7 @@ def order_rows(nodes: tuple[Node, ...]) -> Rows:
     """Order the rows of one state.
 
     Args:
-        nodes: The state's nodes, prefix-closed, in any order.
+        nodes: Prefix-closed, in any order.
 
     Returns:
         The rows; sorting paths lexicographically is depth-first with siblings by rank.
@@ -207,7 +207,7 @@ def tree_tables_from_bytes(
     """Read `tree.bin` back, without a copy. Shapes as from `fold_tables`.
 
     Raises:
-        TreeError: The content has another size than m asks for.
+        TreeError: The content's size does not match m.
     """
     states = num_states(num_prompt_tokens)
     mask_size, depth_size = states * MAX_ROWS * MAX_ROWS, states * MAX_ROWS * 8
@@ -221,8 +221,7 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
     """Read a tree file.
 
     Args:
-        text: The file's content.
-        name: What messages call it.
+        name: What messages call the file.
 
     Raises:
         TreeError: The text is not JSON, or not a tree; the message says where.
@@ -260,7 +259,7 @@ def load_tree(path: Path) -> Tree:
     """Read a tree file from disk.
 
     Raises:
-        TreeError: It cannot be read, or is not a tree.
+        TreeError: The file cannot be read, or is not a tree.
     """
     try:
         return tree_from_json(path.read_text("utf-8"), path.name)
@@ -272,7 +271,7 @@ def _check_state(state: int, nodes: tuple[Node, ...], num_prompt_tokens: int) ->
     paths = {node.path for node in nodes}
     if len(paths) != len(nodes):
         twice = next(node.path for i, node in enumerate(nodes) if node.path in {n.path for n in nodes[:i]})
-        raise TreeError(f"state {state} has path {list(twice)} twice; every path may stand once")
+        raise TreeError(f"state {state} has path {list(twice)} twice; every path may appear once")
     if () not in paths:
         raise TreeError(f"state {state} has no root; expected a node with path []")
     for node in nodes:
@@ -306,7 +305,7 @@ def _object_without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} appears twice")
     return data
 
 

@@ -1,7 +1,7 @@
 """Packages that are called by their name: `ppd.export(…)` runs the function `export` of `ppd/export/exporter.py`.
 
-A package named after a verb is both the room and the function, so that `from ppd import export` gives something to call
-whether or not a module of the room was imported before. Nothing of the room is imported until the call.
+A package named after a verb is also a function, so that `from ppd import export` gives something to call whether or not
+a module of the package was imported before. Nothing of it is imported until the call.
 """
 
 import importlib
@@ -14,9 +14,7 @@ from typing import Any
 def make_callable(package: str, module: str) -> None:
     """Let a package run the function of its own name.
 
-    Args:
-        package: The package's `__name__`, such as "ppd.export".
-        module: The module of the function, such as "ppd.export.exporter".
+    package: Its `__name__`, such as "ppd.export".
     """
     verb = package.rpartition(".")[2]
 

@@ -106,7 +106,7 @@ def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, name: str, con
 
 
 def test_a_path_that_is_not_there_and_no_path_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"nowhere is not there"):
+    with pytest.raises(ArgumentError, match=r"nowhere does not exist"):
         read_documents([tmp_path / "nowhere"])
     with pytest.raises(ArgumentError, match="no data"):
         read_documents([])

@@ -48,19 +48,17 @@ def build(
     """Build an engine into a bundle, unless it holds it already.
 
     Args:
-        folder: The bundle's folder.
         flavour: "tensorrt" or "tensorrt-rtx".
         target: Build ahead of time for this device ("tensorrt-rtx" only); None for the GPU of this machine.
         max_rows: Largest N of the decode profile; None for the largest tree state's.
-        force: Build even if the engine is there.
-        progress: Called as the build goes on.
+        force: Build even if the bundle already holds the engine.
 
     Returns:
         The engine's record. One built for the GPU of this machine has been checked against the recorded reference.
 
     Raises:
-        EngineError: The flavour is not installed, cannot build for the device, lacks memory, or made an engine
-            that answers wrongly; that engine is not kept.
+        EngineError: The flavour is not installed, cannot build for the device, lacks memory, or built an engine that
+            fails its check; that engine is deleted.
         BundleError: The bundle is damaged.
     """
     trt, bundle = import_tensorrt(flavour), open_bundle(folder)
@@ -92,7 +90,7 @@ def add_lowered_graph(bundle: Bundle) -> Bundle:
 
 
 def engine_memory(bundle: Bundle, profiles: Profiles) -> Memory:
-    """What the engine takes on the device while it runs, TensorRT's workspace apart."""
+    """Device memory that the engine takes while it runs, without TensorRT's workspace."""
     return memory_of(
         bundle.manifest.model,
         weights=bundle.manifest.files[WEIGHTS_FILE].size_bytes,
@@ -155,7 +153,7 @@ def _record(
 
 
 def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None, target: Target | None) -> None:
-    """The engine and its cache have to fit; on the device, the weights are held twice during the build."""
+    """Require that engine and cache fit; a build on the device itself holds the weights twice meanwhile."""
     memory = engine_memory(bundle, profiles)
     needed = memory.total
     if gpu is not None:
@@ -174,7 +172,7 @@ def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None, target:
 
 
 def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
-    """Run the recorded reference on a built engine; delete it if it answers wrongly."""
+    """Run the recorded reference on a built engine; delete the engine if it fails."""
     bundle = open_bundle(folder, verify=False)
     others = [info for info in bundle.manifest.engines if info.key != key]
     info = next(info for info in bundle.manifest.engines if info.key == key)

@@ -20,20 +20,12 @@ _PROOF_CAPABILITY = "8.6"
 def finish_for_target(
     folder: str | Path, target: Target, progress: BuildProgress = lambda _phase, _share: None
 ) -> Bundle:
-    """Do what can be done here for a target with an NVIDIA GPU.
+    """Build the engine for a target's NVIDIA GPU, or prepare its build on the device.
 
     Where TensorRT-RTX is installed and knows the GPU, an engine is built ahead of time. Where it does not know it, as a
-    Jetson's, the graph is lowered if the oldest TensorRT of the target's line needs that, parsed and built for another
-    GPU as a proof, and `BUILD.md` says how to build on the device. Without TensorRT-RTX, or where the target's memory
-    is too small for the engine, `BUILD.md` is all.
-
-    Args:
-        folder: The bundle's folder.
-        target: The device that the bundle is for.
-        progress: Called as a build goes on.
-
-    Returns:
-        The bundle as it is now.
+    Jetson's, the graph is lowered if the oldest TensorRT of the target's line needs that, then parsed and built for
+    another GPU as a proof, and `BUILD.md` says how to build on the device. Without TensorRT-RTX, or where the target's
+    memory is too small for the engine, only `BUILD.md` is written.
 
     Raises:
         EngineError: The graph does not parse or build.

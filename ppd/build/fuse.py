@@ -1,22 +1,22 @@
 """Fuse: rewrite the graph for ONNX Runtime's CPU provider, which has attention over a cache as one operator.
 
-1. `Attention`, with all that leads into it from the projections and out of it to the next one, becomes
+1. `Attention`, with everything between the projections before it and the one after it, becomes
    `com.microsoft.GroupQueryAttention`. Past and present are the cache: the kernel writes the rows in place, and its
    cost follows the columns in use, not the capacity.
-2. Queries, keys and values that are the parts of one `Split` go in whole, as they stand before it.
+2. Queries, keys and values that are the parts of one `Split` are passed packed, as they are before it.
 3. Norms of queries and keys stay, on [1, N, heads, D] before the kernel.
 4. The kernel rotates, by the graph's own tables and positions, where it can (a head size that is a multiple of 16);
    else `RotaryEmbedding` stays, on [1, N, heads · D].
 5. The mask becomes a bias, made once for all layers from the tree's rows alone: [1, 1, N, cache_len + N], 0 where a row
-   sees a column. The kernel is causal by itself, and every tree lies inside that mask, as a row's ancestors and the
-   prompt rows that it sees stand before it.
+   sees a column. The kernel itself is causal; every tree lies inside that mask, because the ancestors and prompt rows
+   that a row sees come before it.
 6. The sum of a residual and the norm that reads it become `com.microsoft.SkipSimplifiedLayerNormalization`.
-7. Nodes and constants that nothing uses any more go.
+7. Unused nodes and constants are removed.
 
 Weights and tree tables stay where they are. The operator's definition:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
-A step behind an empty cache takes its positions as consecutive there, which the causal state's are; a tree always has
-a prompt before it.
+With an empty cache the kernel assumes consecutive positions. The causal state has them, and a tree always follows a
+prompt.
 """
 
 from typing import Any
@@ -42,13 +42,13 @@ def fuse(model: onnx.ModelProto, num_heads: int) -> onnx.ModelProto | None:
 
     Args:
         model: The bundle's graph, without its external data loaded; it is not changed.
-        num_heads: Query heads.
+        num_heads: Number of query heads.
 
     Returns:
-        The fused graph; None if the kernel does not take heads of the model's size.
+        The fused graph; None if the kernel does not support the model's head size.
 
     Raises:
-        ExportError: The graph is not one that this package exports.
+        ExportError: The graph was not exported by this package.
     """
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
@@ -85,7 +85,7 @@ class _Fusing(Rewriter):
         self.finish()
 
     def _fuse_attention(self, node: onnx.NodeProto) -> None:
-        """One layer's attention; what it gives out is called as the node that it stands for called it."""
+        """Fuse one layer's attention; the outputs keep the names of the nodes that they replace."""
         k_write, v_write = (self._maker(name, "TensorScatter") for name in node.input[1:3])
         rotaries = [self._maker(name, "RotaryEmbedding") for name in (node.input[0], k_write.input[1])]
         sources = [self._source(name) for name in (*(rotary.input[0] for rotary in rotaries), v_write.input[1])]
@@ -130,7 +130,7 @@ class _Fusing(Rewriter):
         )
 
     def _source(self, name: str) -> str:
-        """What is split into heads [1, heads, N, D]: [1, N, heads · D], normalised if they are."""
+        """The rows [1, N, heads · D] that are split into heads [1, heads, N, D], normalised if those are."""
         norm = self._makers[name]
         normalised = norm.op_type == "RMSNormalization"
         split = self._maker(self._maker(norm.input[0] if normalised else name, "Transpose").input[0], "Reshape")
@@ -141,7 +141,7 @@ class _Fusing(Rewriter):
         return self.add("Reshape", [rows, self.ints("joined", [0, 0, -1])])
 
     def _packed(self, sources: list[str]) -> tuple[str, str, str]:
-        """Queries, keys and values as the kernel takes them."""
+        """Queries, keys and values in the form that the kernel takes."""
         split = self._makers.get(sources[0])
         if split is not None and split.op_type == "Split" and list(split.output) == sources:
             return split.input[0], "", ""
@@ -149,14 +149,14 @@ class _Fusing(Rewriter):
         return query, key, value
 
     def _make_sizes(self) -> None:
-        """N, and the columns in use, cache_len + N, as the kernel asks for them."""
+        """N, and the number of columns in use, cache_len + N, in the form that the kernel takes."""
         self._num_rows = self.add("Shape", [INPUT_IDS], start=1, end=2)
         columns = self.add("Add", [CACHE_LEN, self._num_rows])
         self._num_columns = self.add("Cast", [columns], to=onnx.TensorProto.INT32)
         self._last_column = self.add("Sub", [self._num_columns, self.constant("one", np.array([1], np.int32))])
 
     def _make_bias(self) -> None:
-        """The bias [1, 1, N, cache_len + N]: the tree's rows, behind committed columns that all see."""
+        """The bias [1, 1, N, cache_len + N]: the tree's rows, after committed columns that every row sees."""
         size = self.add("Concat", [self._num_rows, self._num_rows], axis=0)
         tree = self.add("Slice", [TREE_MASK, self.ints("start", [0, 0]), size, self.ints("axes", [1, 2])])
         tree = self.add("Gather", [tree, STATE], axis=0)
@@ -175,7 +175,7 @@ class _Fusing(Rewriter):
 def _require(node: onnx.NodeProto | None, name: str, kind: str) -> onnx.NodeProto:
     if node is None or node.op_type != kind:
         found = "nothing" if node is None else node.op_type
-        raise ExportError(f"{found} stands at {name}, {kind} was expected; give a graph that ppd-export wrote")
+        raise ExportError(f"found {found} at {name}, expected {kind}; give a graph that ppd-export wrote")
     return node
 
 

@@ -6,8 +6,8 @@
    keys and values, whose scores meet in one softmax. The cache is only read; it is never copied.
 4. The outputs `k_i_out`, `v_i_out` become `k_i_new`, `v_i_new`, the rows' own keys and values [1, H, N, D]; the caller
    copies them into the cache at `cache_len`.
-5. Nodes and constants that nothing uses any more go, and the opset number falls to 20, or 21 for 4-bit and
-   block-quantised weights.
+5. Unused nodes and constants are removed, and the opset number falls to 20, or 21 for 4-bit and block-quantised
+   weights.
 
 Weights and tree tables stay where they are. The operators' definitions: https://onnx.ai/onnx/operators/.
 """
@@ -33,13 +33,10 @@ def lower(model: onnx.ModelProto, num_heads: int) -> onnx.ModelProto:
 
     Args:
         model: The bundle's graph, without its external data loaded; it is not changed.
-        num_heads: Query heads.
-
-    Returns:
-        The lowered graph.
+        num_heads: Number of query heads.
 
     Raises:
-        ExportError: The graph is not one that this package exports.
+        ExportError: The graph was not exported by this package.
     """
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
@@ -117,7 +114,7 @@ class _Lowering(Rewriter):
         self.add("Reshape", [self.add("Add", parts), self._ungrouped], node.output[0])
 
     def _make_mask(self) -> None:
-        """What all layers share: numbers of rows and columns, shapes, and the mask bool [1, 1, N, S+N]."""
+        """What all layers share: row and column counts, shapes, and the mask bool [1, 1, N, S+N]."""
         heads, kv_heads, head_dim = self._heads, self.kv_heads, self.head_dim
         num_rows = self.add("Shape", [INPUT_IDS], start=1, end=2)
         self._capacity = self.add("Shape", ["k_0"], start=2, end=3)
@@ -155,7 +152,7 @@ def _has_blocks(graph: onnx.GraphProto) -> bool:
 
 
 def _check(model: onnx.ModelProto) -> None:
-    """Every node is an operator of the opset that the model declares."""
+    """Require every node to be an operator of the opset that the model declares."""
     version = model.opset_import[0].version
     context = onnx.checker.C.CheckerContext()
     context.ir_version, context.opset_imports = model.ir_version, {"": version}

@@ -1,4 +1,4 @@
-"""One pass: the boolean mask of attention becomes a number that is added to its scores."""
+"""Masks: the boolean mask of attention becomes a number that is added to the scores."""
 
 import numpy as np
 import onnx
@@ -9,7 +9,7 @@ _UNSEEN = -6e4
 
 
 def add_masks(model: onnx.ModelProto) -> None:
-    """Make the mask a number that is added: TensorRT-RTX 1.7 does not fuse attention whose layers share a boolean."""
+    """Make the mask additive: TensorRT-RTX 1.7 does not fuse attention whose layers share a boolean mask."""
     graph, kind = model.graph, cache_type(model)
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     attention = [node for node in graph.node if node.op_type == "Attention"]
@@ -24,5 +24,5 @@ def add_masks(model: onnx.ModelProto) -> None:
 
 
 def cache_type(model: onnx.ModelProto) -> int:
-    """ONNX's number for the type of the KV cache, which is that of the whole graph."""
+    """ONNX's element type of the KV cache, which is that of the whole graph."""
     return next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == "k_0")

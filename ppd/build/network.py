@@ -54,7 +54,6 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
-        bundle: The bundle.
         max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
     """
     manifest = bundle.manifest
@@ -73,13 +72,8 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
 def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
     """Read the graph with S fixed, and with the tree tables and weights that the manifest names now.
 
-    Args:
-        bundle: The bundle.
-        capacity: S.
-        lowered: Read the lowered graph.
-
     Raises:
-        EngineError: Its weights are quantised as ONNX Runtime's CPU likes them.
+        EngineError: The weights are quantised in a form that only ONNX Runtime reads.
     """
     model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
     _require_readable(model, bundle)
@@ -98,7 +92,7 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
 
 
 def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
-    """TensorRT dequantises blocks of 4 bits only, without zero points."""
+    """Refuse what TensorRT cannot read: it dequantises blocks of 4 bits only, without zero points."""
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear":
@@ -114,7 +108,7 @@ def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, fo
     """Parse a graph into a strongly typed network.
 
     Raises:
-        EngineError: The parser does not take it; the message is the parser's.
+        EngineError: The parser rejects the graph; the message quotes it.
     """
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind in 11.x
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
@@ -151,7 +145,7 @@ def require_native(trt: ModuleType, network: Any, num_layers: int) -> None:
 
 
 def make_decomposable(trt: ModuleType, network: Any) -> None:
-    """Let TensorRT compute attention in parts: for shapes and types that no fused kernel takes."""
+    """Let TensorRT decompose attention where no fused kernel takes the shape and type."""
     for layer in _layers(network):
         if layer.type == trt.LayerType.ATTENTION_INPUT:
             layer.__class__ = trt.IAttentionInputLayer
@@ -159,7 +153,7 @@ def make_decomposable(trt: ModuleType, network: Any) -> None:
 
 
 def has_fused_attention(model: onnx.ModelProto, head_dim: int) -> bool:
-    """Whether fused attention takes the graph's type and head size: 16-bit numbers, heads of up to 128."""
+    """Whether fused attention supports the graph's type and head size: 16-bit numbers, heads of up to 128."""
     return cache_type(model) != onnx.TensorProto.FLOAT and head_dim <= _MAX_FUSED_HEAD_DIM
 
 

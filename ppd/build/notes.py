@@ -14,11 +14,7 @@ BUILD_NOTES_FILE = "BUILD.md"
 
 
 def add_notes(bundle: Bundle, target: Target, proof: str) -> Bundle:
-    """Write `BUILD.md` into a bundle; `proof` says what was tried at export.
-
-    Returns:
-        The bundle as it is now.
-    """
+    """Write `BUILD.md` into a bundle; `proof` says what was tried at export."""
     return add_file(bundle, BUILD_NOTES_FILE, _notes(bundle, target, proof).encode())
 
 

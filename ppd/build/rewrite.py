@@ -1,4 +1,4 @@
-"""Rewrite: what passes over a graph share. A pass adds nodes and constants, and drops what nothing reads any more."""
+"""Rewrite: what graph passes share. A pass adds nodes and constants, and drops what nothing reads any more."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from ppd.errors import ExportError
 
 
 class Rewriter:
-    """A graph being rewritten: its nodes are given again, in order, in `nodes`.
+    """A graph being rewritten; `nodes` collects its new nodes in order.
 
     Args:
-        graph: One that this package exports; it is changed.
-        prefix: Of the names of new nodes and constants.
+        graph: Changed in place.
+        prefix: Prefix of the names of new nodes and constants.
 
     Raises:
-        ExportError: It has no cache.
+        ExportError: The graph has no KV cache.
     """
 
     def __init__(self, graph: onnx.GraphProto, prefix: str) -> None:
@@ -42,7 +42,7 @@ class Rewriter:
         _remove_unused(self.graph)
 
     def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        """Add a node of one output, whose name is returned."""
+        """Add a node with one output and return the output's name."""
         name = output or f"{self.prefix}_{len(self.nodes)}"
         self.nodes.append(
             helper.make_node(kind, list(inputs), [name], f"{self.prefix}_{len(self.nodes)}", **attributes)
@@ -50,7 +50,7 @@ class Rewriter:
         return name
 
     def slice(self, x: str, start: str, end: str, axis: int) -> str:
-        """Part of one axis."""
+        """A slice of one axis."""
         return self.add("Slice", [x, start, end, self.ints(f"int_{axis}", [axis])])
 
     def ints(self, name: str, values: list[int]) -> str:
@@ -58,7 +58,7 @@ class Rewriter:
         return self.constant(name, np.array(values, np.int64))
 
     def constant(self, name: str, value: np.generic | npt.NDArray[np.generic]) -> str:
-        """A constant, made once for each name."""
+        """A constant, created once per name."""
         if name not in self._constants:
             self._constants[name] = f"{self.prefix}_constant_{name}"
             self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), self._constants[name]))
@@ -66,7 +66,7 @@ class Rewriter:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    """A number among a node's attributes."""
+    """A numeric attribute of a node."""
     return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 

@@ -44,16 +44,11 @@ def serialize_engine(
     progress: BuildProgress = lambda _phase, _share: None,
     timings: Path | None = None,
 ) -> SerializedEngine:
-    """Parse and build, and keep nothing.
+    """Parse and build an engine, without storing it in the bundle.
 
     Args:
-        trt: The flavour's module.
-        bundle: The bundle, whose files the parser reads.
-        profiles: The shapes.
         capability: Compute capability to build ahead of time for; None for the GPU of this machine.
-        lowered: Build the lowered graph.
-        progress: Called as the build goes on.
-        timings: File of the timing cache; None to keep none.
+        timings: The timing cache's file; None for no timing cache.
 
     Raises:
         EngineError: The graph does not parse or build, or its layers are not native.
@@ -126,7 +121,7 @@ def _logger(trt: ModuleType, messages: list[str]) -> Any:
 
 def _monitor(trt: ModuleType, progress: BuildProgress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]  # chosen at run time
-        """Reports the outermost phase's share, and the name of the innermost."""
+        """Reports the progress of the outermost phase and the name of the innermost."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -11,7 +11,7 @@ from ppd.runtime.engines.tensorrt.built import engine_role, stale
 
 
 def store_engine(bundle: Bundle, info: EngineInfo, content: memoryview) -> None:
-    """Write an engine, then the manifest; stale engines go."""
+    """Write an engine, then the manifest; stale engines are removed."""
     role = engine_role(info.key)
     (bundle.folder / role).parent.mkdir(exist_ok=True)
     write_atomically(bundle.folder / role, content)
@@ -32,14 +32,13 @@ def write_engines(folder: Path, manifest: Manifest, engines: list[EngineInfo]) -
 
 
 def drop_engines(folder: Path, unwanted: Callable[[Manifest, EngineInfo], bool]) -> None:
-    """Take engines out of a bundle: the manifest first, then their files.
+    """Remove engines from a bundle: the manifest's records first, then the files.
 
     Args:
-        folder: The bundle's folder.
-        unwanted: Whether an engine of the manifest goes.
+        unwanted: Whether to remove an engine.
 
     Raises:
-        BundleError: The folder is no bundle, or one is damaged.
+        BundleError: The folder is not a bundle, or the bundle is damaged.
         ExportError: The manifest cannot be written.
     """
     manifest = open_bundle(folder, verify=False).manifest

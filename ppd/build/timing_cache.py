@@ -15,17 +15,16 @@ from ppd.files import write_atomically
 
 
 def timing_cache_path(flavour: str, version: str, gpu: str) -> Path:
-    """Where the timings of a flavour and version on a GPU lie: `$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`."""
+    """The timing cache of a flavour, version and GPU, in `$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "ppd" / (re.sub(r"[^\w.-]+", "-", f"timing-{flavour}-{version}-{gpu}") + ".cache")
 
 
 def use_timing_cache(config: Any, path: Path) -> None:
-    """Give a builder configuration the timings kept so far; none, where there are none or they do not fit.
+    """Load the kept timings into a builder configuration; nothing if there are none or they do not fit.
 
     Args:
         config: A `tensorrt.IBuilderConfig`.
-        path: See `timing_cache_path`.
     """
     content = b""
     with contextlib.suppress(OSError):
@@ -36,7 +35,7 @@ def use_timing_cache(config: Any, path: Path) -> None:
 
 
 def keep_timing_cache(config: Any, path: Path) -> None:
-    """Write the timings of a build that is done. A folder that cannot be written only costs the next build's time."""
+    """Write the timings of a finished build. A folder that cannot be written only makes the next build slower."""
     cache = config.get_timing_cache()
     if cache is None:
         return

@@ -1,4 +1,4 @@
-"""Calibrate: measure the device and the model, and fold the fastest tree. Calling it is `calibrate.calibrate`."""
+"""Calibrate: measure the device and the model, and fold the fastest tree. Calling it calls `calibrate.calibrate`."""
 
 from ppd.verbs import make_callable
 

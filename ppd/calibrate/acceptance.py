@@ -1,4 +1,4 @@
-"""Acceptance: at which rank of the prompt rows' guesses the coming tokens stand, measured on plain decoding's text."""
+"""Acceptance: the rank of the coming tokens among the prompt rows' guesses, measured on plain decoding's text."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,10 @@ from ppd.runtime.verify import Accepted
 def measure_acceptance(
     model: Model, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, seconds: float
 ) -> tuple[Marginals, int]:
-    """Decode prompts plainly; then give every token of the answers once more, the prompt rows behind it.
+    """Decode prompts plainly, then run every token of the answers again with the prompt rows behind it.
 
     Args:
-        model: The model.
-        prompts: Token ids of each prompt.
-        max_new_tokens: Tokens decoded per prompt.
-        seconds: No prompt begins later than this, the first excepted.
+        seconds: No prompt is started later than this, except the first.
 
     Returns:
         How often each rank was right, and how many prompts were decoded.
@@ -50,12 +47,11 @@ def measure_acceptance(
 
 
 def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> Iterator[list[int | None]]:
-    """Give every token of an answer once more, the prompt rows behind it, and look up where the coming tokens stood.
+    """Run every token of an answer again with the prompt rows behind it, and look up the coming tokens' ranks.
 
     Args:
-        model: The model; its cache is overwritten.
-        prompt: Token ids.
-        answer: What plain decoding wrote behind them.
+        model: Its cache is overwritten.
+        answer: Plain decoding's continuation of the prompt.
 
     Yields:
         For each token but the last two: the rank of the coming token at each distance from 1 on (at most m, fewer at

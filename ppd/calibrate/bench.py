@@ -29,25 +29,17 @@ class BenchReport:
     """Medians over prompts and turns.
 
     Attributes:
-        plain_tokens_per_second: Of plain decoding, after the first token.
-        ppd_tokens_per_second: Of drafting.
+        plain_tokens_per_second: Without the first token.
         speedup: Median of the paired ratios: a plain and a drafting run of the same prompt, one after the other.
-        speedup_min: Smallest ratio.
-        speedup_max: Largest ratio.
-        speedup_low: Lower end of the 95 % interval of the median ratio.
-        speedup_high: Its upper end.
-        plain_first_token_ms: Median time to the first token of plain decoding.
-        ppd_first_token_ms: The same of drafting, whose prefill has the prompt rows too.
+        speedup_low: Lower end of the 95 % interval of the median ratio; `speedup_high` is the upper.
+        ppd_first_token_ms: Median time to the first token when drafting, whose prefill also runs the prompt rows.
         drafted: Whether the second run of each pair drafted; a calibrated bundle may decode plainly.
         acceptance_length: Tokens emitted per step, over all prompts.
         identical: Whether every drafting run gave the tokens of its plain run.
         forks: Prompts whose tokens differ.
         excused_forks: Forks where plain decoding's own two best logits are a near-tie.
-        prompts: Prompts used.
         turns: Pairs of runs per prompt.
-        max_new_tokens: Asked for per run.
-        engine: Engine, version, device.
-        model: The model's name.
+        engine: Name, version and device.
     """
 
     plain_tokens_per_second: float
@@ -83,13 +75,12 @@ def bench(
     """Time greedy plain decoding and drafting, one after the other, for every prompt and turn.
 
     Args:
-        model: The model; its tree has to draft.
+        model: Its tree has to draft.
         prompts: Texts, token ids or conversations; None for a built-in set, or for random ids where the bundle has no
             tokenizer.
         max_new_tokens: Tokens per run, at least 2.
         turns: Pairs of runs per prompt, after one pair that warms up.
-        draft: What is compared with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
-        progress: Called as each turn begins.
+        draft: What to compare with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
 
     Raises:
         ArgumentError: An argument is not allowed, no run had a step to time, or the tree does not draft.
@@ -140,10 +131,10 @@ def bench(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Prompts from a text file, one per line; empty lines are left out.
+    """Read prompts from a text file, one per line; empty lines are skipped.
 
     Raises:
-        ArgumentError: The file cannot be read, or has none.
+        ArgumentError: The file cannot be read, or has no prompts.
     """
     try:
         lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]

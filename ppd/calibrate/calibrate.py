@@ -51,8 +51,6 @@ class CalibrationReport:
     """What calibration measured and chose.
 
     Attributes:
-        bundle: The bundle as it is now.
-        measured: Chances of the guesses, and times by rows.
         search: The folded tree's prediction.
         bench: The confirming run.
     """
@@ -64,7 +62,7 @@ class CalibrationReport:
 
 
 def calibration_stages(folder: str | os.PathLike[str], engine: str) -> tuple[str, ...]:
-    """What `calibrate` calls `progress` with as each begins, in order."""
+    """The stages that `calibrate` passes to `progress` as each begins, in order."""
     built = flavour_in_use(open_bundle(folder, verify=False), engine) is not None
     build = (_BUILD,) if built else ()
     return (*build, _LOAD, _ACCEPTANCE, _LATENCY, _SEARCH, *build, _CONFIRM, _RECORD)
@@ -84,18 +82,15 @@ def calibrate(
     A TensorRT engine is built twice: a wide one to measure with, then one for the tree that was found.
 
     Args:
-        folder: The bundle.
         prompts: Texts, whose first 400 characters are taken, or conversations, taken up to the first answer; None for
             the embedded set, or random ids where the bundle has no tokenizer.
         minutes: About how long to measure acceptance and latency, half each.
-        engine: "auto", or an engine's name.
-        threads: CPU threads.
         progress: Called with each of `calibration_stages` as it begins, and with the phases of an engine's build.
 
     Raises:
-        ArgumentError: `minutes` is not above 0, or the prompts bring no token to compare.
-        BundleError: The folder is no bundle.
-        EngineError: The engine cannot run it, or cannot be built.
+        ArgumentError: `minutes` is not above 0, or the prompts yield no token to compare.
+        BundleError: The folder is not a bundle.
+        EngineError: The engine cannot run the bundle, or cannot be built.
     """
     if not 0 < minutes < float("inf"):
         raise ArgumentError(f"minutes is {minutes}; expected a number above 0")
@@ -128,7 +123,7 @@ def drafting_pays(report: BenchReport) -> bool:
 def _engines(folder: str | os.PathLike[str], flavour: str | None, progress: Progress) -> Iterator[Build]:
     """Yield what builds the engines of a flavour; it does nothing for an engine that is not built.
 
-    However the block ends, the wide engine goes, and so do those for a tree that is not folded any more.
+    However the block ends, the wide engine is removed, and so are engines for a tree that is no longer folded.
     """
     if flavour is None:
         yield lambda _max_rows: None
@@ -161,7 +156,7 @@ def _measure(
     threads: int | None,
     progress: Progress,
 ) -> tuple[list[list[int]], Measured, int]:
-    """Prompts, what was measured, `seconds` for each of the two, and how many prompts were; the engine is closed."""
+    """Measure acceptance and latency, `seconds` each; also return the prompts and how many were used."""
     progress(_LOAD)
     model = _load(folder, engine, threads, num_rows=SIZES[-1])
     ids = _prompt_ids(model, prompts)
@@ -207,11 +202,11 @@ def _info(
 
 
 def remark(tau: float, measured_tau: float, speedup: float, measured_speedup: float) -> str:
-    """Which part differs by over 10 %; both, where only their product does; empty where neither does."""
+    """The part of the prediction that is off by over 10 %; both, if only their product is; empty if neither is."""
     slower = (speedup / tau) / (measured_speedup / measured_tau)
     parts = {
         f"acceptance length {measured_tau:.2f} on the confirming prompts, {tau:.2f} on all of them": measured_tau / tau,
-        f"a step took {slower:.2f} times as long, against a plain one, as when latency was measured": slower,
+        f"a step, relative to a plain one, took {slower:.2f} times as long as when latency was measured": slower,
     }
     large = [part for part, ratio in parts.items() if abs(ratio - 1) > _DIFFERS]
     if not large and abs(measured_speedup / speedup - 1) > _DIFFERS:

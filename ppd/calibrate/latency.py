@@ -31,8 +31,8 @@ class Latency:
         cache_lens: Cached rows, int64 [lengths].
         milliseconds: Median time of a step, `host_ms` included, float64 [lengths, sizes].
         host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
-        head_share: Share that LM head and TopK of the rows beyond the first have in it, float64 [sizes].
-        rounds: Times that every size was run.
+        head_share: Share of LM head and TopK of the rows beyond the first in that time, float64 [sizes].
+        rounds: How often every size was run.
         stable: Whether the medians were stable within the time given.
     """
 
@@ -47,13 +47,13 @@ class Latency:
     def curve(self) -> LatencyCurve:
         """The mean over cache lengths.
 
-        Where more rows took less time, which is noise as a rule, the sizes share their mean, so that L never falls.
+        Where more rows took less time, which is usually noise, the sizes share their mean, so that L never falls.
         """
         values = _never_falling(self.milliseconds.mean(axis=0))
         return _curve(self.sizes, values, "measured on this device")
 
     def curves(self) -> dict[str, LatencyCurve]:
-        """What was measured at each cache length, by a label."""
+        """The measured curve at each cache length, by label."""
         return {
             label: _curve(self.sizes, row, label)
             for label, row in zip((f"{n} cached rows" for n in self.cache_lens), self.milliseconds, strict=True)
@@ -64,7 +64,7 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     """Time steps of every size at several cache lengths, in turns, until the medians are stable or time is up.
 
     Args:
-        model: The model; its cache is overwritten.
+        model: Its cache is overwritten.
         seconds: Time to spend; a few rounds are always run.
         sizes: Row counts; those beyond the context are left out.
     """
@@ -102,7 +102,7 @@ def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
 
 
 def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
-    """Milliseconds to draft, verify and commit a step of so many rows, in which the longest path is accepted."""
+    """Milliseconds to draft, verify and commit a step of this many rows in which the longest path is accepted."""
     session, manifest = model.session, model.bundle.manifest
     m, num_top_ids = manifest.prompt_tokens.count, manifest.num_top_ids
     equal = np.full((m, num_top_ids), 0.5 / num_top_ids)

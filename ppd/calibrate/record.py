@@ -43,7 +43,7 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
     """Read the two files of a calibrated bundle.
 
     Raises:
-        BundleError: One is not there, or something else.
+        BundleError: A file is missing or malformed.
     """
     acceptance, times = (bundle.read_bytes(role) for role in (ACCEPTANCE_FILE, LATENCY_FILE))
     try:

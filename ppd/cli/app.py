@@ -21,9 +21,9 @@ app = typer.Typer(
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
 ExactOption = Annotated[
-    bool, typer.Option("--exact", help="Compute quantised products in fp32: slower, without near-tie forks.")
+    bool, typer.Option("--exact", help="Compute quantised products in fp32: slower, but near-ties do not flip.")
 ]
-EngineOption = Annotated[str, typer.Option(help="auto, or an engine's name.")]
+EngineOption = Annotated[str, typer.Option(help="Engine name, or auto.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -52,7 +52,7 @@ def bar() -> Iterator[Callable[[str, float | None], None]]:
 
 @contextmanager
 def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
-    """A bar over stages; any other text that it is called with is shown as part of the present stage."""
+    """A bar over stages; any other text that it is called with is shown as a detail of the current stage."""
     with bar() as show:
         done = -1
 

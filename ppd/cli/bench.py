@@ -15,8 +15,8 @@ def bench(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One prompt per line; default: a built-in set.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Tokens per prompt.")] = 64,
-    turns: Annotated[int, typer.Option(metavar="N", help="Plain and PPD take turns this often, per prompt.")] = 5,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="New tokens per run.")] = 64,
+    turns: Annotated[int, typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt.")] = 5,
     draft: Annotated[
         bool, typer.Option("--draft", help="Draft even where calibration found plain decoding faster.")
     ] = False,

@@ -15,14 +15,14 @@ def build(
         str | None,
         typer.Option(
             metavar="tensorrt|tensorrt-rtx",
-            help="The flavour; default: tensorrt-rtx with --gpu, else tensorrt where it is installed.",
+            help="TensorRT flavour; default: tensorrt-rtx with --gpu, else tensorrt if it is installed.",
         ),
     ] = None,
     gpu: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="Build ahead of time for this device; default: this machine's GPU."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if the engine is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the bundle already holds the engine.")] = False,
 ) -> None:
     """Build a TensorRT engine into a bundle, and check it where its GPU is at hand."""
     from ppd.cli.describe import describe_engine

@@ -13,10 +13,12 @@ def calibrate(
     bundle: BundleArgument,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Text files, JSON lines or ShareGPT, or a folder; default: an embedded set."),
+        typer.Option(
+            metavar="FILE", help="A text, JSON-lines or ShareGPT file, or a folder; default: an embedded set."
+        ),
     ] = None,
-    minutes: Annotated[float, typer.Option(metavar="N", help="About how long to measure.")] = 2.0,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves and the chosen point.")] = None,
+    minutes: Annotated[float, typer.Option(metavar="N", help="Approximate time to measure, in minutes.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the curves and the chosen tree.")] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:

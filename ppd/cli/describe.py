@@ -46,11 +46,9 @@ def describe_export(
     """The summary at the end of an export.
 
     Args:
-        bundle: What was written.
         weights_bytes: Size of the graph and its weights.
-        added_parameters: Numbers of the prompt tokens.
-        added_bytes: Prompt tokens and tree tables.
-        unquantised: Projections that a quantised bundle keeps as they are.
+        added_parameters: Size of the prompt tokens, in parameters.
+        added_bytes: Size of prompt tokens and tree tables.
     """
     manifest = bundle.manifest
     model, prompts, tree = manifest.model, manifest.prompt_tokens, manifest.tree
@@ -84,7 +82,7 @@ def describe_export(
 
 
 def _graph_lines(manifest: Manifest) -> list[str]:
-    """Why ONNX Runtime runs the standard graph on a CPU, where the bundle is for one and it does."""
+    """A line on why ONNX Runtime runs the standard graph, if it does although the bundle is for a CPU."""
     target = load_targets().get(manifest.target)
     if FUSED_GRAPH_FILE in manifest.files or target is None or target.compute_capability is not None:
         return []
@@ -141,7 +139,7 @@ def _tree_lines(bundle: Bundle) -> list[str]:
 
 
 def _record_lines(bundle: Bundle) -> list[str]:
-    """What the decision rests on. A calibration of another device is told with the decision itself."""
+    """The record behind the decision. A calibration of another device is shown with the decision itself."""
     decision = bundle.manifest.decision
     if isinstance(decision.record, EstimateInfo):
         return _estimate_lines(decision.record)

@@ -62,6 +62,6 @@ def _run(command: Callable[..., Any]) -> None:
 
 
 def _discard_output() -> None:
-    """Send what is still buffered nowhere, or the interpreter would try to write it, and fail, once more at its end."""
+    """Discard buffered output, which the interpreter would otherwise fail to write once more at its end."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

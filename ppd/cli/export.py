@@ -18,12 +18,12 @@ def export(
     prompt_tokens: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|HUB_ID", help="Trained prompt tokens; default: the published ones, if any. none: untrained."
+            metavar="PATH|HUB_ID", help="Trained prompt tokens, or none; default: the published ones, if any."
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto (the target's), fp32, fp16, int8 or int4.")] = "auto",
     tree: Annotated[
-        str, typer.Option(metavar="auto|PATH|none", help="The tree to fold; none: plain decoding only.")
+        str, typer.Option(metavar="auto|PATH|none", help="The tree to fold, or none for plain decoding only.")
     ] = "auto",
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer; default: the model's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: MODEL-TARGET.")] = None,

@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 def generate(
     bundle: BundleArgument,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Text; left out with --ids. - reads standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="Text, or - for standard input; omit it with --ids.")
     ] = None,
     ids: Annotated[str | None, typer.Option(metavar='"1 2 3"', help="Token ids instead of text.")] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="The prompt is a user's message, put into the chat template.")
+        bool, typer.Option("--chat", help="Treat the prompt as a user message and apply the chat template.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Most tokens to emit.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Maximum number of new tokens.")] = 64,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="0 decodes greedily; above, tokens are sampled.")
+        float, typer.Option(metavar="T", help="0 is greedy decoding; above 0, tokens are sampled.")
     ] = 0.0,
     top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most probable ids.")] = None,
     top_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Sample from the ids that reach probability P.")
+        float | None,
+        typer.Option(metavar="P", help="Sample from the most probable ids that together reach probability P."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same tokens.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", help="Sampling seed; the same seed gives the same tokens.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="A text that ends the answer; may be repeated.")
     ] = None,
     acceptance: Annotated[
-        Literal["exact", "typical"], typer.Option(help="typical accepts more, and is lossy.")
+        Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
     ] = "exact",
     draft: Annotated[bool, typer.Option("--draft", help="Always draft.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Never draft.")] = False,

@@ -14,7 +14,7 @@ def inspect(
     bundle: BundleArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw what calibration recorded, or the target's estimate.")
+        Path | None, typer.Option(metavar="FILE", help="Plot what calibration recorded, or the target's estimate.")
     ] = None,
 ) -> None:
     """Show what is in a bundle: model, tree, check, provenance."""

@@ -17,12 +17,10 @@ from ppd.planning.choose import Outlook, outlook
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """What is drawn.
+    """What to draw.
 
     Attributes:
         curves: Label → L(N).
-        title: Of the curves.
-        outlook: What trees promise by them.
     """
 
     curves: Mapping[str, LatencyCurve]
@@ -31,7 +29,7 @@ class Picture:
 
 
 def picture_from_bundle(bundle: Bundle) -> Picture:
-    """What calibration recorded in a bundle, or else what its target's estimate rests on.
+    """What calibration recorded in a bundle, or else what its target's estimate is based on.
 
     Raises:
         ArgumentError: The bundle was neither calibrated nor estimated, or estimated without a known acceptance.
@@ -63,13 +61,11 @@ def require_plot(path: Path) -> None:
 
     Raises:
         PPDError: matplotlib is not installed.
-        ArgumentError: The suffix names no picture format, or the folder is not there.
+        ArgumentError: The suffix is not a picture format, or the folder does not exist.
     """
     known = sorted(_new_figure().canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
-        raise ArgumentError(
-            f"{path} is no picture that can be written; expected a name that ends in .{', .'.join(known)}"
-        )
+        raise ArgumentError(f"{path} is not a picture file; expected a name that ends in .{', .'.join(known)}")
     if not path.absolute().parent.is_dir():
         raise ArgumentError(f"{path.parent} is not a folder; make it, or choose another --plot")
 
@@ -79,7 +75,6 @@ def plot(path: Path, picture: Picture) -> None:
 
     Args:
         path: The file; its suffix says the format.
-        picture: What to draw.
 
     Raises:
         ArgumentError: The file cannot be written.

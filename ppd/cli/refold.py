@@ -13,7 +13,7 @@ def refold(
     bundle: BundleArgument,
     tree: Annotated[
         str,
-        typer.Argument(metavar="TREE", help="A tree file; hand-made: a small one; none: never draft."),
+        typer.Argument(metavar="TREE", help="A tree file, hand-made (a small tree), or none (never draft)."),
     ],
 ) -> None:
     """Fold another tree into a bundle; the weights are not touched."""

@@ -11,30 +11,31 @@ from ppd.extras import needs
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB_ID", help="The model that the prompt tokens are for.")],
+    model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB_ID", help="The model to train prompt tokens for.")],
     data: Annotated[
-        list[Path], typer.Option(metavar="PATH…", help="Text, source, JSON lines or ShareGPT; or folders.")
+        list[Path],
+        typer.Option(metavar="PATH…", help="Text, source, JSON lines or ShareGPT files, or folders of them."),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to make, for --prompt-tokens of ppd-export.")],
+    out: Annotated[Path, typer.Option(help="Output folder, for --prompt-tokens of ppd-export.")],
     more_data: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="More --data.")] = None,
-    prompt_tokens: Annotated[int, typer.Option(metavar="M", help="How many prompt tokens.")] = 3,
-    minutes: Annotated[float | None, typer.Option(metavar="N", help="How long to train; or give --steps.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; repeatable to the bit.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start again, over an earlier run in --out.")] = False,
-    seed: Annotated[int, typer.Option(metavar="S", help="Of every random choice.")] = 0,
+    prompt_tokens: Annotated[int, typer.Option(metavar="M", help="Number of prompt tokens.")] = 3,
+    minutes: Annotated[float | None, typer.Option(metavar="N", help="Minutes to train; or give --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; reproducible to the bit.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Discard an earlier run in --out and start again.")] = False,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of every random choice.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="B", help="Sequences per step and process.")] = 8,
     groups: Annotated[int, typer.Option(metavar="G", help="Groups of prompt rows per sequence.")] = 8,
     length: Annotated[int, typer.Option(metavar="T", help="Tokens per sequence.")] = 256,
-    rollouts: Annotated[int, typer.Option(metavar="R", help="Most continuations by the model itself.")] = 1024,
-    learning_rate: Annotated[float, typer.Option(metavar="LR", help="At the peak.")] = 1e-2,
-    loss: Annotated[str, typer.Option(help="kl-tv, or kl.")] = "kl-tv",
+    rollouts: Annotated[int, typer.Option(metavar="R", help="Maximum number of the model's own continuations.")] = 1024,
+    learning_rate: Annotated[float, typer.Option(metavar="LR", help="Peak learning rate.")] = 1e-2,
+    loss: Annotated[str, typer.Option(help="Loss function: kl-tv or kl.")] = "kl-tv",
     init: Annotated[
-        str, typer.Option(help="Start at the mean of frequent tokens' embeddings, or of all.")
+        str, typer.Option(help="Start at the mean embedding of the most frequent tokens, or of all (mean).")
     ] = "frequent",
     source: Annotated[str, typer.Option(help="Train on rollouts, text, or both.")] = "both",
-    temperature: Annotated[float, typer.Option(metavar="T", help="Of the rollouts; 0 is greedy.")] = 0.0,
-    recipe: Annotated[str, typer.Option(help="packed, or one-group as the authors train.")] = "packed",
+    temperature: Annotated[float, typer.Option(metavar="T", help="Rollouts' temperature; 0 is greedy.")] = 0.0,
+    recipe: Annotated[str, typer.Option(help="packed, or one-group, as the authors train.")] = "packed",
 ) -> None:
     """Train prompt tokens for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
     with needs("train"):

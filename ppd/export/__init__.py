@@ -1,4 +1,4 @@
-"""Export: a checkpoint and prompt tokens become a bundle. Calling the package is calling `exporter.export`."""
+"""Export: a checkpoint and prompt tokens become a bundle. Calling the package calls `exporter.export`."""
 
 from ppd.verbs import make_callable
 

@@ -14,10 +14,9 @@ from ppd.signature import causal_state
 
 
 def damage_of(before: Pass, exported: Tensor) -> DamageInfo:
-    """Compare.
+    """Compare the log-probabilities of a text before and after export.
 
     Args:
-        before: What the checkpoint made of the text.
         exported: Log-probabilities of the same text, float32 [T, V].
     """
     original, ids = before.log_probabilities, before.judged.ids
@@ -37,8 +36,8 @@ def as_it_runs(bundle: Bundle, ids: Tensor) -> Tensor:
     """Log-probabilities float32 [T, V] of a text, from ONNX Runtime's CPU as it generates: with its rounded products.
 
     Args:
-        bundle: The bundle, its manifest written.
-        ids: int64 [T], the text; one chunk.
+        bundle: Its manifest has to be written.
+        ids: int64 [T], one chunk.
     """
     engine = open_engine(bundle, "onnxruntime")
     count = len(ids)
@@ -49,6 +48,6 @@ def as_it_runs(bundle: Bundle, ids: Tensor) -> Tensor:
 
 
 def in_pytorch(weights: ExportedWeights, config: ModelConfig, ids: Tensor) -> Tensor:
-    """The same from PyTorch in fp32, with the weights that the graph holds: for devices that are not here."""
+    """As `as_it_runs`, in PyTorch and fp32, with the graph's weights: for devices that are not at hand."""
     with streamed(placeholder_decoder(config, len(ids), torch.float32), weights.exported) as decoder:
         return log_probabilities_of(decoder, [ids])

@@ -28,10 +28,9 @@ class Promise:
     """A weight to be quantised when the graph is written.
 
     Attributes:
-        name: Of the initializer that it replaces; its own are called `<name>_q`, `<name>_scale`, `<name>_zero_point`.
-        form: How it is stored.
-        quantise: Computes it, [in, out]; called once.
-        checksums: Of what was written, by initializer.
+        name: The initializer that it replaces by `<name>_q`, `<name>_scale` and `<name>_zero_point`.
+        quantise: Computes the weight, [in, out]; called once.
+        checksums: Checksums of what was written, by initializer.
     """
 
     name: str
@@ -43,12 +42,9 @@ class Promise:
 def dequantise_in_graph(model: ir.Model, promise: Promise) -> None:
     """Replace an initializer by its quantised form. Nothing is computed before the graph is written.
 
-    Args:
-        model: The traced graph.
-        promise: The weight.
-
     Raises:
-        ExportError: Other nodes read it than a `MatMul`, or a `Gather` the embedding: the tracer changed the graph.
+        ExportError: The weight is not read by a `MatMul`, or the embedding not by a `Gather`: the tracer changed the
+            graph.
     """
     weight = model.graph.initializers[promise.name]
     readers = [node for node, _ in weight.uses()]
@@ -99,7 +95,7 @@ def _describe(value: ir.Value, name: str, dtype: ir.DataType | None, shape: ir.S
 
 
 def _register(model: ir.Model, weight: ir.Value, promise: Promise, *, is_embedding: bool) -> list[ir.Value]:
-    """The initializers of a quantised weight: promises, of which the last written lets go of the weight."""
+    """The initializers of a quantised weight, lazy; the last one written frees the weight."""
     form, name = promise.form, promise.name
     shape = weight.shape.numpy() if weight.shape is not None else ()
     kind: ir.DataType = weight.dtype or ir.DataType.FLOAT
@@ -160,14 +156,10 @@ def _packable(numbers: "np.ndarray", dtype: ir.DataType) -> "np.ndarray":
 
 
 def stored(model: ir.Model, promise: Promise) -> Quantised:
-    """A quantised weight as the graph holds it. Of a graph that was written, the file is mapped: nothing is loaded.
-
-    Args:
-        model: The quantised graph.
-        promise: The weight.
+    """A quantised weight as the graph holds it; memory-mapped if the graph was written to a file.
 
     Raises:
-        ExportError: Its bytes are not those that were written.
+        ExportError: The file does not hold the bytes that were written.
     """
     found = {}
     for suffix in (QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX):
@@ -188,7 +180,7 @@ def stored(model: ir.Model, promise: Promise) -> Quantised:
 
 
 def _numbers(content: Tensor, tensor: ir.TensorProtocol) -> Tensor:
-    """The tensor of these bytes; numbers of 4 bits become int8."""
+    """The tensor of these bytes; 4-bit numbers become int8."""
     shape = tensor.shape.numpy()
     if tensor.dtype.bitwidth > 4:
         kinds = {ir.DataType.INT8: torch.int8, ir.DataType.FLOAT16: torch.float16, ir.DataType.FLOAT: torch.float32}

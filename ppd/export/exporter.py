@@ -73,14 +73,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
-        bundle: The bundle.
         weights_bytes: Size of the graph and its weights, prompt tokens included.
-        added_parameters: Numbers of the prompt tokens.
-        added_bytes: Prompt tokens and tree tables.
-        unquantised: Projections of a quantised bundle that no block of inputs divides, such as "mlp.down".
+        added_parameters: Size of the prompt tokens, in parameters.
+        added_bytes: Size of prompt tokens and tree tables.
+        unquantised: Projections left unquantised because no block divides their inputs, such as "mlp.down".
     """
 
     bundle: Bundle
@@ -106,21 +105,18 @@ def export(
 
     Args:
         model: A name of the registry, a Hugging Face folder, or a hub id.
-        target: A device preset.
+        target: Name of a device preset.
         prompt_tokens: Folder, file or hub id of trained prompt tokens; None for those that the registry knows, else the
             training-free default; "none" for that default.
-        precision: "auto", or a precision.
+        precision: "auto" for the target's, or a name of `PRECISIONS`.
         tree: "auto", a tree file, or "none" for plain decoding.
         context: Tokens that prompt and answer may fill; None for the model's own.
         out: The bundle's folder; None for MODEL-TARGET in the working directory.
         force: Replace an existing bundle.
         progress: Called with each of `STAGES` as it begins, and with the phases of an engine's build.
 
-    Returns:
-        The report.
-
     Raises:
-        PPDError: Something given cannot be used, or the check fails. No bundle appears then.
+        PPDError: An argument cannot be used, or the check fails; no bundle is written then.
     """
     preset = find_target(target)
     resolved_precision = resolve_precision(precision, preset).name
@@ -177,7 +173,7 @@ def export(
 
 
 def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progress: Progress) -> Recording:
-    """Write every file but the manifest; the recorded reference, with all logits if there is room, is returned."""
+    """Write every file but the manifest; return the recorded reference, with all logits if there is room."""
     progress(STAGES[2])
     # The tracer needs shapes and types only; the weights come when the graph is written.
     graph = trace(
@@ -206,14 +202,14 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
 
 
 def _write_fused_graph(staging: Path, num_heads: int) -> None:
-    """Write the graph that ONNX Runtime runs on a CPU, if it takes the model; it shares the weights' file."""
+    """Write the graph that ONNX Runtime runs on a CPU, if it supports the model; it shares the weights' file."""
     fused = fuse(onnx.load(staging / GRAPH_FILE, load_external_data=False), num_heads)
     if fused is not None:
         (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
 
 
 def _check(staging: Path, reference: Recording) -> CheckInfo:
-    """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
+    """Check the graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
         onnx.checker.check_model(str(staging / GRAPH_FILE), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -228,7 +224,7 @@ def _check(staging: Path, reference: Recording) -> CheckInfo:
 
 
 def _run_checkpoint(parts: Parts, weights: ExportedWeights) -> Pass:
-    """Read the texts; what the projections read there is what the weights are fitted to."""
+    """Run the texts with the checkpoint's weights; 4-bit weights are fitted to what the projections read there."""
     before = run_checkpoint(
         weights.original,
         parts.config,
@@ -249,7 +245,7 @@ def _run_exported(parts: Parts, weights: ExportedWeights, staging: Path, before:
 
 
 def _is_lossy(parts: Parts, opened: Weights) -> bool:
-    """Whether the exported numbers are others than the checkpoint's."""
+    """Whether the exported weights differ from the checkpoint's."""
     if parts.precision == "fp16":
         return any(opened.read(name).dtype != torch.float16 for name in opened.names)
     return PRECISIONS[parts.precision].is_quantised
@@ -261,7 +257,7 @@ def _is_cut(parts: Parts) -> bool:
 
 
 def _check_cut(parts: Parts, source: ReadableWeights, whole: ExportedWeights) -> CheckInfo:
-    """Export the model's first layers and words beside it and check those; the whole one is checked on the device."""
+    """Export and check only the model's first layers and words; the whole model is checked on the device."""
     layers, words = min(_CUT_LAYERS, parts.config.num_layers), min(_CUT_WORDS, parts.config.vocab_size)
     config = dataclasses.replace(parts.config, num_layers=layers, vocab_size=words)
     cut = dataclasses.replace(parts, config=config, tokenizer=None)

@@ -27,9 +27,8 @@ def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating], tree: Tree, f
     """Fold prompt tokens and tree into a traced graph, and write it.
 
     Args:
-        model: The traced graph; its initializers become external.
+        model: Its initializers become external.
         prompt_tokens: [m, hidden], in the graph's precision.
-        tree: The tree.
         folder: Where `model.onnx`, `model.onnx.data` and `tree.bin` go.
 
     Raises:

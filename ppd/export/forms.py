@@ -7,9 +7,9 @@
 | LM head | 8 bits, blocks | 8 bits, a scale per output |
 | embedding | 8 bits, a scale per row | the graph's type |
 
-TensorRT dequantises blocks of 4 bits only, takes no zero points with them, and reads constants of 8 bits in no other
-node than `DequantizeLinear`: rows could not be gathered before they are dequantised. A tied table becomes two, the head
-and the embedding, which together are smaller than one of 32 bits. Norms and biases keep the graph's type.
+TensorRT dequantises only blocks of 4 bits, without zero points, and reads 8-bit constants only in `DequantizeLinear`:
+rows cannot be gathered before they are dequantised. A tied table becomes two, the head and the embedding, which
+together are smaller than one of 32 bits. Norms and biases keep the graph's type.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,12 +26,7 @@ _BLOCKS = {4: (32, 16), 8: (128, 64, 32, 16)}
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """The forms of one export.
-
-    Attributes:
-        precision: Of the export.
-        for_tensorrt: Whether TensorRT reads the graph.
-    """
+    """The forms of one export."""
 
     precision: str
     for_tensorrt: bool = False
@@ -43,15 +38,15 @@ class Forms:
 
     @property
     def need_inputs(self) -> bool:
-        """Whether it matters what the projections read on a text: 4 bits."""
+        """Whether quantising needs to know what the projections read on a text: only 4 bits do."""
         return PRECISIONS[self.precision].bits == 4
 
     def of(self, name: str, shape: tuple[int, ...]) -> Form | None:
         """How a weight is stored; None for the graph's own type.
 
         Args:
-            name: Of the decoder's parameter, such as "blocks.0.attention.qkv.weight".
-            shape: Its shape. The form of the embedding [V, hidden] is that of its transpose.
+            name: A parameter of the decoder, such as "blocks.0.attention.qkv.weight".
+            shape: The parameter's. For the embedding [V, hidden], the form is that of its transpose.
         """
         if not self.quantise:
             return None
@@ -66,10 +61,7 @@ class Forms:
         return None if block is None else Form(bits, block, zero_points=bits == 4 and not self.for_tensorrt)
 
     def kept(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Projections that no block divides and that stay as they are; "mlp.down" is that of every layer.
-
-        Args:
-            shapes: Of the decoder's parameters.
+        """Projections that no block divides and that stay unquantised; "mlp.down" stands for every layer's.
 
         Raises:
             ExportError: No projection of a layer is quantised: the export would not be what was asked for.

@@ -30,21 +30,13 @@ _MAX_DEFAULT_CONTEXT = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Everything that goes into a bundle, but for the weights.
+    """Everything that goes into a bundle, except the weights.
 
     Attributes:
-        source: Where the model came from.
-        config: Its shape.
         context: Tokens that prompt and answer may fill.
-        precision: Of the export.
         dtype: The graph's type for what is not quantised.
-        target: The device.
-        num_parameters: Of the model.
-        num_top_ids: K.
-        tokenizer: None without one.
         prompt_tokens: float32 [m, hidden].
-        trained: Where they came from; None if they are untrained.
-        chosen: The tree to fold, where it came from, and whether it drafts.
+        trained: Where the prompt tokens came from; None if they are untrained.
     """
 
     source: ModelSource
@@ -71,8 +63,8 @@ def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
     """The context asked for, or the model's own.
 
     Raises:
-        ArgumentError: The model does not reach so far.
-        ModelError: The model's own is too large to be taken unasked.
+        ArgumentError: The context is longer than the model's.
+        ModelError: The model's own context is too long for a default.
     """
     if context is not None and not (type(context) is int and 2 <= context <= config.context):
         raise ArgumentError(f"context is {context!r}; {name} takes 2 to {config.context}")
@@ -98,10 +90,10 @@ def load_parts(
     given_tree: Tree | None,
     context: int | None,
 ) -> Parts:
-    """Gather the parts. Arguments as of `export`, resolved.
+    """Gather the parts. Arguments as for `export`, resolved.
 
     Raises:
-        PPDError: One cannot be used.
+        PPDError: An argument cannot be used.
     """
     context = choose_context(config, source.name, context)
     tokenizer = read_tokenizer(source.folder, source.entry)

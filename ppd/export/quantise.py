@@ -2,11 +2,11 @@
 
 8 bits are rounded to the nearest of -127..127. 4 bits are too few for that, so:
 
-1. The scale of a block, and its zero point where the device takes one, is of a few candidates the one that loses least,
-   each input counting by its mean square on a text.
-2. Blocks are quantised one after the other, and what is still to come makes up for the error so far: the change that
-   best restores the outputs on that text, found by ridge regression. It is the idea of GPTQ (arXiv 2210.17323) for
-   blocks instead of single inputs, and needs no more of the text than some hundred rows.
+1. The scale of a block, and its zero point where the device takes one, is the best of a few candidates: the one with
+   the least error, each input weighted by its mean square on a text.
+2. Blocks are quantised one after the other, and the remaining ones make up for the error so far, by the change that
+   best restores the outputs on that text (ridge regression). This is the idea of GPTQ (arXiv 2210.17323) for blocks
+   instead of single inputs, and needs only some hundred rows of the text.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Form:
     Attributes:
         bits: 4 or 8.
         block: B, how many inputs share a scale; None for one scale per output.
-        zero_points: Whether each block has one; with 4 bits only.
+        zero_points: Whether each block has a zero point; with 4 bits only.
     """
 
     bits: int
@@ -72,9 +72,8 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
 
     Args:
         weight: Floating point [in, out].
-        form: How; its block divides the inputs.
-        inputs: [T, in], rows that the projection reads on a text; None if it is not known what it reads. 8 bits do not
-            need them.
+        form: Its block divides the inputs.
+        inputs: [T, in], rows that the projection reads on a text; None if unknown. 8 bits do not need them.
     """
     num_inputs, num_outputs = weight.shape
     # Blocks lie behind each other in a checkpoint, which has [out, in].
@@ -100,15 +99,13 @@ def _rounded(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _compensated(blocks: Tensor, inputs: Tensor, form: Form) -> _Found:
-    """Values, scales and zero points of [out, in / B, B], some blocks after the others.
+    """Values, scales and zero points of [out, in / B, B]; later blocks make up for the error of earlier ones.
 
-    With X the inputs of the blocks that are left, R the outputs' error so far and c the ridge, the change of the
-    weights that are left with the least |R + X·D|² + c·|D|² is D = -Xᵀ(X·Xᵀ + c)⁻¹R.
+    With X the inputs of the remaining blocks, R the outputs' error so far and c the ridge, the change of the remaining
+    weights that minimises |R + X·D|² + c·|D|² is D = -Xᵀ(X·Xᵀ + c)⁻¹R.
 
     Args:
-        blocks: The weight.
         inputs: float32 [T, in].
-        form: How.
     """
     num_outputs, num_blocks, size = blocks.shape
     step = next(count for count in _STEPS if num_blocks % count == 0)
@@ -132,7 +129,7 @@ def _compensated(blocks: Tensor, inputs: Tensor, form: Form) -> _Found:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep PyTorch to the calling thread: the operations are so small that other threads cost more than they do."""
+    """Keep PyTorch on the calling thread: the operations are too small for more threads to pay off."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -145,9 +142,7 @@ def _searched(blocks: Tensor, importance: Tensor, form: Form) -> _Found:
     """Values, scales and zero points of [out, in / B, B], each block by itself.
 
     Args:
-        blocks: The weight.
         importance: [in / B, B], how much each input counts.
-        form: How.
     """
     step = max(1, _CHUNK // blocks[0].numel())
     found = []

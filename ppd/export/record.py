@@ -17,15 +17,14 @@ def record(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> R
     Prompt row j behind position p stands at p + j and sees the text up to p and the rows 1..j-1 beside it.
 
     Args:
-        decoder: The model, fp32.
+        decoder: In fp32.
         prompt_tokens: float32 [m, hidden].
-        num_top_ids: K.
 
     Returns:
         The reference, with full logits unless they would take over half a gigabyte.
 
     Raises:
-        ModelError: The model's own answers are not finite.
+        ModelError: The model's outputs are not finite.
     """
     m, vocab_size = len(prompt_tokens), decoder.config.vocab_size
     length = recording_length(m)
@@ -53,7 +52,6 @@ def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_
     """Logits of some positions of the text and of the prompt rows behind them, in one forward pass without a cache.
 
     Args:
-        decoder: The model.
         ids: int64 [T], the text.
         hung_on: int64 [P], positions that prompt rows hang on.
         prompt_tokens: float32 [m, hidden].

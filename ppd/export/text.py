@@ -1,7 +1,7 @@
 """Text that an export reads once with the checkpoint's own weights.
 
-Two texts lie side by side in one pass, and neither sees the other: on the first the damage is judged, on the second,
-`text.txt`, 4-bit weights are fitted. So weights are judged on a text that they were not fitted on.
+Two texts run side by side in one pass, and neither sees the other: damage is judged on the first, 4-bit weights are
+fitted on the second, `text.txt`. So no weights are judged on the text that they were fitted on.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +44,8 @@ class Pass:
 
     Attributes:
         judged: The text that damage is judged on.
-        log_probabilities: float32 [T, V], of every token after it.
-        inputs: Projection ("blocks.0.mlp.down") → bfloat16 [rows, in], what it reads at some places of the other text.
+        log_probabilities: float32 [T, V], for the next token at every position of it.
+        inputs: Projection ("blocks.0.mlp.down") → bfloat16 [rows, in], its inputs at some positions of the other text.
     """
 
     judged: Text
@@ -66,11 +66,9 @@ def run_checkpoint(
 
     Args:
         read: Parameter name → the checkpoint's weight, float32.
-        config: The shape.
-        prompts: Name of the embedded set of prompts that is judged.
-        tokenizer: Its tokenizer; None for random ids.
-        num_parameters: A large model is judged on less text.
-        keep_inputs: Whether the inputs of projections are needed.
+        prompts: The set of `ppd.documents.embedded_prompts` to judge on.
+        tokenizer: None for random ids.
+        num_parameters: Larger models are judged on less text.
     """
     count = _NUM_JUDGED_OF_LARGE if num_parameters > _LARGE else _NUM_JUDGED
     judged = _text(config, tokenizer, embedded_prompts(prompts), count, "calibration prompts")
@@ -89,7 +87,7 @@ def run_checkpoint(
 
 @torch.no_grad()
 def log_probabilities_of(decoder: Decoder, ids: Sequence[Tensor]) -> Tensor:
-    """Of every token after the first of some texts, which are run side by side; float32 [T, V]."""
+    """Log-probabilities of every token after the first, of texts that are run side by side; float32 [T, V]."""
     return decoder.logits(rows_of(decoder, ids)[: len(ids[0])]).log_softmax(-1)
 
 

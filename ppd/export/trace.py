@@ -36,11 +36,6 @@ from ppd.signature import (
 def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
     """Trace one step. N, R and S stay dynamic; N = 1 runs too. Two layers are traced, the others copied.
 
-    Args:
-        decoder: The model, filled.
-        num_prompt_tokens: m.
-        num_top_ids: K.
-
     Returns:
         The graph; its tables of prompt tokens and trees are placeholders until they are folded.
     """
@@ -95,7 +90,7 @@ def _tensor_scatter(cache: Any, update: Any, index: Any) -> Any:
 
 
 def _reads_no_parameter(node: ir.Node) -> bool | None:
-    """Leave what reads a parameter as it is: folded, it would be a second table, of the placeholder's numbers."""
+    """Keep nodes that read a parameter from being constant-folded: the result would hold the placeholder's numbers."""
     parameters = (value is not None and (value.name or "").startswith(PARAMETER_PREFIX) for value in node.inputs)
     return False if any(parameters) else None
 

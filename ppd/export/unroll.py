@@ -1,6 +1,6 @@
 """Unroll: a graph that was traced with two layers becomes one with as many as the model has.
 
-Tracing takes time by the layer and every layer is the same code, so that it is traced twice and copied.
+Tracing takes time per layer, and every layer is the same code: two are traced, the others are copies.
 
 1. Layer 1 is the nodes between the first and the last that the tracer noted under `decoder.blocks.1`; layer 0 likewise.
    Both have the same operators with the same attributes.
@@ -26,7 +26,6 @@ def unroll(model: ir.Model, num_layers: int) -> None:
 
     Args:
         model: The graph of a decoder with `min(2, num_layers)` layers, with the tracer's notes.
-        num_layers: L.
 
     Raises:
         ExportError: The layers are not laid out as the rules say: the tracer changed.
@@ -40,7 +39,7 @@ def unroll(model: ir.Model, num_layers: int) -> None:
 
 
 class _Unrolling:
-    """The copying of one layer."""
+    """Copies one layer."""
 
     def __init__(self, graph: ir.Graph, hidden: ir.Value, template: list[ir.Node]) -> None:
         self._graph, self._template = graph, template

@@ -30,11 +30,7 @@ class ReadableWeights(Protocol):
 
 
 class UntiedWeights:
-    """Weights with an LM head of their own, where the checkpoint's is tied to the embedding.
-
-    Args:
-        weights: Those of the checkpoint.
-    """
+    """Weights with an LM head of their own, where the checkpoint's is tied to the embedding."""
 
     def __init__(self, weights: ReadableWeights) -> None:
         self._weights = weights
@@ -48,8 +44,7 @@ class CutWeights:
     """Weights of a model with a smaller vocabulary: the first words of the embedding and of the LM head.
 
     Args:
-        weights: The whole ones.
-        vocab_size: Words that are left.
+        vocab_size: Number of words to keep.
     """
 
     def __init__(self, weights: ReadableWeights, vocab_size: int) -> None:
@@ -67,14 +62,12 @@ class ExportedWeights:
     """The weights of a checkpoint, and what they become.
 
     Args:
-        weights: The opened checkpoint.
-        config: Of the decoder that is exported: an LM head of its own may be the checkpoint's tied embedding.
-        forms: How they are stored.
+        config: That of the exported decoder, whose LM head may be untied where the checkpoint's is tied.
         dtype: The graph's type for what is not quantised.
 
     Attributes:
         inputs: Projection ("blocks.0.mlp.down") → rows [T, in] that it reads on a text; for 4 bits.
-        kept: As `Forms.kept`.
+        kept: As from `Forms.kept`.
     """
 
     def __init__(
@@ -93,14 +86,14 @@ class ExportedWeights:
         self._promises: dict[str, Promise] = {}
 
     def original(self, name: str) -> Tensor:
-        """As the checkpoint has it, float32."""
+        """A weight as the checkpoint has it, float32."""
         return self._weights.read(name).float()
 
     def exported(self, name: str) -> Tensor:
-        """As the graph computes with it, float32; `put_into` comes first.
+        """A weight as the graph computes with it, float32; call `put_into` first.
 
         Raises:
-            ExportError: A quantised weight does not stand in the graph's file as it was written.
+            ExportError: The graph's file does not hold a quantised weight as it was written.
         """
         promise = self._promises.get(name)
         if promise is None:
@@ -111,9 +104,6 @@ class ExportedWeights:
 
     def put_into(self, model: ir.Model) -> None:
         """Replace the placeholders of a traced graph by promises to read the weights.
-
-        Args:
-            model: The graph.
 
         Raises:
             ExportError: A weight is not an initializer of the graph, or is read in another way: the tracer changed it.

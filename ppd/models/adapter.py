@@ -30,18 +30,17 @@ _REQUIRED_IF_GIVEN: dict[str, object] = {
 
 
 def load_prompt_tokens(path: Path, hidden_size: int) -> torch.Tensor:
-    """Read trained prompt tokens. Nothing is unpickled but tensors, and nothing is written.
+    """Read trained prompt tokens. Only tensors are unpickled, and nothing is written.
 
     Args:
         path: A folder in PEFT's layout, or one .safetensors or .bin file (an `adapter_config.json` beside it counts).
-        hidden_size: Columns that the model's embedding has.
 
     Returns:
         float32 [num_prompt_tokens, hidden_size].
 
     Raises:
-        PromptTokensError: A file is missing or damaged; the tensor is missing, of another shape, of whole numbers,
-            empty or not finite; or the configuration is of another method.
+        PromptTokensError: A file is missing or damaged; the tensor is missing, empty, not finite, or has the wrong
+            shape or type; or the configuration is for another method.
     """
     file = _find_tensor_file(path)
     config = _read_config(file.parent / _CONFIG, required=path.is_dir())
@@ -66,7 +65,7 @@ def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: st
         base_model: The model they were trained for: a registry name, hub id or folder name.
 
     Raises:
-        PromptTokensError: The tensor is of another shape, of whole numbers, empty or not finite.
+        PromptTokensError: The tensor is empty, not finite, or has the wrong shape or type.
     """
     num_rows, hidden_size = prompt_tokens.shape if prompt_tokens.ndim == 2 else (0, 0)
     _check_tensor(prompt_tokens, hidden_size, "prompt tokens to save")
@@ -99,7 +98,7 @@ def untrained_prompt_tokens(embedding: torch.Tensor, num_prompt_tokens: int) -> 
 
     Args:
         embedding: floating point [vocab, hidden].
-        num_prompt_tokens: Rows wanted, at least 1.
+        num_prompt_tokens: At least 1.
 
     Returns:
         float32 [num_prompt_tokens, hidden], all rows equal. The table is summed in chunks, never copied as a whole.

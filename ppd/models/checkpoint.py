@@ -36,14 +36,8 @@ _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints stor
 def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.dtype) -> Decoder:
     """Build the decoder and fill it from `*.safetensors`, single or sharded (or `pytorch_model*.bin`, tensors only).
 
-    The module is made without memory of its own; a tensor that already has `dtype` stays memory-mapped, but for those
-    that are made of several.
-
-    Args:
-        folder: A Hugging Face model folder.
-        config: Its configuration.
-        context: Tokens that prompt and answer may fill.
-        dtype: What the weights become.
+    The module allocates no weights of its own; a tensor that already has `dtype` stays memory-mapped, unless it is made
+    of several.
 
     Returns:
         The decoder, in evaluation mode.
@@ -63,7 +57,7 @@ class Weights:
 
     Attributes:
         names: Every parameter of the decoder.
-        num_parameters: Numbers in all of them.
+        num_parameters: Total number of elements.
     """
 
     def __init__(self, source: Mapping[str, Tensor], config: ModelConfig) -> None:
@@ -77,10 +71,10 @@ class Weights:
     def read(self, name: str) -> Tensor:
         """One weight in the checkpoint's own type; projections are [in, out] (a view).
 
-        It is memory-mapped where the checkpoint has it in one piece, and made of its pieces where it has several.
+        Memory-mapped if the checkpoint has it in one piece, else joined from its pieces.
 
         Raises:
-            ModelError: It is of whole numbers, or of another shape than the configuration asks for.
+            ModelError: It is not floating point, or its shape is not the one that the configuration asks for.
         """
         parts = self.parts(name)
         weight = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -90,7 +84,7 @@ class Weights:
         """The tensors that a weight is made of, as the checkpoint has them, memory-mapped.
 
         Raises:
-            ModelError: As of `read`.
+            ModelError: As for `read`.
         """
         return [_read(self._source, stored, shape) for stored, shape in self._shapes[name].items()]
 
@@ -117,7 +111,7 @@ def open_weights(folder: Path, config: ModelConfig) -> Iterator[Weights]:
 
 
 def _is_projection(name: str, weight: Tensor) -> bool:
-    """Whether a weight is stored the other way round, [out, in]."""
+    """Whether a weight is stored transposed, [out, in]."""
     return weight.ndim == 2 and name != "embedding.weight"
 
 
@@ -125,9 +119,7 @@ def _stored_shapes(name: str, like: Tensor, config: ModelConfig) -> dict[str, tu
     """The checkpoint's tensors that one weight is made of, in order, with their shapes.
 
     Args:
-        name: Of the decoder's parameter.
         like: The parameter, for its shape.
-        config: It gives the sizes of the parts.
     """
     shape = tuple(reversed(like.shape)) if _is_projection(name, like) else tuple(like.shape)
     if name in _OUTSIDE_LAYERS:

@@ -136,7 +136,7 @@ class ModelConfig:
 
     @property
     def qkv_sizes(self) -> tuple[int, int, int]:
-        """Outputs of the q, k and v parts of their one projection."""
+        """Output sizes of q, k and v in their joint projection."""
         kv_size = self.num_kv_heads * self.head_dim
         return self.num_heads * self.head_dim, kv_size, kv_size
 
@@ -158,7 +158,6 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
     """Translate a Hugging Face configuration, in the spelling of transformers 4 or 5.
 
     Args:
-        config: Content of `config.json`.
         generation_config: Content of `generation_config.json`; its EOS ids count before the config's own.
 
     Raises:

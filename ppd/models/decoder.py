@@ -1,6 +1,6 @@
-"""The decoder of the Llama family, written once: what is trained on, is the reference, and is exported.
+"""The decoder of the Llama family, written once: for training, as the reference, and for export.
 
-`Decoder` computes rows: embeddings, positions and a mask in, hidden states out, behind whatever past the caller brings
+`Decoder` computes rows: embeddings, positions and a mask in, hidden states out, after whatever past the caller brings
 (`ppd.models.past`). `StepGraph` wraps it into the signature of the exported graph.
 """
 
@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past) -> Tensor:
-        """[B, N, hidden] → [B, N, hidden]; `mask` and `past` as of `Decoder.forward`."""
+        """[B, N, hidden] → [B, N, hidden]; `mask` and `past` as for `Decoder.forward`."""
         parts = self.qkv(x).split(self.sizes, -1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)  # [B, heads, N, D]
         q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
@@ -92,7 +92,6 @@ class Decoder(nn.Module):
     """Rows in, hidden states out.
 
     Args:
-        config: The shape.
         context: Tokens that prompt and answer may fill; positions reach C rows beyond.
     """
 
@@ -140,9 +139,7 @@ class StepGraph(nn.Module):
     """The decoder behind the signature of the exported graph (see `ppd.signature`).
 
     Args:
-        decoder: The model.
-        num_prompt_tokens: m. The tables of prompt tokens and trees are placeholders, which export folds.
-        num_top_ids: K.
+        num_prompt_tokens: m. The tables of prompt tokens and trees are placeholders until export folds them.
     """
 
     prompt_tokens: Tensor
@@ -166,7 +163,7 @@ class StepGraph(nn.Module):
     def forward(
         self, input_ids: Tensor, state: Tensor, cache_len: Tensor, head_rows: Tensor, kv: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        """One step; shapes in `ppd.signature` and the inputs' names.
+        """Run one step; `ppd.signature` gives the inputs' shapes.
 
         Returns:
             `top_ids` int64 [1, R, K], `logits` [1, R, V], and the caches [1, H, S, D] in the order of `kv`.

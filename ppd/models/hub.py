@@ -1,7 +1,7 @@
 """Where a model's or an adapter's files are: in this package, in a folder, or on the Hugging Face hub.
 
 Downloads take only the files that are read later, from the top level of the repository. `huggingface_hub` is imported
-when something has to come from the hub, not before.
+only when something has to be downloaded.
 """
 
 import logging
@@ -39,7 +39,7 @@ class ModelSource:
 
     @property
     def prompts(self) -> str:
-        """The set of `ppd.documents.embedded_prompts` that it is measured on where no text is given."""
+        """The set of `ppd.documents.embedded_prompts` that it is measured on if no text is given."""
         return self.entry.prompts if self.entry is not None else DEFAULT_PROMPTS
 
 
@@ -63,9 +63,8 @@ class _Wanted:
     """What to download.
 
     Attributes:
-        files: Taken where they exist.
+        files: Downloaded if they exist.
         weights: Sets of name patterns, best first; the first set whose first pattern some file matches is taken.
-        error: What to raise.
         remedy: What to do without the hub; ends every message.
     """
 
@@ -186,7 +185,7 @@ def _unknown_model(model: str) -> str:
     if Path(model).expanduser().is_file():
         return f"model {model!r} is a file, expected the folder it lies in, with config.json beside it"
     return (
-        f"model {model!r} is no known name, no folder here and no hub id owner/name; "
+        f"model {model!r} is not a known name, a folder here or a hub id owner/name; "
         f"nearest names: {', '.join(nearest_names(model))} (ppd models lists them all); "
         "a checkpoint on this disk is passed as a folder, for example --model ./my-model"
     )
@@ -203,7 +202,7 @@ def _import_hub(wanted: _Wanted) -> ModuleType:
 
 
 def _download(hub_id: str, wanted: _Wanted) -> Path:
-    """The folder of the newest snapshot, or of the cached one where the hub cannot be asked."""
+    """The folder of the newest snapshot, or of the cached one if the hub cannot be reached."""
     hub = _import_hub(wanted)
     try:
         names = hub.HfApi().list_repo_files(hub_id)
@@ -251,7 +250,7 @@ def _failure(hub: ModuleType, hub_id: str, error: Exception) -> str:
     if isinstance(error, hub.errors.GatedRepoError):
         return f"{hub_id} is gated: accept its licence on {page} and log in with: hf auth login"
     if isinstance(error, hub.errors.RepositoryNotFoundError):
-        return f"{hub_id} is no folder here and no public repository on the hub: check {page} (private: hf auth login)"
+        return f"{hub_id} is neither a folder here nor a public hub repository: check {page} (private: hf auth login)"
     reason = f"{type(error).__name__}: {_first_line(error)}"
     return f"{hub_id} cannot be downloaded ({reason}), and no complete copy is in the cache: connect and try again"
 

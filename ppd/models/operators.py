@@ -1,7 +1,7 @@
-"""The three operators of a layer that ONNX has and PyTorch has not: what they are in the graph, and in PyTorch.
+"""The three operators of a layer that ONNX has and PyTorch lacks, in the graph and in PyTorch.
 
-PyTorch's own `torch.onnx.ops` have no gradient and compute the scores of attention twice, so that they stand for the
-operators only while a graph is traced.
+PyTorch's own `torch.onnx.ops` have no gradient and compute the scores of attention twice, so they are used only while a
+graph is traced.
 """
 
 import torch

@@ -63,7 +63,7 @@ class GrowingCache:
     """Keeps the rows of every pass behind those of the passes before; the columns are all of them.
 
     Args:
-        num_rows: The most that it will hold.
+        num_rows: Maximum number of rows.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -89,11 +89,7 @@ class GrowingCache:
 
 
 class SharedPrefix:
-    """Rows that stand in front of the pass's own and stay as they are, however often they are passed.
-
-    Args:
-        cache: The rows.
-    """
+    """Rows before the pass's own, which every pass reads and none changes."""
 
     def __init__(self, cache: GrowingCache) -> None:
         self._cache = cache

@@ -22,13 +22,13 @@ class ModelEntry:
     Attributes:
         name: What `--model` takes; also the folder of an embedded model.
         hub_id: Its repository on the Hugging Face hub, "owner/name"; None for a model whose files are in this package.
-        context: The most tokens (prompt + new) that it was made for.
-        parameters: How many weights it has, in words ("1.4 B").
+        context: Maximum number of tokens, prompt and answer together, that it was made for.
+        parameters: Number of weights, in words ("1.4 B").
         chat_template: File name in `chat_templates/`, used where the checkpoint brings no template; None if it does, or
             if the model is not made for chat.
         prompt_tokens: Hub id of published prompt tokens for it; `EMBEDDED` for those that lie in the folder of an
             embedded model; None if there are none.
-        prompts: The set of `ppd.documents.embedded_prompts` that it is measured on where no text is given.
+        prompts: The set of `ppd.documents.embedded_prompts` that it is measured on if no text is given.
         note: What to know before using it; may be empty.
     """
 

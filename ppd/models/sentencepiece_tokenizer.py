@@ -47,7 +47,6 @@ class _Pieces:
     """The vocabulary of a model file.
 
     Attributes:
-        ids: Id of every piece.
         scores: Score of every normal piece.
         special: Pieces that are never found in text (<unk>, <s>, </s>), in order of their ids.
         user_defined: Pieces that are always cut out of the text whole.
@@ -67,16 +66,13 @@ def tokenizer_from_sentencepiece(
     """Convert a model of Llama's kind: BPE with byte fallback, text taken as it is, a space put before it.
 
     Args:
-        path: The `tokenizer.model` file.
-        add_bos: Whether encoded text starts with the begin piece.
-        add_eos: Whether encoded text ends with the end piece.
         added_tokens: Special tokens beyond the model's, with their ids; those that are pieces already keep their ids.
 
     Returns:
         A tokenizer that encodes text without special tokens exactly as the sentencepiece library does.
 
     Raises:
-        TokenizerError: The file is no such model, `added_tokens` do not continue its ids, or a sample is encoded
+        TokenizerError: The file is not such a model, `added_tokens` do not continue its ids, or a sample is encoded
             differently.
     """
     model = _read_model(path)
@@ -95,14 +91,11 @@ def tokenizer_from_sentencepiece(
 def special_pieces(path: Path) -> dict[str, str]:
     """The pieces that a model file names as special.
 
-    Args:
-        path: The `tokenizer.model` file.
-
     Returns:
         Pieces under the names `unk_token`, `bos_token`, `eos_token` and `pad_token`, those that exist.
 
     Raises:
-        TokenizerError: The file is no sentencepiece model.
+        TokenizerError: The file is not a sentencepiece model.
     """
     return _named_pieces(_read_model(path))
 
@@ -171,7 +164,7 @@ def _bpe_from_pieces(pieces: _Pieces, path: Path) -> models.BPE:
         raise _refusal(path, f"its {len(merged)} merged pieces have {num_scores} different scores, expected one each")
     missing = {character for piece in merged for character in piece} - pieces.scores.keys()
     if missing:
-        raise _refusal(path, f"merged pieces hold characters that are no pieces: {sorted(missing)[:5]}")
+        raise _refusal(path, f"merged pieces hold characters that are not pieces: {sorted(missing)[:5]}")
     return models.BPE(
         vocab=pieces.ids,
         merges=_merges(pieces.scores),

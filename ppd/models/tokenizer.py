@@ -33,8 +33,7 @@ def read_tokenizer(folder: Path, entry: ModelEntry | None) -> TokenizerFiles | N
     """Read the tokenizer beside a checkpoint.
 
     Args:
-        folder: The checkpoint's folder.
-        entry: What the registry knows about the model; its chat template is used where the folder has none.
+        entry: Its chat template is used where the folder has none.
 
     Returns:
         The tokenizer; None if the folder has neither tokenizer.json nor tokenizer.model.

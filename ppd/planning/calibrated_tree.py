@@ -25,10 +25,7 @@ class CalibratedTree:
     """A tree and the calibration that found it.
 
     Attributes:
-        tree: The tree.
-        precision: Of the bundle that was calibrated.
         draft: Whether drafting with it was faster than plain decoding there.
-        calibration: What was measured, with which engine, where and when.
     """
 
     tree: Tree
@@ -55,7 +52,7 @@ def calibrated_tree_from_bundle(bundle: Bundle) -> CalibratedTree:
 
 
 def json_from_calibrated_tree(calibrated: CalibratedTree) -> str:
-    """Write the file."""
+    """The content of the file."""
     data = {
         "schema": _SCHEMA,
         "precision": calibrated.precision,
@@ -67,10 +64,10 @@ def json_from_calibrated_tree(calibrated: CalibratedTree) -> str:
 
 
 def load_calibrated_tree(path: Path) -> CalibratedTree:
-    """Read the file.
+    """Read the file of a calibrated tree.
 
     Raises:
-        ModelError: It cannot be read, or is something else.
+        ModelError: The file cannot be read, or is not a calibrated tree.
     """
     try:
         data = json.loads(path.read_text("utf-8"))

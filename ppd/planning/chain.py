@@ -45,11 +45,10 @@ def chain_from_tree(tree: Tree, marginals: npt.ArrayLike) -> Chain:
     """The chain that decoding with a tree follows.
 
     Args:
-        tree: The tree.
         marginals: As in `chances_from`; ranks and distances past them have chance 0.
 
     Raises:
-        ArgumentError: The marginals are no probabilities.
+        ArgumentError: The marginals are not probabilities.
     """
     p, m = chances_from(marginals), tree.num_prompt_tokens
     tokens, transitions = np.ones(m + 1), np.zeros((m + 1, m + 1))
@@ -67,7 +66,7 @@ def chain_from_tree(tree: Tree, marginals: npt.ArrayLike) -> Chain:
 
 
 def stationary(transitions: Floats) -> Floats:
-    """The stationary law, float64 [m+1], of the chain that starts in the last state."""
+    """The stationary distribution, float64 [m+1], of the chain that starts in the last state."""
     size = len(transitions)
     start = np.eye(size)[-1]
     law = np.linalg.solve(np.eye(size) - (1 - _RESTART) * transitions.T, _RESTART * start)

@@ -1,4 +1,4 @@
-"""Choosing a tree for known chances and times, and what it then promises against plain decoding."""
+"""Choosing a tree for known chances and times, and the speed-up over plain decoding that it then predicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ def predicted_speedup(tree: Tree, marginals: Marginals, curve: LatencyCurve) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What the best tree of each size promises, and the tree that was chosen.
+    """What the best tree of each size predicts, and the tree that was chosen.
 
     Attributes:
         sizes: N, int.
         acceptance_lengths: τ of the best tree of at most N rows, float64 [sizes].
-        speedups: The same as fast as steps of N rows allow, τ·L(1)/L(N), float64 [sizes].
+        speedups: τ·L(1)/L(N) of that tree, float64 [sizes].
         chosen_rows: Mean rows of a step with the chosen tree.
-        chosen_speedup: Its `predicted_speedup`.
+        chosen_speedup: `predicted_speedup` of the chosen tree.
     """
 
     sizes: Sequence[int]

@@ -34,17 +34,13 @@ def tree_for_target(
 ) -> ChosenTree:
     """The tree for a target.
 
-    A target without figures, the machine itself, takes the calibrated tree that lies beside the prompt tokens as
-    `tree-TARGET.json`, if it is of the same precision, or else a curve that was measured elsewhere. The hand-made tree
-    stays where there is neither, and where the acceptance is unknown.
+    A target without figures (the machine itself) takes the calibrated tree that lies beside the prompt tokens as
+    `tree-TARGET.json`, if its precision is the same, else a curve that was measured elsewhere. The tree is hand-made if
+    there is neither, or if the acceptance is unknown.
 
     Args:
-        target: The device.
-        model: The shape.
         precision: A name of `PRECISIONS`.
-        context: Tokens that prompt and answer may fill.
-        num_prompt_tokens: m.
-        prompt_tokens: Folder of the trained prompt tokens; None where they are untrained.
+        prompt_tokens: Folder of the trained prompt tokens; None if they are untrained.
 
     Raises:
         ModelError: A file beside the prompt tokens is damaged.
@@ -66,11 +62,10 @@ def tree_for_target(
 
 
 def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None:
-    """What is known of the guesses: beside trained prompt tokens, or published; None where nothing is.
+    """The known acceptance, found beside trained prompt tokens or published; None if there is none.
 
     Args:
-        model: The model's name.
-        prompt_tokens: Folder of the trained prompt tokens; None where they are untrained, whose acceptance is unknown.
+        prompt_tokens: Folder of the trained prompt tokens; None if they are untrained: their acceptance is unknown.
 
     Raises:
         ModelError: `accuracy.json` beside the prompt tokens is damaged.
@@ -104,7 +99,7 @@ def _calibrated_tree(target: Target, precision: str, prompt_tokens: Path | None)
 def _estimate(
     target: Target, model: ModelInfo, precision: str, context: int, marginals: Marginals | None
 ) -> tuple[EstimateInfo | None, Tree | None]:
-    """What is known of the target, and the tree that follows from it where the acceptance is known too."""
+    """What is known of the target, and the tree that follows from it if the acceptance is known too."""
     roofline, curve = None, None
     if target.bandwidth_gbs is not None:
         roofline = estimate_roofline(target, model, precision, cache_len=min(context // 2, _MAX_CACHE_LEN))

@@ -22,10 +22,8 @@ def estimate_roofline(target: Target, model: ModelInfo, precision: str, *, cache
     """The terms of a step.
 
     Args:
-        target: The device; it needs bandwidth and throughput.
-        model: The shape.
+        target: Needs bandwidth and throughput.
         precision: A name of `PRECISIONS`.
-        cache_len: Cached rows.
 
     Raises:
         ArgumentError: The preset has no figures (the machine itself), or none for the precision.

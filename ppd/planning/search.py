@@ -38,12 +38,10 @@ class SearchResult:
     """The best tree.
 
     Attributes:
-        tree: The tree, its unreachable states left out.
+        tree: Without its unreachable states.
         acceptance_length: τ, tokens per step that the marginals predict.
-        chain: What happens in each state.
-        num_rows: Rows of each state, of those that can be reached.
-        mean_latency_ms: Mean time of a step; 1 where no times were given.
-        rounds: Rounds of policy iteration.
+        num_rows: Rows of each reachable state.
+        mean_latency_ms: Mean time of a step; 1 if no times were given.
     """
 
     tree: Tree
@@ -80,7 +78,7 @@ def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | 
         root_prompts: Prompt rows that every state's root must have; None to choose them, 0 included.
 
     Raises:
-        ArgumentError: The marginals are no probabilities, or no tree has so few rows or so many.
+        ArgumentError: The marginals are not probabilities, or `num_rows` or `root_prompts` is out of range.
     """
     if type(num_rows) is not int or not 1 <= num_rows <= MAX_ROWS:
         raise ArgumentError(f"num_rows is {num_rows!r}; expected a whole number from 1 to {MAX_ROWS}")
@@ -99,7 +97,7 @@ def search_fastest_tree(
         root_prompts: As for `search_tree`.
 
     Raises:
-        ArgumentError: As `search_tree`, or a time is not above 0.
+        ArgumentError: As for `search_tree`, or a time is not above 0.
     """
     cost = np.array(latency_ms, np.float64)
     if cost.ndim != 1 or not 1 <= len(cost) <= MAX_ROWS or not (np.isfinite(cost).all() and cost.min() > 0):

@@ -19,7 +19,7 @@ def check_messages(messages: Sequence[Message]) -> None:
     """Refuse messages that are not objects with a role and content.
 
     Raises:
-        ArgumentError: One is not, or there is none.
+        ArgumentError: A message is malformed, or there is none.
     """
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence) or not messages:
         raise ArgumentError(f"messages is {messages!r:.60}; expected a list of objects with role and content")
@@ -34,8 +34,6 @@ def render_chat(
     """Render messages, ending where the assistant's answer begins, or where they end.
 
     Args:
-        template: A Jinja chat template.
-        messages: Objects with role and content.
         special_tokens: `bos_token`, `eos_token`, … as text, for the template.
         answer_follows: False renders a conversation as it is, without the beginning of another answer.
 
@@ -43,7 +41,7 @@ def render_chat(
         The prompt's text, special tokens included.
 
     Raises:
-        ArgumentError: The template refuses the messages.
+        ArgumentError: The template rejects the messages.
         TokenizerError: The template itself is broken.
     """
     environment = ImmutableSandboxedEnvironment(

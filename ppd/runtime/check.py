@@ -1,7 +1,7 @@
 """Check an engine against the reference that export recorded: every phase, without torch.
 
-The reference says what PyTorch (fp32) answers at every position of a fixed text, and what each prompt row answers that
-hangs there. It knows nothing of trees: a tree's path, filled with that text, has to reproduce it.
+The reference holds PyTorch's answers (fp32) at every position of a fixed text, and those of each prompt row behind it.
+It knows nothing of trees: a tree's path, filled with that text, has to reproduce it.
 """
 
 import os
@@ -57,7 +57,7 @@ def load_recording(path: Path) -> Recording:
     """Read `reference.npz`.
 
     Raises:
-        BundleError: It is not such a file.
+        BundleError: The file cannot be read as a recording.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -70,16 +70,12 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
     """Verify a bundle's files, then an engine on this device against its recorded reference.
 
     Args:
-        bundle: The bundle's folder.
         engine: "auto", or an engine's name.
         threads: CPU threads; None for the engine's own choice.
 
-    Returns:
-        What was compared.
-
     Raises:
         BundleError: A file is damaged.
-        EngineError: The engine does not answer as the reference does.
+        EngineError: The engine's answers differ from the reference.
     """
     opened = open_bundle(bundle)
     reference = load_recording(opened.path(REFERENCE_FILE))
@@ -90,12 +86,7 @@ def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckI
     """Compare every phase with the reference: prefill in one and in several chunks, plain decoding, every tree state.
 
     Args:
-        engine: The engine; its cache is overwritten.
-        bundle: The bundle that it runs.
-        reference: The recorded answers.
-
-    Returns:
-        What was compared, and the largest difference.
+        engine: Its cache is overwritten.
 
     Raises:
         EngineError: A row differs; the message names the phase, the position and the ids.
@@ -114,8 +105,8 @@ class _Place(NamedTuple):
     """Where the reference has an answer.
 
     Attributes:
-        position: Of the token that was read last.
-        prompt_row: Which prompt row behind it, from 1; 0 for its own.
+        position: That of the token that was read last.
+        prompt_row: Which prompt row behind the token, from 1; 0 for the token's own row.
     """
 
     position: int
@@ -219,9 +210,9 @@ class _Check:
         self._largest = max(self._largest, difference)
 
     def _gap(self, row: int, place: _Place, token: int, rank: int) -> float:
-        """How far apart the reference puts the id that the engine has at a rank and the one that belongs there.
+        """The reference's gap between the id that the engine has at a rank and the one that belongs there.
 
-        Of an id that the reference did not record, the engine's own logit is taken.
+        For an id that the reference did not record, the engine's own logit is taken.
         """
         found = np.flatnonzero(self._reference.top_ids[place] == token)
         logits: npt.NDArray[np.float32] = self._reference.top_logits[place]

@@ -25,7 +25,7 @@ def plain_logits(session: Session, ids: Sequence[int]) -> Logits:
     """Logits after `ids`, float32 [V], as plain decoding computes them: one row a step.
 
     Args:
-        session: The session; what it held is forgotten.
+        session: What it held is forgotten.
         ids: Prompt and answer up to the fork.
     """
     session.restart(len(ids))
@@ -36,6 +36,6 @@ def plain_logits(session: Session, ids: Sequence[int]) -> Logits:
 
 
 def top_two_gap(session: Session, ids: Sequence[int]) -> float:
-    """Gap between the two best logits after `ids`, in plain decoding; arguments as `plain_logits`."""
+    """Gap between the two best logits after `ids`, in plain decoding; arguments as for `plain_logits`."""
     second, first = np.partition(plain_logits(session, ids), -2)[-2:]
     return float(first - second)

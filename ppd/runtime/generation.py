@@ -19,16 +19,11 @@ class Generation:
     """A generation under way: `begin`, then `step` until there is a `finish_reason`.
 
     Args:
-        session: The session; what it held is forgotten.
-        drafter: What proposes candidates.
-        options: Checked options.
-        eos_ids: Tokens that end the answer.
-        context: Tokens that prompt and answer may fill.
+        session: What it held is forgotten.
         text: The answer's text, where the bundle has a tokenizer; it finds stop texts.
 
     Attributes:
-        token_ids: The answer so far.
-        finish_reason: Why it ended; None while it goes on.
+        finish_reason: None while the generation goes on.
     """
 
     def __init__(
@@ -52,13 +47,10 @@ class Generation:
         self.finish_reason: FinishReason | None = None
 
     def begin(self, prompt_ids: list[int]) -> list[int]:
-        """Read the prompt and decide the first token.
+        """Read the prompt and decide the first token, which is returned alone.
 
         Args:
             prompt_ids: At least one, and fewer than the context.
-
-        Returns:
-            The first token, alone.
         """
         started = time.perf_counter()
         self._session.prefill(np.array(prompt_ids, np.int64), self._drafter.num_prompts)
@@ -73,11 +65,7 @@ class Generation:
         return new
 
     def step(self) -> list[int]:
-        """Draft, run, verify and commit one step.
-
-        Returns:
-            Its tokens.
-        """
+        """Draft, run, verify and commit one step; return its tokens."""
         started = time.perf_counter()
         session = self._session
         plan, candidates = self._drafter.propose(session.history, session.guesses)
@@ -94,7 +82,7 @@ class Generation:
         """The result of a generation that has ended.
 
         Args:
-            encode_s: Seconds that the prompt's encoding took, for the time to the first token.
+            encode_s: Seconds that encoding the prompt took, for the time to the first token.
         """
         assert self.finish_reason is not None, "it goes on"
         stats = Stats(

@@ -45,8 +45,8 @@ def load(
         exact: Compute quantised products in fp32, where the engine would round activations for speed.
 
     Raises:
-        BundleError: The folder is no bundle, or a damaged one.
-        EngineError: The engine is not installed or cannot run it.
+        BundleError: The folder is not a bundle, or the bundle is damaged.
+        EngineError: The engine is not installed, or cannot run the bundle.
     """
     opened = open_bundle(bundle, verify=False)
     # An engine packs its weights outside the interpreter: they are hashed and the tokenizer is read meanwhile.
@@ -67,7 +67,7 @@ def generate(
     exact: bool = False,
     **options: "Unpack[Keywords]",
 ) -> Result:
-    """Load a bundle, generate once, and return the result. Arguments and errors as `load` and `Model.generate`."""
+    """Load a bundle and generate once. Arguments and errors are those of `load` and `Model.generate`."""
     checked = Options(**options)
     model = load(bundle, engine=engine, threads=threads, verify=verify, exact=exact)
     return model.generate_with(checked, prompt, messages=messages)
@@ -77,13 +77,11 @@ class Model:
     """A bundle in an engine. Calls from several threads queue.
 
     Args:
-        bundle: An opened bundle.
-        engine: The engine that runs it.
-        tokenizer: The bundle's, where it was loaded already.
+        tokenizer: The bundle's, if it is loaded already.
 
     Attributes:
-        session: The engine with what its cache holds.
-        drafter: What drafts, where drafting is wanted: the prompt tokens, unless another is put in their place.
+        session: The engine and the tokens that its cache holds.
+        drafter: What drafts when drafting is wanted: the prompt tokens, unless it is replaced.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None = None) -> None:
@@ -115,10 +113,7 @@ class Model:
         Args:
             prompt: Text (encoded with the tokenizer's special tokens), token ids, or messages.
             messages: Chat messages, objects with role and content, instead of `prompt`.
-            **options: The fields of `ppd.runtime.Options`, which says what each means.
-
-        Returns:
-            The result.
+            **options: The fields of `ppd.runtime.Options`, which documents them.
 
         Raises:
             ArgumentError: An argument is not allowed, or the prompt is empty or fills the context.
@@ -150,7 +145,7 @@ class Model:
         messages: Sequence[Message] | None = None,
         **options: "Unpack[Keywords]",
     ) -> Stream:
-        """Generate piece by piece, one per step. Arguments and errors as `generate`.
+        """Generate piece by piece, one per step. Arguments and errors as for `generate`.
 
         Returns:
             An iterator of pieces, whose `result` is there at the end. Until it is read to its end, closed or dropped,

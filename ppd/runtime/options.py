@@ -31,13 +31,13 @@ class Options:
     """Options of one generation.
 
     Attributes:
-        max_new_tokens: Most tokens to emit, at least 1.
+        max_new_tokens: Maximum number of new tokens, at least 1.
         temperature: 0 decodes greedily; above, tokens are sampled.
         top_k: Sample from the k most probable ids only. Without effect at temperature 0, like `top_p` and `seed`.
         top_p: Sample from the most probable ids whose probabilities reach p, 0 < p ≤ 1.
         seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
         stop: A text, or several, that ends the generation.
-        acceptance: "exact" keeps plain decoding's law; "typical" (temperature > 0) accepts more, and does not.
+        acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.
         draft: Draft always (True), never (False), or unless the bundle records that plain decoding is faster ("auto").
 
     Raises:

@@ -15,9 +15,8 @@ class StepPlan:
     """A step made ready: everything about its rows that does not change from step to step.
 
     Attributes:
-        state: Which folded tree the rows follow, or the causal state: what the graph is told.
-        rows: The rows.
-        input_ids: int64 [N]; prompt rows hold their ids, each step writes the nodes' tokens.
+        state: Which folded tree the rows follow, or the causal state.
+        input_ids: int64 [N]; prompt rows hold their ids, each step fills in the nodes' tokens.
         nodes: int64 [nodes], the nodes' part of `input_ids`, the root first.
         head_rows: int64 [R], the rows that go through the LM head; the nodes are the first of them.
     """

@@ -14,12 +14,7 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 
 class PromptEncoder:
-    """Encodes the prompts of a bundle.
-
-    Args:
-        bundle: The bundle, with its limits and its chat template.
-        tokenizer: The bundle's; None where it has none.
-    """
+    """Encodes the prompts of a bundle."""
 
     def __init__(self, bundle: Bundle, tokenizer: Tokenizer | None) -> None:
         self._manifest, self._tokenizer = bundle.manifest, tokenizer

@@ -12,12 +12,11 @@ class Stats:
     """Counts and times of one generation.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt.
         steps: Passes after prefill.
         accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
         first_token_ms: Time to the first token, in milliseconds: encoding the prompt, and prefill. Waiting for another
             thread's generation is not counted.
-        prefill_ms: Time of reading the prompt's ids and deciding the first token, in milliseconds.
+        prefill_ms: Time to run the prompt and decide the first token, in milliseconds.
         decode_ms: Time of all steps, in milliseconds; time in the caller's code between steps is not counted.
     """
 
@@ -47,7 +46,6 @@ class Result:
         text: The new text, without EOS and without a stop text; empty where the bundle has no tokenizer.
         token_ids: The new tokens, EOS included; after a stop text they end with the token that completed it.
         finish_reason: "stop" (EOS or stop text), "length" (`max_new_tokens`), or "context" (the context is full).
-        stats: Counts and times.
     """
 
     text: str

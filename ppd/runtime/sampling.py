@@ -144,12 +144,8 @@ def draw(distribution: Distribution, seed: int, position: int) -> int:
     """Draw the token at a position.
 
     Args:
-        distribution: The row's processed distribution.
         seed: 0 to 2^64 - 1.
-        position: Place of the token in prompt + answer, from 0.
-
-    Returns:
-        The token's id.
+        position: Position of the token in prompt + answer, from 0.
     """
     best, token = -math.inf, -1
     for start in range(0, len(distribution.ids), _CHUNK):
@@ -182,7 +178,7 @@ def _mix(z: int) -> int:
 
 
 def _mix_array(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`_mix` of an array, in its place; arrays of uint64 wrap around silently."""
+    """`_mix` of an array, in place; arrays of uint64 wrap around silently."""
     z ^= z >> np.uint64(30)
     z *= np.uint64(_MIX_1)
     z ^= z >> np.uint64(27)

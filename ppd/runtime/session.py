@@ -16,8 +16,7 @@ class Session:
     """One conversation of an engine: the tokens decided so far, and which of them the cache holds.
 
     Args:
-        engine: The engine; its cache belongs to the session.
-        plans: The bundle's plans.
+        engine: Its cache belongs to the session.
 
     Attributes:
         history: Every token decided, prompt first. While decoding, the last one is the root: its KV lands in the next
@@ -43,10 +42,10 @@ class Session:
     def prefill(self, ids: Ids | Sequence[int], num_prompts: int = 0) -> None:
         """Forget everything and read a prompt, with prompt rows behind its last token.
 
-        `top_ids` has that token's row and the prompt rows afterwards; `guesses` those of the prompt rows.
+        Afterwards `top_ids` has the rows of that token and of the prompt rows; `guesses` has those of the prompt rows.
 
         Args:
-            ids: Token ids, at least one.
+            ids: At least one.
             num_prompts: Prompt rows, 0 to m.
         """
         for _ in self.prefill_in_chunks(ids, num_prompts):
@@ -58,13 +57,11 @@ class Session:
         """As `prefill`, chunk by chunk.
 
         Args:
-            ids: Token ids, at least one.
-            num_prompts: Prompt rows behind the last token, 0 to m.
-            chunk_size: Tokens of a chunk; the most that fit by default.
-            every_row: Put every row through the LM head, not the last token's and the prompt rows only.
+            chunk_size: Tokens per chunk; the most that fit by default.
+            every_row: Put every row through the LM head, not only the last token's and the prompt rows.
 
         Yields:
-            After each chunk, while its `top_ids` are valid: the place of its first token.
+            After each chunk, while its `top_ids` are valid: the position of its first token.
         """
         prompt = np.asarray(ids, np.int64)
         size, state = chunk_size or self.plans.chunk_size, self.plans.causal_state
@@ -84,14 +81,13 @@ class Session:
         self.guesses = self.top_ids[len(self.top_ids) - num_prompts :]
 
     def decide(self, token: int) -> None:
-        """Take the first token behind the prompt: the root of the first step."""
+        """Take the first token after the prompt: the root of the first step."""
         self.history.append(token)
 
     def step(self, plan: StepPlan, tokens: Sequence[int] | Ids) -> None:
-        """Run a step behind what is committed. Nothing of it is kept until `commit`.
+        """Run a step after the committed rows. Nothing of it is kept until `commit`.
 
         Args:
-            plan: Its rows.
             tokens: Tokens of the plan's nodes, the root first.
         """
         if len(tokens) == 1:
@@ -121,5 +117,5 @@ class Session:
         self.guesses = self.top_ids[first : first + layout.nodes[last].prompts]
 
     def pretend(self, cache_len: int) -> None:
-        """Take so many rows for committed, whatever they hold: for timing, as a step's cost does not depend on it."""
+        """Take this many rows as committed, whatever they hold: for timing, which does not depend on them."""
         self.cache_len = cache_len

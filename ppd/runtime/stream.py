@@ -54,7 +54,7 @@ class Stream(Iterator[Piece]):
         """The result, once the stream was read to its end.
 
         Raises:
-            PPDError: It was not.
+            PPDError: The stream was not read to its end.
         """
         if self._result is None:
             raise PPDError("the stream was not read to its end, so it has no result; iterate over it first")

@@ -12,7 +12,7 @@ _INCOMPLETE = "\ufffd"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a `tokenizer.json`; truncation and padding that it may ask for are switched off.
+    """Load a `tokenizer.json`, with any truncation and padding switched off.
 
     Raises:
         TokenizerError: The tokenizers library cannot read it.
@@ -34,9 +34,7 @@ class TextStream:
     A character whose bytes are incomplete is held back, and so is the beginning of what may become a stop text.
 
     Args:
-        tokenizer: The tokenizer.
-        prompt_ids: The prompt, whose last tokens decide about a leading space.
-        stop: Texts that end the answer.
+        prompt_ids: Its last tokens decide about a leading space.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop: tuple[str, ...] = ()) -> None:

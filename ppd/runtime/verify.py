@@ -29,7 +29,6 @@ def verify_exact(children: Sequence[Sequence[int]], tokens: Sequence[int], choos
 
     Args:
         children: Rows of each node's children.
-        tokens: Token of each node.
         choose: Row → the token that plain decoding picks after that node.
     """
     row, rows, emitted = 0, [0], list[int]()
@@ -53,12 +52,12 @@ def verify_typical(
 ) -> Accepted:
     """Accept candidates that are probable enough: p > min(ε, δ·exp(-entropy)).
 
-    This is typical acceptance of Medusa (arXiv 2401.10774, section 2.3.1); it does not keep plain decoding's law. Of
-    the accepted paths the longest wins, ties by the product of p. The bonus token is drawn as without drafting.
+    This is typical acceptance of Medusa (arXiv 2401.10774, section 2.3.1); it does not keep plain decoding's
+    distribution. Of the accepted paths the longest wins, ties by the product of p. The bonus token is drawn as without
+    drafting.
 
     Args:
         children: Rows of each node's children.
-        tokens: Token of each node.
         distribution: Row → its processed distribution.
         draw: (distribution, depth) → the token drawn after a node of that depth.
     """

@@ -1,4 +1,4 @@
-"""The engine `torch`: the decoder in PyTorch, fp32, on the CPU or a GPU: slow and simple, what others are held to."""
+"""The engine `torch`: the decoder in PyTorch, fp32, on the CPU or a GPU: slow, simple, and the reference for others."""
 
 from collections.abc import Sequence
 
@@ -44,8 +44,7 @@ class TorchEngine:
     """Runs a bundle's weights in the reference decoder, quantised ones dequantised.
 
     Args:
-        bundle: The bundle.
-        threads: CPU threads; None leaves the choice to PyTorch. They are the process's.
+        threads: CPU threads of the whole process; None leaves the choice to PyTorch.
 
     Raises:
         EngineError: The graph does not hold the decoder's weights.

@@ -29,9 +29,6 @@ Array = np.ndarray[Any, Any]
 def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
     """The decoder with the weights of the bundle's graph, in fp32, and the folded prompt tokens.
 
-    Args:
-        bundle: The bundle; its checkpoint is not needed.
-
     Returns:
         The decoder, and the prompt tokens float32 [m, hidden].
 
@@ -102,9 +99,8 @@ def _spread(numbers: Array, shape: tuple[int, ...], axis: int) -> Array:
     """Repeat scales to the shape of the values: one for all, one per place of an axis, or one per block.
 
     Args:
-        numbers: No dimension, one, or as many as the values, each dividing theirs.
-        shape: Of the values.
-        axis: Where one dimension lies.
+        numbers: With no dimension, one, or as many as the values, each dividing theirs.
+        axis: Where the numbers of one dimension lie.
     """
     if numbers.ndim == 1:
         numbers = numbers.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])

@@ -1,4 +1,4 @@
-"""Train: prompt tokens for a frozen model. Calling the package is calling `trainer.train`."""
+"""Train: prompt tokens for a frozen model. Calling the package calls `trainer.train`."""
 
 from ppd.verbs import make_callable
 

@@ -42,7 +42,7 @@ class Sequences:
         return len(self.ids)
 
     def take(self, index: Tensor) -> "Sequences":
-        """Some of them."""
+        """The sequences at these indices."""
         return Sequences(self.ids[index], self.first[index], self.end[index])
 
 
@@ -55,15 +55,13 @@ def read_sequences(
     cut into pieces of `length` tokens. A document is held out by the hash of its text.
 
     Args:
-        source: The model, whose tokenizer and chat template are used.
-        config: Its configuration.
-        paths: Files and folders, see `read_documents`.
-        length: T.
+        source: Its tokenizer and chat template are used.
+        paths: As for `read_documents`.
 
     Raises:
         ArgumentError: The data cannot be read, or is too short.
-        TokenizerError: The model has no tokenizer, no chat template for conversations, or a tokenizer with ids that
-            the model has no embedding for.
+        TokenizerError: The model has no tokenizer, no chat template for conversations, or no embedding for some of the
+            tokenizer's ids.
     """
     files = read_tokenizer(source.folder, source.entry)
     if files is None:
@@ -107,7 +105,7 @@ def _as_text(document: Document, template: str | None, special_tokens: dict[str,
     try:
         return render_chat(template, messages, special_tokens, answer_follows=roles[-1] == "user"), False
     except ArgumentError as error:
-        raise ArgumentError(f"a conversation of {len(messages)} messages: {error}; leave it out, or mend it") from error
+        raise ArgumentError(f"a conversation of {len(messages)} messages: {error}; leave it out, or fix it") from error
 
 
 def _is_held_out(text: tuple[str, bool]) -> bool:

@@ -45,7 +45,6 @@ def evaluate(decoder: Decoder, prompt_tokens: Tensor, sequences: Sequences) -> A
     """Compare guesses with what the model itself answers behind the text so far (teacher-forced).
 
     Args:
-        decoder: The model.
         prompt_tokens: [m, hidden].
         sequences: Held-out sequences: rollouts or text.
     """

@@ -15,21 +15,20 @@ class TrainOptions:
     """Settings of a run; a resumed run has to have the same.
 
     Attributes:
-        num_prompt_tokens: m.
         steps: Optimiser steps; None if the time is given.
-        minutes: Time of the steps, rollouts and evaluation not counted; None if the steps are given.
+        minutes: Time of the steps, without rollouts and evaluation; None if the steps are given.
         batch_size: Sequences per step and process.
         groups: Groups of prompt rows per sequence.
-        length: Tokens of a sequence.
-        num_rollouts: Continuations to train on, at most.
-        learning_rate: At the peak; it falls along a cosine.
+        length: Tokens per sequence.
+        num_rollouts: Maximum number of continuations to train on.
+        learning_rate: Peak learning rate; it falls along a cosine.
         loss: A name of `LOSSES`.
-        init: The mean of the embeddings of the most "frequent" tokens in the data, or the "mean" of all.
+        init: Start at the mean embedding of the most "frequent" tokens in the data, or at the "mean" of all embeddings.
         source: What is trained on: the model's rollouts, the text itself, or half of each.
-        temperature: Of the rollouts; 0 is greedy.
+        temperature: Sampling temperature of the rollouts; 0 is greedy.
         recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own. The authors train so,
             with the loss "kl", from the "mean".
-        seed: Of every choice.
+        seed: Seed of every random choice.
 
     Raises:
         ArgumentError: A value is not allowed.

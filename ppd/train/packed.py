@@ -4,7 +4,7 @@ Axis letters besides `ppd.signature`'s: B sequences, T tokens of a sequence, G g
 group. Group g hangs on position p; its prompt row j stands at p + j, sees the tokens up to p and its own rows 1..j-1.
 
 The keys and values of the tokens do not depend on prompt tokens, so one pass without gradient gives them, and the
-teacher as well. Only the prompt rows run with gradient, and none of the weights asks for one.
+teacher as well. Only the prompt rows run with gradient, and no weight requires one.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Prefix:
 
     Attributes:
         cache: Keys and values of every token.
-        hidden: Before the final norm, [B, T, hidden].
+        hidden: Hidden states before the final norm, [B, T, hidden].
     """
 
     cache: GrowingCache
@@ -41,8 +41,6 @@ def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hun
     """The pass over prompt rows.
 
     Args:
-        decoder: The model, frozen.
-        prefix: Of the same sequences.
         prompt_tokens: [m, hidden], trained.
         hung_on: int64 [B, G], position that each group hangs on.
 
@@ -70,7 +68,6 @@ def logits_at(decoder: Decoder, hidden: Tensor, positions: Tensor) -> Tensor:
     """Logits of the tokens at some positions, without gradient.
 
     Args:
-        decoder: The model.
         hidden: [B, T, hidden].
         positions: int64 [B, G, m].
 

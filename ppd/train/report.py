@@ -22,16 +22,12 @@ _SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run made.
+    """The result of a run.
 
     Attributes:
-        folder: The adapter's folder.
-        steps: Steps done.
-        seconds: Time of the steps.
-        positions_per_second: Supervised positions per second.
         trained: Accuracy of the trained tokens on held-out data, by set.
-        untrained: Accuracy of the start.
-        is_main: Whether this is the process that writes and speaks, of several.
+        untrained: Accuracy of the initial tokens.
+        is_main: Whether this process, of several, is the one that writes and prints.
     """
 
     folder: Path

@@ -33,14 +33,11 @@ def make_rollouts(
     """Continue the beginnings of some sequences to their full length, or read the continuations made before.
 
     Args:
-        decoder: The model.
-        texts: What to continue.
-        count: Rollouts wanted (as many as there are texts, at most).
+        count: Number of rollouts, at most one per text.
         eos_ids: A continuation counts up to the first of these.
         temperature: 0 continues greedily; above, tokens are sampled.
-        seed: Of the choice of texts, and of sampling.
+        seed: Seed of the choice of texts and of sampling.
         cache: Folder for finished rollouts, named after the hash of model, texts and settings.
-        progress: Called as batches are done.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(texts), generator=generator)[:count]
@@ -71,11 +68,9 @@ def continue_texts(
     """Continue prefixes of one length, in one batch, with a KV cache.
 
     Args:
-        decoder: The model.
         prefixes: int64 [B, P].
-        length: T, tokens at the end.
+        length: T, tokens of the result.
         temperature: 0 for greedy.
-        generator: Of sampling.
 
     Returns:
         int64 [B, T] on the CPU.

@@ -55,9 +55,8 @@ class StepProgress:
     """How far a run is.
 
     Attributes:
-        step: Steps done.
-        share: Of the whole run, 0 to 1.
-        loss: Of the last step; NaN before the first.
+        share: Share of the whole run, 0 to 1.
+        loss: Loss of the last step; NaN before the first.
     """
 
     step: int
@@ -70,8 +69,7 @@ class StepCounts:
     """What the steps of a run took.
 
     Attributes:
-        steps: Done, those before a resumption included.
-        seconds: Their time.
+        steps: Number of steps, those before a resumption included.
         positions_per_second: Supervised positions per second since the last resumption, over all processes.
     """
 
@@ -94,15 +92,10 @@ def train_steps(
     Every choice of a step depends on the seed, the step and the process alone, so that a resumed run makes the same.
 
     Args:
-        module: The table at its start.
         sets: Sequences to train on; each gives an equal share of a batch.
-        options: The settings.
-        accelerator: Device and processes.
         out: Folder of `checkpoint.pt` and `metrics.jsonl`.
-        progress: Called after each step.
-        evaluate: Called with the tokens at every tenth of the run; its answer goes to the metrics, its time does not
-            count.
-
+        evaluate: Called with the tokens at every tenth of the run; its result goes to the metrics, its time is not
+            counted.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
     settings = _settings(module, sets, options)
@@ -146,7 +139,7 @@ def train_steps(
 def _take_step(
     module: nn.Module, optimizer: Any, accelerator: Accelerator, batch: tuple[Tensor, Tensor], rate: float
 ) -> float:
-    """Forward, backward and update; the loss."""
+    """Forward, backward and update; returns the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     with autocast(accelerator.device):
@@ -241,7 +234,7 @@ def _restore(
     The process that writes drops the metrics of later steps and of the end.
 
     Raises:
-        ArgumentError: It is damaged, or of other settings; the message names the first that differs.
+        ArgumentError: The checkpoint is damaged, or has other settings; the message names the first that differs.
     """
     path = out / CHECKPOINT_FILE
     if not path.is_file():

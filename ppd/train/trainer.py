@@ -34,8 +34,6 @@ class Prepared:
     """A model with its data, ready to be trained on.
 
     Attributes:
-        source: Where the model came from.
-        decoder: The frozen model.
         sets: Training sequences, by name: "rollouts", "text".
         held_out: Held-out sequences, by the same names.
     """
@@ -63,14 +61,12 @@ def train(
         model: A registry name, a Hugging Face folder, or a hub id.
         data: Files and folders of text.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
-        options: The settings.
-        resume: Go on with the run in `out`, from its checkpoint if it came to one.
-        force: Start again, whatever lies in `out` from an earlier run.
+        resume: Continue the run in `out`, from its checkpoint if it has one.
+        force: Start again, whatever `out` holds of an earlier run.
         stage: Called with what is being done, before the steps and after.
-        progress: Called after each step.
 
     Raises:
-        PPDError: The model or the data cannot be used, or `out` is in the way.
+        PPDError: The model, the data or `out` cannot be used.
     """
     _require_out(out, resume=resume, force=force)
     accelerator = Accelerator()

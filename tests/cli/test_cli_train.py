@@ -67,7 +67,7 @@ def test_bad_input_is_one_line(run: Run, model: Path, texts: list[Path], tmp_pat
     fails(run(*named, "--steps", 3, "--minutes", 1), "--minutes or --steps")
     fails(run(*named, "--resume", *FAST), "no earlier run")
     fails(run(*named, tmp_path / "bad.jsonl", *FAST), "line 1 has the keys ['txt']")
-    fails(run(*named, tmp_path / "nowhere", *FAST), "nowhere is not there")
+    fails(run(*named, tmp_path / "nowhere", *FAST), "nowhere does not exist")
     fails(run("train", "--model", tmp_path, "--data", texts[0], "--out", out, *FAST), "config.json")
     misused(run("train", "--model", model, "--out", out, *FAST), "--data")
     assert not out.exists()

@@ -220,7 +220,7 @@ def test_repository_without_weights_is_refused(hub: FakeHub) -> None:
     ("failure", "expected"),
     [
         (hub_error(errors.GatedRepoError), "is gated: accept its licence on https://huggingface.co/o/m"),
-        (hub_error(errors.RepositoryNotFoundError), "no public repository"),
+        (hub_error(errors.RepositoryNotFoundError), "nor a public hub repository"),
         (errors.OfflineModeIsEnabled("offline mode"), "OfflineModeIsEnabled: offline mode"),
         (ConnectError("name resolution failed"), "ConnectError: name resolution failed"),
         (OSError("no space left"), "OSError: no space left"),
@@ -330,7 +330,7 @@ def test_prompt_tokens_offline_take_the_snapshot_in_the_cache(hub: FakeHub) -> N
 
 def test_prompt_tokens_that_cannot_be_downloaded_are_a_prompt_tokens_error(hub: FakeHub) -> None:
     hub.failure = hub_error(errors.RepositoryNotFoundError)
-    with pytest.raises(PromptTokensError, match=r"o/m is no folder here.*--prompt-tokens path/to/folder"):
+    with pytest.raises(PromptTokensError, match=r"o/m is neither a folder here.*--prompt-tokens path/to/folder"):
         resolve_prompt_tokens("o/m")
 
 

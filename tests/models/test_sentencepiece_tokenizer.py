@@ -189,7 +189,7 @@ def set_piece(index: int, name: str, value: object) -> Callable[[Path], bytes]:
         (set_field("normalizer_spec", "escape_whitespaces", False), "escape_whitespaces is False"),
         (set_piece(300, "type", 5), "1 pieces of type UNUSED"),
         (set_piece(301, "score", -0.0), r"merged pieces have \d+ different scores"),
-        (edit(lambda model: model.pieces.add(piece="ab\u4e02", score=-9e6)), "characters that are no pieces: .*丂"),
+        (edit(lambda model: model.pieces.add(piece="ab\u4e02", score=-9e6)), "characters that are not pieces: .*丂"),
     ],
 )
 def test_settings_that_would_encode_differently_are_named(

@@ -24,8 +24,8 @@ class EngineEntry:
 
     Attributes:
         opener: Module and function, called with the bundle and the `EngineOptions`.
-        package: The package that it needs, as Python and as people call it.
-        remedy: The command that brings it.
+        package: The package that it needs: its import name and its usual name.
+        remedy: The command that installs it.
     """
 
     opener: str
@@ -62,7 +62,6 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
     """Open a bundle in an engine.
 
     Args:
-        bundle: The bundle.
         engine: An engine's name; or "auto": TensorRT where a built engine fits this GPU, else ONNX Runtime on the GPU
             where it can, else ONNX Runtime on the CPU.
         threads: CPU threads; None for the engine's own choice.

@@ -13,7 +13,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What every engine is opened with; one that has no use for an option leaves it.
+    """Options that every engine is opened with; an engine ignores those that do not apply to it.
 
     Attributes:
         threads: CPU threads; None for the engine's own choice.

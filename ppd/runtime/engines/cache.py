@@ -20,7 +20,7 @@ class GrowingCache(ABC):
     """A cache whose capacity follows what it holds, in buckets, because attention's cost does.
 
     Args:
-        context: Tokens that prompt and answer may fill; it bounds the capacity.
+        context: Tokens that prompt and answer may fill; bounds the capacity.
 
     Attributes:
         capacity: S, in rows.
@@ -33,8 +33,8 @@ class GrowingCache(ABC):
         """Forget everything; make the capacity the smallest bucket that holds `num_rows`.
 
         Returns:
-            Whether the memory is another now, so that it has to be bound again. Where it is not, old rows stay: finite,
-            and masked until they are overwritten.
+            Whether the memory was replaced and has to be bound again. If not, old rows stay: finite, and masked until
+            they are overwritten.
         """
         capacity = capacity_for(num_rows, self._context)
         return capacity != self.capacity and self._become(capacity, 0)
@@ -43,7 +43,7 @@ class GrowingCache(ABC):
         """Make room for a step of `num_rows` rows behind `cache_len` committed ones, growing by doubling.
 
         Returns:
-            Whether the memory is another now, so that it has to be bound again.
+            Whether the memory was replaced and has to be bound again.
         """
         needed = cache_len + num_rows
         return needed > self.capacity and self._become(capacity_for(needed, self._context), cache_len)

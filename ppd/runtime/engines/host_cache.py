@@ -11,11 +11,7 @@ class KVCache(GrowingCache):
     """The cache of all layers in one array, `[L, 2, H, S, D]`.
 
     Args:
-        num_layers: L.
-        num_kv_heads: H.
-        head_dim: D.
         context: Tokens that prompt and answer may fill; bounds S.
-        dtype: Of the graph's KV tensors.
     """
 
     def __init__(

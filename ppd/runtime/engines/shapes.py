@@ -11,14 +11,14 @@ Value = TypeVar("Value")
 
 
 class ShapeCache(Generic[Value]):
-    """Values by step shape; when a new one comes, the one unused for longest goes.
+    """Values by step shape; the least recently used one is evicted for a new one.
 
-    It holds no way to make or to free a value, as that would be the engine: an engine in a cycle would keep its memory
-    until the collector comes.
+    It cannot make or free a value itself: that would take a reference to the engine, and an engine in a reference cycle
+    keeps its memory until the garbage collector runs.
 
     Args:
-        pinned: Shapes that stay.
-        num_spare: How many others are kept.
+        pinned: Shapes that are never evicted.
+        num_spare: How many other shapes are kept.
     """
 
     def __init__(self, pinned: Collection[Shape], num_spare: int) -> None:
@@ -37,11 +37,7 @@ class ShapeCache(Generic[Value]):
         return value
 
     def put(self, shape: Shape, value: Value) -> Value | None:
-        """Keep a value.
-
-        Returns:
-            The one that went for it.
-        """
+        """Keep a value; return the one that was evicted for it."""
         if shape in self._pinned:
             self._kept[shape] = value
             return None

@@ -12,14 +12,11 @@ class DeviceCache:
     It is `[2L, H, S, D]`; each of the 2L tensors starts at an aligned address.
 
     Args:
-        cuda: The stream that the steps run on.
         num_tensors: 2L.
-        num_kv_heads: H.
-        capacity: S, in rows.
         row_bytes: D times the size of an element.
 
     Raises:
-        EngineError: The GPU has not so much memory.
+        EngineError: The GPU does not have enough memory.
     """
 
     def __init__(self, cuda: Cuda, num_tensors: int, num_kv_heads: int, capacity: int, row_bytes: int) -> None:
@@ -58,7 +55,7 @@ class DeviceCache:
         self._cuda.copy_strided(destination, self._pitch, source, width, width, self._num_kv_heads)
 
     def copy_from(self, other: "DeviceCache", num_rows: int) -> None:
-        """Take over the first rows of a smaller cache."""
+        """Copy the first rows of a smaller cache."""
         width = num_rows * self._row_bytes
         for to, source in zip(self.addresses, other.addresses, strict=True):
             self._cuda.copy_strided(to, self._pitch, source, other._pitch, width, self._num_kv_heads)
@@ -69,12 +66,10 @@ class DeviceCache:
 
 
 class GrowingDeviceCache(GrowingCache):
-    """A `DeviceCache` that another, larger one follows when it is full.
+    """A `DeviceCache` that is replaced by a larger one when it is full.
 
     Args:
-        cuda: The stream that the steps run on.
         num_tensors: 2L.
-        num_kv_heads: H.
         row_bytes: D times the size of an element.
         context: Tokens that prompt and answer may fill; bounds S.
     """

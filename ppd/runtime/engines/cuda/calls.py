@@ -49,19 +49,16 @@ class Cuda:
         """Allocate device memory, zero-filled.
 
         Args:
-            size_bytes: Size; at least `ALIGNMENT` bytes are taken.
-            purpose: What it is for, for the message.
-
-        Returns:
-            Its address.
+            size_bytes: At least `ALIGNMENT` bytes are taken.
+            purpose: What the memory is for, for the message.
 
         Raises:
-            EngineError: There is not so much.
+            EngineError: The GPU does not have enough memory.
         """
         size = max(size_bytes, ALIGNMENT)
         status, address = self._api.cudaMalloc(size)
         if status == self._api.cudaError_t.cudaErrorMemoryAllocation:
-            self._api.cudaGetLastError()  # the failure is told here; a later launch must not report it again
+            self._api.cudaGetLastError()  # reported here; a later launch must not report it again
             raise EngineError(
                 f"the GPU has no {size / 2**20:,.0f} MiB left for {purpose}; close other programs, "
                 "or export with a smaller --context or another --precision"
@@ -143,7 +140,7 @@ class Cuda:
         self._check("cudaFree", self._api.cudaFree(address))
 
     def close(self) -> None:
-        """Free everything. Called when the engine goes, so that errors have nobody to be told to."""
+        """Free everything. Errors are ignored: the engine is going away, and nobody could handle them."""
         self._api.cudaStreamSynchronize(self._stream)
         for graph in self._graphs:
             self._api.cudaGraphExecDestroy(graph)

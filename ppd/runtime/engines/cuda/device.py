@@ -17,10 +17,8 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: As CUDA gives it.
         compute_capability: Such as "8.7".
         free_bytes: Memory that is free now; on a Jetson it is shared with the CPU.
-        total_bytes: All its memory.
     """
 
     name: str

@@ -50,7 +50,6 @@ class OnnxRuntimeEngine:
     """Runs a bundle's graph in ONNX Runtime: the one rewritten for it, where the bundle has it.
 
     Args:
-        bundle: The bundle.
         threads: Threads per operator; None leaves the choice to ONNX Runtime (one per physical core).
         exact: Compute in fp32 what would be rounded for speed.
 
@@ -156,7 +155,7 @@ def session_with_tree(
     """A session of one of the bundle's graphs, by its role, with the folded tree.
 
     The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
-    point to the tables, which therefore live here until the session is made.
+    point to the tables, so this function keeps the tables alive until the session is made.
     """
     mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]

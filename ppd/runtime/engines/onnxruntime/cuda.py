@@ -1,7 +1,7 @@
 """ONNX Runtime on a GPU: every buffer resident there and bound once, the KV cache written in place.
 
 Sizes (how long a step is) are computed on the CPU, as ONNX Runtime places them there; any other operator without a CUDA
-kernel is an error, as its data would cross the bus in every layer.
+kernel is an error, because its data would cross the bus in every layer.
 """
 
 import sys
@@ -76,9 +76,6 @@ class _Binding:
 
 class OnnxRuntimeCudaEngine:
     """Runs a bundle's graph in ONNX Runtime's CUDA provider.
-
-    Args:
-        bundle: The bundle.
 
     Raises:
         EngineError: ONNX Runtime has no such provider, the driver or GPU is missing, or a kernel is.
@@ -212,7 +209,7 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = _FATAL  # what goes to the CPU, and that no plugin is used, is told as warnings
+    options.log_severity_level = _FATAL  # it warns of nodes on the CPU and of unused plugins
     providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
     if fallback:
         providers.append("CPUExecutionProvider")

@@ -70,17 +70,16 @@ def tree_digest(manifest: Manifest) -> str:
 
 
 def find_engine(bundle: Bundle, flavour: str, version: str, gpu: str, compute_capability: str) -> EngineInfo:
-    """The built engine that fits this device; of several the narrowest, as each has room for every tree state.
+    """The built engine that fits this device: the narrowest of several, as each has room for every tree state.
 
     Args:
-        bundle: The bundle.
         flavour: "tensorrt" or "tensorrt-rtx".
-        version: Full version of the flavour that is installed.
+        version: Full version of the installed flavour.
         gpu: Name of the GPU, as CUDA gives it.
-        compute_capability: Of the GPU, such as "8.7".
+        compute_capability: Such as "8.7".
 
     Raises:
-        EngineError: None fits; the message says what differs in the one that comes nearest.
+        EngineError: None fits; the message says what differs in the nearest.
     """
     built = [info for info in bundle.manifest.engines if info.flavour == flavour]
     differing = [(differences(bundle.manifest, info, version, gpu, compute_capability), info) for info in built]
@@ -121,7 +120,7 @@ def is_wide(info: EngineInfo) -> bool:
 
 
 def with_engines_for(bundle: Bundle, num_rows: int) -> Bundle:
-    """The bundle as if it had only the engines that take decode steps of so many rows."""
+    """The bundle as if it had only the engines that take decode steps of this many rows."""
     engines = [info for info in bundle.manifest.engines if info.max_decode_rows >= num_rows]
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=engines))
 

@@ -79,12 +79,11 @@ class TensorRTEngine:
     """Runs an engine that `ppd build` put into the bundle.
 
     Args:
-        bundle: The bundle.
         flavour: "tensorrt" or "tensorrt-rtx".
 
     Raises:
         EngineError: The flavour, driver or GPU is missing, no engine of the bundle fits this GPU, it cannot be loaded,
-            or memory lacks.
+            or there is not enough memory.
     """
 
     def __init__(self, bundle: Bundle, flavour: str) -> None:
@@ -161,7 +160,7 @@ class TensorRTEngine:
             )
 
     def _step(self, num_rows: int, num_head_rows: int) -> _Step:
-        """The context for a shape: its own in the decode profile, the one of prefill for what is larger."""
+        """The context for a shape: its own in the decode profile, prefill's for anything larger."""
         info, shape = self._info, (num_rows, num_head_rows)
         if max(shape) <= info.max_decode_rows:
             return self._steps.get(shape) or self._new_decode_step(shape)
@@ -182,7 +181,7 @@ class TensorRTEngine:
         return step
 
     def _launch(self, step: _Step, top_ids: Ids) -> None:
-        """Run a step: the first time plainly, as TensorRT wants before a capture, then as one CUDA graph."""
+        """Run a step: the first time directly, as TensorRT wants before a capture, then as one CUDA graph."""
         if step.graph is None and step.num_runs > 0 and step.capturable and step is not self._prefill:
             step.graph = self._capture(step, top_ids)
             step.capturable = step.graph is not None
@@ -238,7 +237,7 @@ class TensorRTEngine:
                 raise EngineError(f"{self.name} does not take the shape {shape} for {name}; run ppd build again")
 
     def _allocate_new_rows(self) -> list[int]:
-        """Memory for the rows' own K and V, [1, H, N, D] each, which a lowered engine gives out."""
+        """Memory for the rows' own K and V, [1, H, N, D] each, which a lowered engine outputs."""
         most = max(self._info.max_prefill_rows, self._info.max_decode_rows)
         size = aligned(self._num_kv_heads * most * self._row_bytes)
         base = self._cuda.allocate(len(self._names) * size, f"the KV of {most} new rows")
