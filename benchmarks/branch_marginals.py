@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ppd import runtime
 from ppd.bundle import refold_tree
 from ppd.calibrate.acceptance import answer_ranks
-from ppd.calibrate.calibrate import embedded_prompts
+from ppd.documents import embedded_prompts
 from ppd.planning.chain import chain_from_tree
 from ppd.planning.search import search_tree
 
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(shutil.copytree(args.bundle, Path(scratch) / "bundle"))
         model = runtime.load(folder, threads=args.threads)
-        texts = embedded_prompts(model.bundle.manifest.model.name)
+        texts = embedded_prompts(model.bundle.manifest.model.calibration_prompts)
         prompts = [model.encode(text[:MAX_CHARACTERS]) for text in texts]
         alone, by_parent = count(model, prompts)
         for num_rows in args.rows:

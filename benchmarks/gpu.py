@@ -13,27 +13,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ppd.bundle import open_bundle
 from ppd.calibrate.bench import bench, read_prompts
 from ppd.runtime import Model
-from ppd.runtime.engines import Engine, open_engine
+from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import current_gpu
-from ppd.signature import causal_state
+from ppd.runtime.session import Session
 
 _PROMPT_LEN = 64
 _NUM_WARM_UP, _NUM_STEPS = 10, 100
 
 
-def step_ms(engine: Engine, num_rows: int, state: int) -> dict[str, float]:
+def step_ms(session: Session, num_rows: int) -> dict[str, float]:
     """Median and quartiles of a step of `num_rows` rows behind `_PROMPT_LEN` committed ones, in ms, with host time."""
-    ids, rows, times = np.full(num_rows, 5), np.arange(num_rows), []
-    engine.restart(_PROMPT_LEN + num_rows)
-    engine.run(np.full(_PROMPT_LEN, 5), state, 0, np.zeros(1, np.int64))
+    plan, tokens, times = session.plans.chain(num_rows - 1), [5] * num_rows, []
+    session.prefill([5] * _PROMPT_LEN)
     for _ in range(_NUM_WARM_UP + _NUM_STEPS):
         start = time.perf_counter()
-        engine.run(ids, state, _PROMPT_LEN, rows)
+        session.step(plan, tokens)
         times.append((time.perf_counter() - start) * 1e3)
     low, median, high = (round(value, 4) for value in statistics.quantiles(times[_NUM_WARM_UP:], n=4))
     return {"median_ms": median, "low_quartile_ms": low, "high_quartile_ms": high}
@@ -44,10 +41,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     gpu, bundle = current_gpu(), open_bundle(folder, verify=False)
     manifest, engine = bundle.manifest, open_engine(bundle, options.engine)
     prompts = read_prompts(options.prompts) if options.prompts else None
-    report = bench(
-        Model(bundle, engine), prompts=prompts, max_new_tokens=options.tokens, turns=options.turns, draft=True
-    )
-    state = causal_state(manifest.prompt_tokens.count)
+    model = Model(bundle, engine)
+    report = bench(model, prompts=prompts, max_new_tokens=options.tokens, turns=options.turns, draft=True)
     return {
         "bundle": folder.name,
         "gpu": gpu.name,
@@ -56,7 +51,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "precision": manifest.precision,
         "tree_rows": {str(state): rows.num_rows for state, rows in bundle.tree.rows.items()},
         **dataclasses.asdict(report),
-        "steps": {str(n): step_ms(engine, n, state) for n in options.rows},
+        "steps": {str(n): step_ms(model.session, n) for n in options.rows},
     }
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/overhead.py [BUNDLE] [--turns N] [--max-new-tokens N] [--threads N]
 
-Without a bundle the embedded model is exported to a temporary folder first. Prints a table of medians over turns, then
-one JSON line. The timers themselves cost about 0.2 µs per phase, which is included.
+Without a bundle the embedded model is exported to a temporary folder first. What passes between the end of one engine
+call and the beginning of the next is the host's; of a turn's steps the median counts, so that a busy machine shows
+little of itself. Prints a table of medians over turns, then one JSON line.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +22,72 @@ import numpy as np
 import onnxruntime
 
 from ppd import runtime
-from ppd.runtime.decode import Decoding
-from ppd.runtime.draft import Plan
-from ppd.runtime.text import TextStream
+from ppd.runtime.drafters import Drafter, Proposal
+from ppd.runtime.engines import Engine, open_engine
 
 PROMPT = "def fibonacci(n):\n    "
-PHASES: list[tuple[str, Any, str]] = [
-    ("draft", Plan, "fill"),
-    ("verify", Decoding, "_verify_greedy"),
-    ("commit", Decoding, "commit"),
-    ("text", TextStream, "take"),
-]
 
 
 class Timer:
-    """Collects the seconds that each call of a function takes."""
+    """Remembers when the calls of one kind began and ended."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
+        self.begun, self.ended = list[float](), list[float]()
 
-    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that does the same, timed."""
+    def call(self, function: Any, *args: Any) -> Any:
+        """Call a function."""
+        self.begun.append(time.perf_counter())
+        try:
+            return function(*args)
+        finally:
+            self.ended.append(time.perf_counter())
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds.append(time.perf_counter() - started)
+    def restart(self) -> None:
+        """Forget them."""
+        self.begun.clear()
+        self.ended.clear()
 
-        return timed
+    def inside_us(self) -> float:
+        """Median µs of a call, but for prefill's."""
+        times = [end - begin for begin, end in zip(self.begun[1:], self.ended[1:], strict=True)]
+        return statistics.median(times) * 1e6 if times else 0.0
+
+    def between_us(self) -> float:
+        """Median µs from one call to the next, but for what follows prefill."""
+        return statistics.median(begin - end for begin, end in zip(self.begun[2:], self.ended[1:-1], strict=True)) * 1e6
 
 
-class TimedSession:
+class TimedSession(onnxruntime.InferenceSession):
     """An ONNX Runtime session whose runs are timed."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, timer: Timer) -> None:
-        self._session = session
-        self.run_with_iobinding = timer.wrap(session.run_with_iobinding)
+    timer = Timer()
 
-    def io_binding(self) -> onnxruntime.IOBinding:
-        """A binding of the session itself."""
-        return self._session.io_binding()
+    def run_with_iobinding(self, binding: onnxruntime.IOBinding) -> None:
+        """As it is."""
+        self.timer.call(super().run_with_iobinding, binding)
+
+
+class TimedEngine:
+    """An engine whose steps are timed."""
+
+    def __init__(self, engine: Engine, timer: Timer) -> None:
+        self._engine, self._timer = engine, timer
+        self.name, self.restart, self.logits, self.commit = engine.name, engine.restart, engine.logits, engine.commit
+
+    def run(self, input_ids: np.ndarray, state: int, cache_len: int, head_rows: np.ndarray) -> np.ndarray:
+        """As it is."""
+        return self._timer.call(self._engine.run, input_ids, state, cache_len, head_rows)
+
+
+class TimedDrafter:
+    """A drafter whose proposals are timed."""
+
+    def __init__(self, drafter: Drafter, timer: Timer) -> None:
+        self._drafter, self._timer, self.num_prompts = drafter, timer, drafter.num_prompts
+
+    def propose(self, history: Sequence[int], guesses: np.ndarray) -> Proposal:
+        """As it is."""
+        return self._timer.call(self._drafter.propose, history, guesses)
 
 
 def main() -> None:
@@ -73,15 +98,14 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=None)
     args = parser.parse_args()
+    onnxruntime.InferenceSession = TimedSession
+    timers = {"engine call": TimedSession.timer} | {name: Timer() for name in ("engine", "draft")}
     with tempfile.TemporaryDirectory() as folder:
-        bundle = args.bundle or export_embedded(Path(folder) / "tinypy-cpu")
-        model = runtime.load(bundle, threads=args.threads)
-    timers = {name: Timer() for name in ("engine call", "engine.run", *(name for name, _, _ in PHASES))}
-    model.engine._session = TimedSession(model.engine._session, timers["engine call"])
-    type(model.engine).run = timers["engine.run"].wrap(type(model.engine).run)
-    for name, owner, attribute in PHASES:
-        setattr(owner, attribute, timers[name].wrap(getattr(owner, attribute)))
-    modes = {"plain": (False, False), "ppd": (True, False), "ppd_stream": (True, True)}
+        bundle = runtime.load(args.bundle or export_embedded(Path(folder) / "tinypy-cpu"), threads=args.threads).bundle
+        engine = open_engine(bundle, "onnxruntime", args.threads)
+        model = runtime.Model(bundle, TimedEngine(engine, timers["engine"]))
+        model.drafter = TimedDrafter(model.drafter, timers["draft"])
+    modes = {"plain": (False, False), "plain_stream": (False, True), "ppd": (True, False), "ppd_stream": (True, True)}
     turns: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
     for _ in range(args.turns + 1):  # the modes take turns; the first turn warms up
         for mode, (draft, stream) in modes.items():
@@ -111,31 +135,18 @@ def export_embedded(folder: Path) -> Path:
 def measure(
     model: runtime.Model, timers: dict[str, Timer], max_new_tokens: int, *, draft: bool, stream: bool
 ) -> dict[str, float]:
-    """Mean µs per step of each phase in one generation."""
+    """Median µs per step of each phase in one generation."""
     for timer in timers.values():
-        timer.seconds.clear()
+        timer.restart()
     if stream:
-        with model.stream(PROMPT, max_new_tokens=max_new_tokens, draft=draft) as pieces:
-            for _ in pieces:
-                pass
-            stats = pieces.result.stats
+        for _ in model.stream(PROMPT, max_new_tokens=max_new_tokens, draft=draft):
+            pass
     else:
-        stats = model.generate(PROMPT, max_new_tokens=max_new_tokens, draft=draft).stats
-    # Prefill comes first in every list, so that the last entries are the steps'.
-    mean = {name: sum(timer.seconds[-stats.steps :]) / stats.steps * 1e6 for name, timer in timers.items()}
-    step = stats.decode_ms * 1e3 / stats.steps
-    text = mean["text"] if stream else 0.0
-    outside = step - mean["engine call"] + text
-    binding = mean["engine.run"] - mean["engine call"]
-    named = {
-        "fill inputs": binding,
-        "draft": mean["draft"],
-        "verify": mean["verify"],
-        "commit": mean["commit"],
-        "text": text,
-    }
-    rest = {"loop and stop rules": outside - sum(named.values())}
-    return {"step": step + text, "engine call": mean["engine call"], "outside the engine": outside, **named, **rest}
+        model.generate(PROMPT, max_new_tokens=max_new_tokens, draft=draft)
+    call, outside = timers["engine call"].inside_us(), timers["engine call"].between_us()
+    named = {"fill inputs": timers["engine"].inside_us() - call, "draft": timers["draft"].inside_us()}
+    rest = "loop, verify, commit" + (", text" if stream else "")
+    return {"engine call": call, "outside the engine": outside, **named, rest: outside - sum(named.values())}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ are those of model.onnx.data, but for the padding between tensors. Prints a tabl
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from make_model import SHAPES, write_configs
 
-from ppd.export.quantise import bits_of, block_size
+from ppd.export.forms import EMBEDDING, Forms
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.signature import max_capacity
@@ -32,13 +33,19 @@ def weight_bytes(config: ModelConfig, precision: str, item_bytes: int, context: 
         item_bytes: Of a number that is not quantised.
         context: Tokens that prompt and answer may fill.
     """
+    forms = Forms(precision, for_tensorrt=precision != "fp32" and item_bytes == 2)
+    if forms.quantise:  # a tied table is stored for each of its uses
+        config = dataclasses.replace(config, tied=False)
     with torch.device("meta"):
         decoder = Decoder(config, context)
     total = (decoder.cos.numel() + decoder.sin.numel()) * item_bytes
     for name, weight in decoder.state_dict().items():
-        bits, count = bits_of(name, tuple(weight.shape), precision), weight.numel()
-        size = block_size(len(weight))
-        total += count * item_bytes if bits is None or size is None else count * bits // 8 + count // size * item_bytes
+        form, count = forms.of(name, tuple(weight.shape)), weight.numel()
+        if form is None:
+            total += count * item_bytes
+            continue
+        num_scales = len(weight) if name == EMBEDDING else count // (form.block or len(weight))
+        total += count * form.bits // 8 + num_scales * item_bytes + num_scales // 2 * form.zero_points
     return total
 
 

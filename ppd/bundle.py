@@ -8,21 +8,18 @@ import dataclasses
 import hashlib
 import os
 import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ppd.codec import AGAIN
+from ppd.decision import CALIBRATED, GIVEN, CalibrationInfo, Decision
 from ppd.errors import BundleError, TreeError
 from ppd.files import write_atomically
-from ppd.manifest import (
-    MANIFEST_FILE,
-    CalibrationInfo,
-    FileEntry,
-    Manifest,
-    TreeInfo,
-    bytes_from_manifest,
-    manifest_from_bytes,
-)
+from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
 from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
@@ -30,6 +27,7 @@ TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "
 PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
 _MAX_TRIES = 5
+_BLOCK = 1 << 20
 _CHANGED = "the bundle was changed while it was loaded: try again"
 
 
@@ -67,7 +65,7 @@ class Bundle:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise BundleError(f"{path} cannot be read any more ({error.strerror}); {_CHANGED}") from error
+            raise _gone(error) from error
 
     def has(self, role: str) -> bool:
         """Whether the bundle holds a file of this role (tokenizer and chat template are optional)."""
@@ -79,7 +77,8 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
 
     Args:
         folder: The bundle's folder.
-        verify: Check every file's SHA-256. False skips weights and built engines, whose size is still checked.
+        verify: Check every file's SHA-256. False skips weights and built engines, whose size is still checked
+            (`hashed_meanwhile` makes up for it while they are loaded).
 
     Raises:
         BundleError: The folder is no bundle, or a file is missing, truncated, changed, or outside the folder.
@@ -99,7 +98,7 @@ def open_bundle(folder: str | os.PathLike[str], *, verify: bool = True) -> Bundl
 def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
     """Verify the files that a manifest names. A re-fold may replace them meanwhile, its manifest first."""
     for role, entry in manifest.files.items():
-        _verify_file(root, entry, hashed=verify or not (role == WEIGHTS_FILE or role.startswith("engines/")))
+        _verify_file(root, entry, hashed=verify or not _is_large(role))
     if TREE_FILE not in manifest.files:
         raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {AGAIN}")
     try:
@@ -110,6 +109,57 @@ def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
     except OSError as error:
         raise BundleError(f"{root}: its tree cannot be read ({error.strerror}); {_CHANGED}") from error
     return Bundle(root, manifest, tree)
+
+
+@contextmanager
+def hashed_meanwhile(bundle: Bundle) -> Iterator[None]:
+    """Check the SHA-256 of weights and built engines in another thread, while the block loads them.
+
+    For a bundle that was opened without: the block ends when both have, and a damaged file is its error, whatever the
+    loader made of it. A file that was put in another's place meanwhile is refused too: what was hashed is what was
+    loaded.
+
+    Raises:
+        BundleError: A file is damaged, missing or was replaced.
+    """
+    paths = {bundle.folder / entry.path: entry for role, entry in bundle.manifest.files.items() if _is_large(role)}
+    stop = threading.Event()
+
+    def hash_all() -> list[str]:
+        try:
+            return [_sha256(path, stop) for path in paths]
+        except OSError as error:
+            raise _gone(error) from error
+
+    before = [_identity(path) for path in paths]
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(hash_all)
+        try:
+            yield
+        except Exception as error:
+            _require_digests(hashing.result(), paths, error)
+            raise
+        except BaseException:  # Ctrl-C: nobody waits for gigabytes to be hashed
+            stop.set()
+            raise
+        _require_digests(hashing.result(), paths, None)
+    if [_identity(path) for path in paths] != before:
+        raise BundleError(f"{bundle.folder}: {_CHANGED}")
+
+
+def _require_digests(digests: list[str], paths: dict[Path, FileEntry], cause: Exception | None) -> None:
+    for digest, (path, entry) in zip(digests, paths.items(), strict=True):
+        if digest != entry.sha256:
+            raise _damaged(path) from cause
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes when another file is put into this one's place, or it is written to."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _gone(error) from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_entry(folder: Path, name: str) -> FileEntry:
@@ -178,9 +228,7 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         bundle.manifest,
         files=files,
         tree=tree_info(tree, source),
-        draft=None,
-        calibration=None,
-        tree_calibration=None,
+        decision=Decision(draft=None, basis=GIVEN, record=None),
     )
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)
@@ -194,7 +242,7 @@ def record_calibration(
 
     Args:
         folder: An existing bundle.
-        calibration: The record.
+        calibration: What was measured.
         tree: The tree that was measured.
         draft: What `draft="auto"` does from now on.
         files: Role (`latency.json`, `acceptance.json`) → text.
@@ -211,7 +259,8 @@ def record_calibration(
         name = f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}{suffix}"
         write_atomically(bundle.folder / name, text.encode())
         entries[role] = file_entry(bundle.folder, name)
-    manifest = dataclasses.replace(bundle.manifest, files=entries, draft=draft, calibration=calibration)
+    decision = Decision(draft=draft, basis=CALIBRATED, record=calibration)
+    manifest = dataclasses.replace(bundle.manifest, files=entries, decision=decision)
     write_manifest(bundle.folder, manifest)
     _remove_unnamed(bundle.folder, manifest)
     return Bundle(bundle.folder, manifest, bundle.tree)
@@ -254,14 +303,27 @@ def _verify_file(root: Path, entry: FileEntry, *, hashed: bool) -> None:
         if size != entry.size_bytes:
             raise BundleError(f"{path} has {size} bytes, the manifest says {entry.size_bytes}: it is damaged; {AGAIN}")
         if hashed and _sha256(path) != entry.sha256:
-            raise BundleError(f"{path} does not match its SHA-256 in the manifest: it is damaged; {AGAIN}")
+            raise _damaged(path)
     except OSError as error:
         raise BundleError(f"{path} is missing or cannot be read ({error.strerror}); {AGAIN}") from error
 
 
-def _sha256(path: Path) -> str:
+def _gone(error: OSError) -> BundleError:
+    return BundleError(f"{error.filename} cannot be read any more ({error.strerror}); {_CHANGED}")
+
+
+def _damaged(path: Path) -> BundleError:
+    return BundleError(f"{path} does not match its SHA-256 in the manifest: it is damaged; {AGAIN}")
+
+
+def _is_large(role: str) -> bool:
+    return role == WEIGHTS_FILE or role.startswith("engines/")
+
+
+def _sha256(path: Path, stop: threading.Event | None = None) -> str:
+    """The file's digest; of what was read until then, if another thread stops it."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    with path.open("rb", buffering=0) as file:
+        while (block := file.read(_BLOCK)) and not (stop and stop.is_set()):
             digest.update(block)
     return digest.hexdigest()

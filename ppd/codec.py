@@ -66,8 +66,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     if origin is types.UnionType and type(value) in arguments:
         return value
-    if origin is types.UnionType and isinstance(value, dict) and dataclasses.is_dataclass(arguments[0]):
-        return decode(typing.cast("type[Any]", arguments[0]), value, where)
+    if origin is types.UnionType and isinstance(value, dict):
+        records = [kind for kind in arguments if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        if records:  # the one that it looks most like: what differs is then named
+            return decode(max(records, key=lambda kind: len(value.keys() & typing.get_type_hints(kind))), value, where)
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if origin is None and type(value) is kind:

@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 _ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
 )
+_PROMPTS = Path(__file__).parent / "prompts"
 _FORMATS = '{"text": …}, {"messages": [{"role", "content"}, …]} or {"conversations": [{"from", "value"}, …]}'
 
 
@@ -49,6 +50,18 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     if not documents:
         raise ArgumentError("no data was given; expected files or folders of text")
     return documents
+
+
+def embedded_prompts(name: str) -> list[str]:
+    """A set of prompts of this package, "python" or "english": what a model is measured on where no text is given.
+
+    Raises:
+        ArgumentError: There is no such set.
+    """
+    known = {path.stem: path for path in sorted(_PROMPTS.glob("*.txt"))}
+    if name not in known:
+        raise ArgumentError(f"no set of prompts is called {name!r}; expected {' or '.join(known)}")
+    return [text.strip("\n") for text in known[name].read_text("utf-8").split("\n---\n") if text.strip()]
 
 
 def until_answer(messages: Sequence[Message]) -> list[Message]:

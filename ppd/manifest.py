@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ppd.codec import AGAIN, decode, json_from, parse_json
+from ppd.decision import Decision
 from ppd.errors import BundleError
 from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap_of
 
@@ -41,7 +42,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """The exported model: what the runtime needs to hold its cache and check its input, and what a reader asks."""
+    """The exported model: what the runtime needs to hold its cache and check its input, and what a reader asks.
+
+    `calibration_prompts` names the set of `ppd.documents.embedded_prompts` that the model is measured on.
+    """
 
     name: str
     source: str
@@ -54,6 +58,7 @@ class ModelInfo:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    calibration_prompts: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,73 +125,6 @@ class DamageInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationInfo:
-    """What calibration measured and chose on a device.
-
-    Attributes:
-        engine: Engine, version and device.
-        machine: Operating system and processor.
-        created: When, ISO 8601.
-        num_prompts: Prompts whose acceptance was counted.
-        predicted_acceptance_length: τ that the measured marginals promise for the tree.
-        measured_acceptance_length: τ of the confirming run.
-        predicted_speedup: τ·L(1)/L(N) of the measured curve.
-        measured_speedup: Median of the confirming run's paired ratios.
-        speedup_low: Lower end of its 95 % interval.
-        speedup_high: Upper end.
-        remark: Which part of the prediction differs from what was measured, if by over 10 %; else empty.
-    """
-
-    engine: str
-    machine: str
-    created: str
-    num_prompts: int
-    predicted_acceptance_length: float
-    measured_acceptance_length: float
-    predicted_speedup: float
-    measured_speedup: float
-    speedup_low: float
-    speedup_high: float
-    remark: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EstimateInfo:
-    """The estimate of the target: nothing of it was measured there.
-
-    Where the target has figures, a step of N rows takes overhead + max(weights + cache, N · compute per row). Where it
-    has none, those terms are 0 and `relative_latency` holds a curve that was measured elsewhere.
-
-    Attributes:
-        acceptance_source: Where the marginals are from; empty where none are known, so that the tree is hand-made.
-        cache_len: Cached rows assumed.
-        weights_ms: Reading the weights.
-        cache_ms: Reading the cache.
-        compute_ms_per_row: Operations of a row over dense throughput.
-        overhead_ms: Constant per step.
-        acceptance_length: τ that the marginals promise; null where none are known.
-        speedup: τ·L(1)/L(N); null where no marginals are known.
-        warning: That the model does not fit the target's memory, or empty.
-        curve_source: Where the measured curve is from; empty for a target with figures.
-        relative_latency: N → L(N)/L(1) of that curve.
-        marginals: p[d][r], [m][K], that the tree was chosen by; empty where none are known.
-    """
-
-    acceptance_source: str
-    cache_len: int
-    weights_ms: float
-    cache_ms: float
-    compute_ms_per_row: float
-    overhead_ms: float
-    acceptance_length: float | None
-    speedup: float | None
-    warning: str
-    curve_source: str = ""
-    relative_latency: dict[str, float] = field(default_factory=dict)
-    marginals: list[list[float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
     """A built TensorRT engine: everything that it depends on, and that its key is a hash of.
 
@@ -237,13 +175,10 @@ class Manifest:
             change stores its file under a new name and points the role at it.
         precision: A name of `PRECISIONS`.
         graph_type: "float32" or "float16", the type of what is not quantised.
-        draft: What `draft="auto"` does: true or false once measured, null while nothing was (then it drafts).
+        decision: Whether generation drafts unless told, and on what basis.
         provenance: Versions and time of the export.
-        calibration: What calibration measured; null before it, and after another tree was folded.
         damage: What rounding or quantising the weights costs; null where they are exported as they are.
-        estimate: What the target's figures promise; null for a target without figures.
         engines: The TensorRT engines that were built from it.
-        tree_calibration: What was measured where the tree was calibrated, another machine; null for other trees.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -259,15 +194,12 @@ class Manifest:
     target: str
     prompt_tokens: PromptTokensInfo
     tree: TreeInfo
-    draft: bool | None
+    decision: Decision
     check: CheckInfo
     provenance: dict[str, str]
     files: dict[str, FileEntry]
-    calibration: CalibrationInfo | None = None
-    estimate: EstimateInfo | None = None
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
-    tree_calibration: CalibrationInfo | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -79,7 +79,7 @@ _ALL = (
     Precision(
         name="int8",
         bits=8,
-        bytes_per_weight=1.125,
+        bytes_per_weight=1.03125,
         tolerance=1e-4,
         tie_gap=0.25,
         accuracy_level=4,
@@ -88,15 +88,16 @@ _ALL = (
     Precision(
         name="int4",
         bits=4,
-        bytes_per_weight=0.625,
+        bytes_per_weight=0.640625,
         tolerance=1e-4,
-        tie_gap=1e-4,
-        accuracy_level=1,
-        computes_in=_computes_in("fp32", "fp16", "fp16", "fp32"),
+        tie_gap=0.25,
+        accuracy_level=4,
+        computes_in=_computes_in("int8", "fp16", "fp16", "fp32"),
     ),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _ALL}
-"""By name, the most exact first. `bytes_per_weight` counts an fp32 scale per block of 32."""
+"""By name, the most exact first. `bytes_per_weight` counts the fp32 scales of int8's blocks of 128, and the scales and
+zero points of int4's blocks of 32."""
 
 
 def find_precision(name: str) -> Precision:

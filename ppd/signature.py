@@ -35,6 +35,12 @@ GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE = "model.onnx", "model.onnx.data", "t
 LOWERED_GRAPH_FILE = "model-lowered.onnx"
 """The graph rewritten for TensorRT 10.3; it reads the same weights."""
 
+FUSED_GRAPH_FILE = "model-onnxruntime.onnx"
+"""The graph rewritten for ONNX Runtime's CPU provider; it reads the same weights."""
+
+FUSED_HEAD_MULTIPLE = 8
+"""ONNX Runtime's attention over a cache takes head sizes that are multiples of it."""
+
 
 def num_states(num_prompt_tokens: int) -> int:
     """Entries of the folded tables: states 0..m, and the causal one."""
@@ -49,6 +55,11 @@ def causal_state(num_prompt_tokens: int) -> int:
 def cache_names(num_layers: int) -> list[str]:
     """Names of the KV inputs in the graph's order: `k_0, v_0, k_1, …`. Outputs carry the suffix `_out`."""
     return [f"{kind}_{layer}" for layer in range(num_layers) for kind in "kv"]
+
+
+def takes_fused_attention(head_dim: int) -> bool:
+    """Whether a model can have the graph that is rewritten for ONNX Runtime's CPU provider."""
+    return head_dim % FUSED_HEAD_MULTIPLE == 0
 
 
 def max_capacity(context: int) -> int:

@@ -11,6 +11,21 @@ from ppd.precision import GraphType, Precision, find_precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSteps:
+    """What `BUILD.md` says of building a TensorRT engine on a kind of device.
+
+    Attributes:
+        why: Why it is built there, the beginning of a sentence.
+        install: The command that installs what it takes.
+        power: Lines about the power mode, in which $mode stands for the fastest of the target; may be none.
+    """
+
+    why: str
+    install: str
+    power: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A device preset.
 
@@ -27,6 +42,8 @@ class Target:
         context: Cache length that memory is planned for; a model with less takes its own.
         tensorrt: The oldest TensorRT that the device may have, as "10.3+"; None where there is none.
         tensorrt_rtx: Whether TensorRT-RTX knows the compute capability.
+        build: How an engine is built on the device; None without an NVIDIA GPU.
+        notes: What else to know for that, a paragraph each.
         sources: Figure ("throughput_tflops.fp16" for one precision) → where it is from.
     """
 
@@ -41,14 +58,16 @@ class Target:
     context: int = 4096
     tensorrt: str | None = None
     tensorrt_rtx: bool = False
+    build: BuildSteps | None = None
+    notes: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
 
     def graph_type(self, precision: Precision) -> GraphType:
         """The graph's type for what is not quantised."""
         return precision.graph_type(on_gpu=self.compute_capability is not None)
 
-    def holds(self, size_bytes: int) -> bool:
-        """Whether so much fits the memory; unknown counts as yes."""
+    def holds(self, size_bytes: float) -> bool:
+        """Whether that many bytes fit the memory; where the memory is not known, they do."""
         return self.memory_gb is None or size_bytes <= self.memory_gb * 10**9
 
 
@@ -56,7 +75,11 @@ class Target:
 def load_targets() -> dict[str, Target]:
     """Every preset, by name."""
     data = json.loads((Path(__file__).parent / "targets.json").read_text("utf-8"))
-    return {name: Target(name=name, **fields) for name, fields in data["targets"].items()}
+    builds = {name: BuildSteps(**fields) for name, fields in data["builds"].items()}
+    return {
+        name: Target(name=name, **fields | {"build": builds[fields["build"]] if fields["build"] else None})
+        for name, fields in data["targets"].items()
+    }
 
 
 def find_target(name: str) -> Target:

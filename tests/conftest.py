@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import Phase, settings
 
 from ppd import runtime
 from ppd.export.exporter import export
@@ -18,6 +19,10 @@ from tests.copies import link_bundle, refolded_copy
 # Helpers that assert show the values, as tests do.
 pytest.register_assert_rewrite("tests.damage", "tests.cli.helpers")
 torch.set_num_threads(1)
+# A property that failed is told as it was found: shrinking an example that runs a model would take minutes. No
+# deadline: the machine may be busy.
+settings.register_profile("ppd", deadline=None, phases=[phase for phase in Phase if phase is not Phase.shrink])
+settings.load_profile("ppd")
 FIXTURES = Path(__file__).parent / "fixtures"
 WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 

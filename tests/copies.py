@@ -1,8 +1,10 @@
 """Cheap copies of bundles."""
 
+import dataclasses
 from pathlib import Path
 
-from ppd.bundle import refold_tree
+from ppd.bundle import Bundle, refold_tree
+from ppd.signature import FUSED_GRAPH_FILE
 from ppd.tree import Tree
 
 OLD_MANIFEST = '{"schema": 1, "digest": "wrong", "num_top_ids": 10, "prompt_tokens": {}}'
@@ -21,3 +23,9 @@ def refolded_copy(bundle: Path, folder: Path, tree: Tree) -> Path:
     """A copy with another tree."""
     refold_tree(link_bundle(bundle, folder), tree, source="test")
     return folder
+
+
+def standard(bundle: Bundle) -> Bundle:
+    """The same bundle as if it held the standard graph alone."""
+    files = {role: entry for role, entry in bundle.manifest.files.items() if role != FUSED_GRAPH_FILE}
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=files))

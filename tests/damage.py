@@ -15,6 +15,7 @@ REMEDY = "export the bundle again|upgrade|the folder that ppd-export writes"
 FILES = (
     "model.json",
     "model.onnx",
+    "model-onnxruntime.onnx",
     "model.onnx.data",
     "prompt_tokens.safetensors",
     "reference.npz",

@@ -3,7 +3,19 @@
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from ppd.decision import (
+    CALIBRATED,
+    CALIBRATED_ELSEWHERE,
+    ESTIMATED,
+    GIVEN,
+    UNKNOWN,
+    CalibrationInfo,
+    Decision,
+    EstimateInfo,
+    RooflineInfo,
+)
 from ppd.manifest import MANIFEST_SCHEMA, CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
+from ppd.measures import LatencyCurve, Marginals
 from ppd.precision import PRECISIONS
 from ppd.signature import MAX_TOP_IDS
 from ppd.tree import Node, NodePath, Tree
@@ -50,6 +62,55 @@ _DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 _FILE_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
 
 
+def _decisions() -> st.SearchStrategy[Decision]:
+    """Decisions on every basis, each with a record that belongs to it."""
+    measured = st.builds(
+        CalibrationInfo,
+        engine=_NAMES,
+        machine=_NAMES,
+        created=_NAMES,
+        num_prompts=_COUNTS,
+        remark=_NAMES,
+        **dict.fromkeys(
+            (
+                "predicted_acceptance_length",
+                "measured_acceptance_length",
+                "predicted_speedup",
+                "measured_speedup",
+                "speedup_low",
+                "speedup_high",
+            ),
+            _NUMBERS,
+        ),
+    )
+    numbers = st.lists(_NUMBERS, max_size=3)
+    estimated = st.builds(
+        EstimateInfo,
+        curve=st.builds(LatencyCurve, sizes=st.lists(_COUNTS, max_size=3), values=numbers, unit=_NAMES, source=_NAMES),
+        roofline=st.none()
+        | st.builds(
+            RooflineInfo,
+            cache_len=_COUNTS,
+            **dict.fromkeys(("weights_ms", "cache_ms", "compute_ms_per_row", "overhead_ms"), _NUMBERS),
+        ),
+        marginals=st.none()
+        | st.builds(
+            Marginals,
+            probabilities=st.lists(numbers, max_size=2),
+            source=_NAMES,
+            trials=st.lists(_COUNTS, max_size=2),
+        ),
+        acceptance_length=st.none() | _NUMBERS,
+        speedup=st.none() | _NUMBERS,
+        warning=_NAMES,
+    )
+    draft, records = st.none() | st.booleans(), {CALIBRATED: measured, CALIBRATED_ELSEWHERE: measured}
+    records |= {ESTIMATED: estimated, UNKNOWN: st.none() | estimated, GIVEN: st.none()}
+    return st.one_of(
+        *(st.builds(Decision, draft=draft, basis=st.just(basis), record=record) for basis, record in records.items())
+    )
+
+
 def manifests() -> st.SearchStrategy[Manifest]:
     """Manifests of this version with arbitrary content; their digest is a placeholder, as before they are written."""
     files = st.builds(FileEntry, path=_FILE_NAMES | st.just("engines/a.engine"), size_bytes=_COUNTS, sha256=_DIGESTS)
@@ -72,6 +133,7 @@ def manifests() -> st.SearchStrategy[Manifest]:
             source=_NAMES | _DIGESTS,
             revision=st.none() | _NAMES,
             architecture=_NAMES,
+            calibration_prompts=_NAMES,
             **dict.fromkeys(sizes, _COUNTS),
         ),
         context=_COUNTS,
@@ -97,7 +159,7 @@ def manifests() -> st.SearchStrategy[Manifest]:
             num_rows=st.dictionaries(_NAMES, _COUNTS, max_size=3),
             num_candidates=st.dictionaries(_NAMES, _COUNTS, max_size=3),
         ),
-        draft=st.none() | st.booleans(),
+        decision=_decisions(),
         check=st.builds(
             CheckInfo,
             engine=_NAMES,

@@ -12,7 +12,23 @@ import pytest
 import ppd
 
 PACKAGE = Path(ppd.__file__).parent
-CORE = ("errors", "signature", "tree", "manifest", "bundle", "codec", "files", "targets", "documents", "precision")
+CORE = (
+    "errors",
+    "signature",
+    "tree",
+    "manifest",
+    "codec",
+    "bundle",
+    "files",
+    "targets",
+    "documents",
+    "precision",
+    "decision",
+    "measures",
+    "memory",
+    "extras",
+    "verbs",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,8 @@ def layer(layers: str, packages: str) -> Layer:
 
 
 LAYERS = {
+    # The package itself: five names of public functions, which it imports only when they are asked for.
+    "ppd": layer("runtime calibrate export train", ""),
     "core": layer("", "numpy"),
     "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
@@ -50,10 +68,10 @@ LAYERS = {
 
 
 def layer_of(module: str) -> str:
-    """The layer of a module such as `ppd.runtime.model`; the package's own `__init__` belongs to the core."""
+    """The layer of a module such as `ppd.runtime.model`."""
     parts = module.split(".")
     assert parts[0] == "ppd"
-    name = parts[1] if len(parts) > 1 else "errors"
+    name = parts[1] if len(parts) > 1 else "ppd"
     return "core" if name in CORE else "cli" if name == "__main__" else name
 
 
@@ -84,7 +102,7 @@ def complaints(source: str, module: str, *, is_package: bool = False) -> list[st
     for imported in sorted(imports(ast.parse(source), module, is_package=is_package)):
         root = imported.split(".")[0]
         if root == "ppd":
-            fine = imported == "ppd.__version__" or layer_of(imported) in {name, *allowed.layers}
+            fine = imported in ("ppd", "ppd.__version__") or layer_of(imported) in {name, *allowed.layers}
         else:
             fine = root in sys.stdlib_module_names or any(
                 imported == package or imported.startswith(f"{package}.") for package in allowed.packages
@@ -92,6 +110,37 @@ def complaints(source: str, module: str, *, is_package: bool = False) -> list[st
         if not fine:
             wrong.append(f"{module} imports {imported}")
     return wrong
+
+
+def edges(modules: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
+    """Module → the modules of this package that it imports, wherever the statement stands.
+
+    Args:
+        modules: Name → source, and whether it is a package.
+    """
+    found: dict[str, set[str]] = {}
+    for module, (source, is_package) in modules.items():
+        named = imports(ast.parse(source), module, is_package=is_package)
+        # `from ppd.cli import app` names a module, `from ppd.tree import Tree` something in one.
+        owners = {name if name in modules else name.rpartition(".")[0] for name in named}
+        found[module] = (owners & modules.keys()) - {module}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first of them again at the end; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        found = next(filter(None, (walk(to, [*path, module]) for to in sorted(graph[module]))), [])
+        done.add(module)
+        return found
+
+    return next(filter(None, (walk(module, []) for module in sorted(graph))), [])
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -102,6 +151,32 @@ def test_imports_point_down(module: str) -> None:
     path = MODULES[module]
 
     assert complaints(path.read_text("utf-8"), module, is_package=path.name == "__init__.py") == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    sources = {
+        name: (path.read_text("utf-8"), path.name == "__init__.py")
+        for name, path in MODULES.items()
+        if name != "ppd"  # it names the public functions, and imports them when they are asked for
+    }
+
+    assert circle(edges(sources)) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"ppd.a": "from ppd.b import f", "ppd.b": "def f():\n    import ppd.a"}, ["ppd.a", "ppd.b", "ppd.a"]),
+        ({"ppd.a": "from ppd import b", "ppd.b": "from .a import g"}, ["ppd.a", "ppd.b", "ppd.a"]),
+        (
+            {"ppd.a": "import ppd.c", "ppd.b": "import ppd.a", "ppd.c": "import ppd.b"},
+            ["ppd.a", "ppd.c", "ppd.b", "ppd.a"],
+        ),
+        ({"ppd.a": "from ppd.b import f\nfrom ppd.c import g", "ppd.b": "from ppd.c import g", "ppd.c": ""}, []),
+    ],
+)
+def test_a_circle_is_found(sources: dict[str, str], expected: list[str]) -> None:
+    assert circle(edges({name: (source, False) for name, source in sources.items()})) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ppd.documents import read_documents
+from ppd.documents import embedded_prompts, read_documents
 from ppd.errors import ArgumentError
+from ppd.models.registry import load_registry
 
 
 def written(folder: Path, name: str, content: bytes | str) -> Path:
@@ -109,3 +110,11 @@ def test_a_path_that_is_not_there_and_no_path_are_refused(tmp_path: Path) -> Non
         read_documents([tmp_path / "nowhere"])
     with pytest.raises(ArgumentError, match="no data"):
         read_documents([])
+
+
+def test_the_sets_of_prompts_are_found_by_name_and_every_known_model_has_one() -> None:
+    assert all(prompt.strip() for name in ("python", "english") for prompt in embedded_prompts(name))
+    assert embedded_prompts(load_registry()["tinypy"].prompts) == embedded_prompts("python")
+    assert all(embedded_prompts(entry.prompts) for entry in load_registry().values())
+    with pytest.raises(ArgumentError, match="'french'; expected english or python"):
+        embedded_prompts("french")

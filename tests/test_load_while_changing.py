@@ -9,12 +9,13 @@ import pytest
 
 import ppd.bundle
 from ppd.bundle import open_bundle, record_calibration, refold_tree
+from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
 from ppd.runtime import load
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
-from tests.planning.test_calibrated_tree import RECORD
-from tests.test_refold import CHAIN
+from tests.infos import RECORD
+from tests.trees import CHAIN
 
 SMALL = Tree(3, dict.fromkeys((1, 3), (Node((), 1), Node((0,), 1))))
 TREES = {"chain": CHAIN, "small": SMALL}
@@ -80,9 +81,9 @@ def test_whichever_file_is_being_verified_the_bundle_that_opens_is_one_of_the_tw
     name = opened.manifest.tree.source
     assert changing.calls > at or at >= len(opened.manifest.files)
     assert json_from_tree(opened.tree) == json_from_tree(TREES[name])
-    calibration = opened.manifest.calibration
-    assert calibration is not None
-    assert calibration.remark == name
+    record = opened.manifest.decision.record
+    assert isinstance(record, CalibrationInfo)
+    assert record.remark == name
     assert opened.path("tree.bin").read_bytes() == tree_tables_bytes(TREES[name])
 
 
@@ -140,4 +141,4 @@ def test_a_record_is_not_kept_with_another_tree(folder: Path) -> None:
 
     with pytest.raises(BundleError, match="another tree was folded in"):
         record_calibration(folder, RECORD, tree=CHAIN, draft=True, files={})
-    assert open_bundle(folder).manifest.calibration is None
+    assert open_bundle(folder).manifest.decision.basis == GIVEN

@@ -139,6 +139,23 @@ def test_a_missing_key_is_named(own_bundle: Path, place: tuple[str, ...]) -> Non
     assert place[-1] in refused(own_bundle, MANIFEST_FILE)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("decision", "basis"), "guessed"),
+        (("decision", "basis"), "estimated"),  # the record is that of a calibration
+        (("decision", "basis"), "given"),
+        (("decision", "record"), None),
+    ],
+)
+def test_a_basis_that_its_record_does_not_bear_out_is_refused(
+    own_bundle: Path, place: tuple[str, ...], value: str | None
+) -> None:
+    change(own_bundle, place, value)
+
+    refused(own_bundle, "basis is")
+
+
 @pytest.mark.parametrize("schema", [3, 1000])
 def test_a_newer_schema_asks_for_an_upgrade(own_bundle: Path, schema: int) -> None:
     change(own_bundle, ("schema",), schema)
@@ -184,8 +201,11 @@ WRONG_TYPES: list[tuple[tuple[str, ...], Any]] = [
     (("prompt_tokens", "count"), "3"),
     (("tree", "drafts"), 1),
     (("tree", "num_rows"), {"3": "10"}),
-    (("draft",), "auto"),
-    (("draft",), 0),
+    (("decision",), None),
+    (("decision", "draft"), "auto"),
+    (("decision", "draft"), 0),
+    (("decision", "record"), True),
+    (("decision", "record", "num_prompts"), "8"),
     (("check", "tolerance"), "0.1"),
     (("check", "tolerance"), False),
     (("provenance",), None),

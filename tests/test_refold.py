@@ -8,13 +8,12 @@ import pytest
 import ppd.bundle
 from ppd import runtime
 from ppd.bundle import open_bundle, refold_tree, tree_info, write_manifest
+from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, BundleError, TreeError
 from ppd.manifest import MANIFEST_FILE, Manifest
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
-from tests.damage import FILES, change, hashes, replace
-
-CHAIN = Tree(3, {s: tuple(Node((0,) * depth, 3) for depth in range(s + 1)) for s in range(1, 4)})
-"""In every state the best guess of each distance, unlike the tree that export folds."""
+from tests.damage import FILES, hashes, replace
+from tests.trees import CHAIN
 
 
 def test_refold_adds_two_files_and_replaces_the_manifest(own_bundle: Path, tinypy_bundle: Path) -> None:
@@ -34,8 +33,8 @@ def test_refold_adds_two_files_and_replaces_the_manifest(own_bundle: Path, tinyp
 
 
 def test_refold_changes_what_the_manifest_says_of_the_tree_only(own_bundle: Path) -> None:
-    change(own_bundle, ("draft",), False)
     before = open_bundle(own_bundle).manifest
+    assert before.decision.draft is False
 
     refold_tree(own_bundle, CHAIN, source="chain.json")
 
@@ -44,9 +43,9 @@ def test_refold_changes_what_the_manifest_says_of_the_tree_only(own_bundle: Path
     assert opened.manifest.tree == tree_info(CHAIN, "chain.json")
     assert opened.manifest.tree.num_rows == {"1": 8, "2": 12, "3": 16}
     assert opened.manifest.tree.num_candidates == {"1": 1, "2": 2, "3": 3}
-    assert opened.manifest.draft is None  # what was measured with the old tree says nothing of this one
-    assert opened.manifest.tree_calibration is None
-    same = {name: getattr(before, name) for name in ("digest", "tree", "draft", "files", "tree_calibration")}
+    # what was measured with the old tree says nothing of this one
+    assert opened.manifest.decision == Decision(draft=None, basis=GIVEN, record=None)
+    same = {name: getattr(before, name) for name in ("digest", "tree", "decision", "files")}
     assert dataclasses.replace(opened.manifest, **same) == before
 
 

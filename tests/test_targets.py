@@ -66,6 +66,15 @@ def test_a_graph_has_16_bits_on_a_gpu_and_where_asked_for(name: str, types: str)
     assert [find_target(name).graph_type(precision) for precision in PRECISIONS.values()] == types.split()
 
 
+def test_a_target_with_an_nvidia_gpu_says_how_to_build_on_it() -> None:
+    for target in load_targets().values():
+        assert (target.build is None) == (target.compute_capability is None)
+        if target.build is not None:
+            assert target.build.install.startswith("pip install ")
+            assert bool(target.build.power) == bool(target.power_modes)
+            assert not any("$" in line.replace("$mode", "") for line in target.build.power)
+
+
 def test_presets_are_read_from_the_data_file() -> None:
     data = json.loads((Path(ppd.targets.__file__).parent / "targets.json").read_text("utf-8"))
 

@@ -51,6 +51,7 @@ FEATURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen3": ("Qwen3Config", {"num_key_value_heads": 2, "head_dim": 16}),
     "qwen3_bias": ("Qwen3Config", {"head_dim": 8, "attention_bias": True}),
+    "qwen3_odd": ("Qwen3Config", {"num_key_value_heads": 2, "head_dim": 12}),
 }
 
 

@@ -12,14 +12,11 @@
 Weights and tree tables stay where they are. The operators' definitions: https://onnx.ai/onnx/operators/.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from ppd.build.rewrite import Rewriter, attribute
 from ppd.errors import ExportError
 from ppd.signature import CACHE_LEN, INPUT_IDS, STATE, TREE_MASK
 
@@ -47,70 +44,59 @@ def lower(model: onnx.ModelProto, num_heads: int) -> onnx.ModelProto:
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     _Lowering(lowered.graph, num_heads).run()
-    _remove_unused(lowered.graph)
     lowered.opset_import[0].version = _OPSET_OF_BLOCKS if _has_blocks(lowered.graph) else _OPSET
     lowered.ir_version = _IR_VERSION
     _check(lowered)
     return lowered
 
 
-class _Lowering:
+class _Lowering(Rewriter):
     """The rewriting of one graph."""
 
     def __init__(self, graph: onnx.GraphProto, num_heads: int) -> None:
-        cache = next((value for value in graph.input if value.name == "k_0"), None)
-        if cache is None:
-            raise ExportError("the graph has no input k_0; give one that ppd-export wrote")
-        self._graph, self._heads = graph, num_heads
-        shape = cache.type.tensor_type.shape.dim
-        self._kv_heads, self._head_dim = shape[1].dim_value, shape[3].dim_value
-        self._type = cache.type.tensor_type.elem_type
-        self._dtype = helper.tensor_dtype_to_np_dtype(self._type)
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, str] = {}
+        super().__init__(graph, "lowered")
+        self._heads = num_heads
         self._rotary: dict[tuple[str, str], str] = {}
         self._written: dict[str, tuple[str, str]] = {}  # output of TensorScatter → cache, new rows
 
     def run(self) -> None:
-        nodes = list(self._graph.node)
+        nodes = list(self.graph.node)
         self._make_mask()
         for node in nodes:
             rewrite = getattr(self, f"_{node.op_type}", None) if node.op_type in _LACKING else None
             if rewrite is None:
-                self._nodes.append(node)
+                self.nodes.append(node)
             else:
                 rewrite(node)
         self._replace_outputs()
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
-        del self._graph.value_info[:]
+        self.finish()
 
     def _RMSNormalization(self, node: onnx.NodeProto) -> None:  # noqa: N802 - the operator's name
         x, scale = node.input
-        epsilon = _attribute(node, "epsilon", _EPSILON)
-        wide = self._add("Cast", [x], to=onnx.TensorProto.FLOAT)
-        mean = self._add("ReduceMean", [self._add("Mul", [wide, wide]), self._ints("last", [-1])], keepdims=1)
-        root = self._add("Sqrt", [self._add("Add", [mean, self._constant(f"epsilon_{epsilon}", np.float32(epsilon))])])
-        narrow = self._add("Cast", [self._add("Div", [wide, root])], to=self._type)
-        self._add("Mul", [narrow, scale], node.output[0])
+        epsilon = attribute(node, "epsilon", _EPSILON)
+        wide = self.add("Cast", [x], to=onnx.TensorProto.FLOAT)
+        mean = self.add("ReduceMean", [self.add("Mul", [wide, wide]), self.ints("last", [-1])], keepdims=1)
+        root = self.add("Sqrt", [self.add("Add", [mean, self.constant(f"epsilon_{epsilon}", np.float32(epsilon))])])
+        narrow = self.add("Cast", [self.add("Div", [wide, root])], to=self.type)
+        self.add("Mul", [narrow, scale], node.output[0])
 
     def _RotaryEmbedding(self, node: onnx.NodeProto) -> None:  # noqa: N802 - the operator's name
         x, *tables, positions = node.input
-        if _attribute(node, "interleaved", 0) or _attribute(node, "rotary_embedding_dim", 0):
+        if attribute(node, "interleaved", 0) or attribute(node, "rotary_embedding_dim", 0):
             raise ExportError(f"{node.name}: only rotary embeddings of whole heads in halves are lowered")
         cos, sin = (self._rotary_rows(table, positions) for table in tables)
-        half = self._head_dim // 2
-        first = self._slice(x, self._ints("zero", [0]), self._ints(f"int_{half}", [half]), 3)
-        second = self._slice(x, self._ints(f"int_{half}", [half]), self._ints(f"int_{2 * half}", [2 * half]), 3)
-        real = self._add("Sub", [self._add("Mul", [first, cos]), self._add("Mul", [second, sin])])
-        imaginary = self._add("Add", [self._add("Mul", [second, cos]), self._add("Mul", [first, sin])])
-        self._add("Concat", [real, imaginary], node.output[0], axis=3)
+        half = self.head_dim // 2
+        first = self.slice(x, self.ints("zero", [0]), self.ints(f"int_{half}", [half]), 3)
+        second = self.slice(x, self.ints(f"int_{half}", [half]), self.ints(f"int_{2 * half}", [2 * half]), 3)
+        real = self.add("Sub", [self.add("Mul", [first, cos]), self.add("Mul", [second, sin])])
+        imaginary = self.add("Add", [self.add("Mul", [second, cos]), self.add("Mul", [first, sin])])
+        self.add("Concat", [real, imaginary], node.output[0], axis=3)
 
     def _rotary_rows(self, table: str, positions: str) -> str:
         """Rows of a table at the positions, [1, 1, N, D/2]."""
         if (table, positions) not in self._rotary:
-            rows = self._add("Gather", [table, positions], axis=0)  # [1, N, D/2]
-            self._rotary[table, positions] = self._add("Unsqueeze", [rows, self._ints("one", [1])])
+            rows = self.add("Gather", [table, positions], axis=0)  # [1, N, D/2]
+            self._rotary[table, positions] = self.add("Unsqueeze", [rows, self.ints("one", [1])])
         return self._rotary[table, positions]
 
     def _TensorScatter(self, node: onnx.NodeProto) -> None:  # noqa: N802 - the operator's name
@@ -118,87 +104,53 @@ class _Lowering:
 
     def _Attention(self, node: onnx.NodeProto) -> None:  # noqa: N802 - the operator's name
         q, (k_cache, k_new), (v_cache, v_new) = node.input[0], *(self._written[name] for name in node.input[1:3])
-        scale = self._constant("scale", self._dtype.type(_attribute(node, "scale", self._head_dim**-0.5)))
+        scale = self.constant("scale", self.dtype.type(attribute(node, "scale", self.head_dim**-0.5)))
         # The query heads of a KV head become rows of it: [1, H, heads/H·N, D].
-        rows = self._add("Reshape", [self._add("Mul", [q, scale]), self._grouped])
-        scores = [self._add("MatMul", [rows, self._add("Transpose", [k], perm=[0, 1, 3, 2])]) for k in (k_cache, k_new)]
-        joined = self._add("Reshape", [self._add("Concat", scores, axis=3), self._by_head])  # [1, heads, N, S+N]
-        masked = self._add("Where", [self._mask, joined, self._lowest])
-        shares = self._add("Reshape", [self._add("Softmax", [masked], axis=3), self._by_kv_head])
-        of_cache = self._slice(shares, self._ints("zero", [0]), self._capacity, 3)
-        of_rows = self._slice(shares, self._capacity, self._columns, 3)
-        parts = [self._add("MatMul", pair) for pair in ([of_cache, v_cache], [of_rows, v_new])]
-        self._add("Reshape", [self._add("Add", parts), self._ungrouped], node.output[0])
+        rows = self.add("Reshape", [self.add("Mul", [q, scale]), self._grouped])
+        scores = [self.add("MatMul", [rows, self.add("Transpose", [k], perm=[0, 1, 3, 2])]) for k in (k_cache, k_new)]
+        joined = self.add("Reshape", [self.add("Concat", scores, axis=3), self._by_head])  # [1, heads, N, S+N]
+        masked = self.add("Where", [self._mask, joined, self._lowest])
+        shares = self.add("Reshape", [self.add("Softmax", [masked], axis=3), self._by_kv_head])
+        of_cache = self.slice(shares, self.ints("zero", [0]), self._capacity, 3)
+        of_rows = self.slice(shares, self._capacity, self._columns, 3)
+        parts = [self.add("MatMul", pair) for pair in ([of_cache, v_cache], [of_rows, v_new])]
+        self.add("Reshape", [self.add("Add", parts), self._ungrouped], node.output[0])
 
     def _make_mask(self) -> None:
         """What all layers share: numbers of rows and columns, shapes, and the mask bool [1, 1, N, S+N]."""
-        heads, kv_heads, head_dim = self._heads, self._kv_heads, self._head_dim
-        num_rows = self._add("Shape", [INPUT_IDS], start=1, end=2)
-        self._capacity = self._add("Shape", ["k_0"], start=2, end=3)
-        self._columns = self._add("Add", [num_rows, self._capacity])
-        self._grouped = self._ints("grouped", [1, kv_heads, -1, head_dim])
-        self._ungrouped = self._ints("ungrouped", [1, heads, -1, head_dim])
-        self._by_head = self._add("Concat", [self._ints("heads", [1, heads, -1]), self._columns], axis=0)
-        self._by_kv_head = self._add("Concat", [self._ints("kv_heads", [1, kv_heads, -1]), self._columns], axis=0)
-        self._lowest = self._constant("lowest", self._dtype.type(_LOWEST))
-        zero, one = self._constant("zero_scalar", np.int64(0)), self._constant("one_scalar", np.int64(1))
-        column = self._add("Range", [zero, self._add("Squeeze", [self._capacity]), one])
-        committed = self._add("Less", [column, CACHE_LEN])  # [S]
-        committed = self._add("Expand", [committed, self._add("Concat", [num_rows, self._capacity], axis=0)])
+        heads, kv_heads, head_dim = self._heads, self.kv_heads, self.head_dim
+        num_rows = self.add("Shape", [INPUT_IDS], start=1, end=2)
+        self._capacity = self.add("Shape", ["k_0"], start=2, end=3)
+        self._columns = self.add("Add", [num_rows, self._capacity])
+        self._grouped = self.ints("grouped", [1, kv_heads, -1, head_dim])
+        self._ungrouped = self.ints("ungrouped", [1, heads, -1, head_dim])
+        self._by_head = self.add("Concat", [self.ints("heads", [1, heads, -1]), self._columns], axis=0)
+        self._by_kv_head = self.add("Concat", [self.ints("kv_heads", [1, kv_heads, -1]), self._columns], axis=0)
+        self._lowest = self.constant("lowest", self.dtype.type(_LOWEST))
+        zero, one = self.constant("zero_scalar", np.int64(0)), self.constant("one_scalar", np.int64(1))
+        column = self.add("Range", [zero, self.add("Squeeze", [self._capacity]), one])
+        committed = self.add("Less", [column, CACHE_LEN])  # [S]
+        committed = self.add("Expand", [committed, self.add("Concat", [num_rows, self._capacity], axis=0)])
         tree = TREE_MASK
         for axis in (1, 2):
-            tree = self._slice(tree, self._ints("zero", [0]), num_rows, axis)
-        tree = self._add("Squeeze", [self._add("Gather", [tree, STATE], axis=0), self._ints("zero", [0])])  # [N, N]
-        mask = self._add("Concat", [committed, tree], axis=1)
-        self._mask = self._add("Unsqueeze", [mask, self._ints("first_two", [0, 1])])
+            tree = self.slice(tree, self.ints("zero", [0]), num_rows, axis)
+        tree = self.add("Squeeze", [self.add("Gather", [tree, STATE], axis=0), self.ints("zero", [0])])  # [N, N]
+        mask = self.add("Concat", [committed, tree], axis=1)
+        self._mask = self.add("Unsqueeze", [mask, self.ints("first_two", [0, 1])])
 
     def _replace_outputs(self) -> None:
-        for output in self._graph.output:
+        for output in self.graph.output:
             if output.name in self._written:
                 name = f"{output.name.removesuffix('_out')}_new"
-                self._add("Identity", [self._written[output.name][1]], name)
-                shape = [1, self._kv_heads, "rows", self._head_dim]
-                output.CopyFrom(helper.make_tensor_value_info(name, self._type, shape))
-
-    def _add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
-        name = output or f"lowered_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), [name], f"lowered_{len(self._nodes)}", **attributes))
-        return name
-
-    def _slice(self, x: str, start: str, end: str, axis: int) -> str:
-        return self._add("Slice", [x, start, end, self._ints(f"int_{axis}", [axis])])
-
-    def _ints(self, name: str, values: list[int]) -> str:
-        return self._constant(name, np.array(values, np.int64))
-
-    def _constant(self, name: str, value: np.generic | npt.NDArray[np.generic]) -> str:
-        if name not in self._constants:
-            self._constants[name] = f"lowered_constant_{name}"
-            self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), self._constants[name]))
-        return self._constants[name]
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
-
-
-def _remove_unused(graph: onnx.GraphProto) -> None:
-    needed, kept = {value.name for value in graph.output}, []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    used = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(used)
+                self.add("Identity", [self._written[output.name][1]], name)
+                shape = [1, self.kv_heads, "rows", self.head_dim]
+                output.CopyFrom(helper.make_tensor_value_info(name, self.type, shape))
 
 
 def _has_blocks(graph: onnx.GraphProto) -> bool:
     four_bits = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
     return any(tensor.data_type in four_bits for tensor in graph.initializer) or any(
-        node.op_type == "DequantizeLinear" and _attribute(node, "block_size", 0) for node in graph.node
+        node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0) for node in graph.node
     )
 
 

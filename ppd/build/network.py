@@ -6,12 +6,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
+from ppd.build.masks import add_masks, cache_type
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
+from ppd.runtime.check import recording_length
 from ppd.signature import (
     GRAPH_FILE,
     HEAD_ROWS,
@@ -26,7 +26,6 @@ from ppd.signature import (
 )
 
 _MAX_FUSED_HEAD_DIM = 128
-_UNSEEN = -6e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +50,21 @@ class Profiles:
         ]
 
 
-def profiles_for(bundle: Bundle, reference_rows: int, max_rows: int | None = None) -> Profiles:
-    """The profiles of a bundle.
+def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
+    """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
         bundle: The bundle.
-        reference_rows: Rows that the check of the recorded reference sends through the LM head in one prefill.
         max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
     """
     manifest = bundle.manifest
     largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
     rows = min(manifest.max_rows, max(largest, max_rows or 1))
+    count = manifest.prompt_tokens.count
     return Profiles(
         capacity=max_capacity(manifest.context),
         max_prefill_rows=manifest.max_rows,
-        max_prefill_head_rows=min(manifest.max_rows, max(manifest.prompt_tokens.count + 1, reference_rows)),
+        max_prefill_head_rows=min(manifest.max_rows, recording_length(count) + count),
         max_decode_rows=rows,
         best_decode_rows=largest,
     )
@@ -78,8 +77,12 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
         bundle: The bundle.
         capacity: S.
         lowered: Read the lowered graph.
+
+    Raises:
+        EngineError: Its weights are quantised as ONNX Runtime's CPU likes them.
     """
     model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    _require_readable(model, bundle)
     caches = set(cache_names(bundle.manifest.model.num_layers))
     for value in (*model.graph.input, *model.graph.output):
         if value.name.removesuffix("_out") in caches:
@@ -89,9 +92,22 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = bundle.manifest.files[role].path
-    if not lowered and _cache_type(model) != onnx.TensorProto.FLOAT:
-        _add_masks(model)
+    if not lowered and cache_type(model) != onnx.TensorProto.FLOAT:
+        add_masks(model)
     return model
+
+
+def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
+    """TensorRT dequantises blocks of 4 bits only, without zero points."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear":
+            in_blocks = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
+            if len(node.input) > 2 or (in_blocks and kinds.get(node.input[0]) == onnx.TensorProto.INT8):
+                raise EngineError(
+                    f"{bundle.folder} is quantised for {bundle.manifest.target}, in a form that TensorRT cannot read; "
+                    "export the model again with --gpu and the device's name (ppd targets lists them)"
+                )
 
 
 def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, folder: Path) -> Any:
@@ -144,27 +160,8 @@ def make_decomposable(trt: ModuleType, network: Any) -> None:
 
 def has_fused_attention(model: onnx.ModelProto, head_dim: int) -> bool:
     """Whether fused attention takes the graph's type and head size: 16-bit numbers, heads of up to 128."""
-    return _cache_type(model) != onnx.TensorProto.FLOAT and head_dim <= _MAX_FUSED_HEAD_DIM
+    return cache_type(model) != onnx.TensorProto.FLOAT and head_dim <= _MAX_FUSED_HEAD_DIM
 
 
 def _layers(network: Any) -> list[Any]:
     return [network.get_layer(i) for i in range(network.num_layers)]
-
-
-def _cache_type(model: onnx.ModelProto) -> int:
-    return next(value.type.tensor_type.elem_type for value in model.graph.input if value.name == "k_0")
-
-
-def _add_masks(model: onnx.ModelProto) -> None:
-    """Make the mask a number that is added: TensorRT-RTX 1.7 does not fuse attention whose layers share a boolean."""
-    graph, kind = model.graph, _cache_type(model)
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    attention = [node for node in graph.node if node.op_type == "Attention"]
-    for name, number in (("mask_seen", 0), ("mask_unseen", _UNSEEN)):
-        graph.initializer.append(numpy_helper.from_array(np.array(number, dtype), name))
-    first = list(graph.node).index(attention[0])
-    mask = helper.make_node("Where", [attention[0].input[3], "mask_seen", "mask_unseen"], ["mask_added"], "mask_added")
-    graph.node.insert(first, mask)
-    for node in graph.node:
-        if node.op_type == "Attention":
-            node.input[3] = "mask_added"

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ppd.files import write_atomically
 from ppd.errors import ExportError
+from ppd.files import write_atomically
 
 
 def timing_cache_path(flavour: str, version: str, gpu: str) -> Path:

@@ -9,8 +9,9 @@ import numpy as np
 
 from ppd.errors import ArgumentError
 from ppd.runtime.forks import first_fork, top_two_gap
-from ppd.runtime.model import Model, Prompt
+from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
+from ppd.runtime.prompt import Prompt
 from ppd.runtime.result import Result
 
 DEFAULT_PROMPTS = (
@@ -35,6 +36,8 @@ class BenchReport:
         speedup_max: Largest ratio.
         speedup_low: Lower end of the 95 % interval of the median ratio.
         speedup_high: Its upper end.
+        plain_first_token_ms: Median time to the first token of plain decoding.
+        ppd_first_token_ms: The same of drafting, whose prefill has the prompt rows too.
         drafted: Whether the second run of each pair drafted; a calibrated bundle may decode plainly.
         acceptance_length: Tokens emitted per step, over all prompts.
         identical: Whether every drafting run gave the tokens of its plain run.
@@ -54,6 +57,8 @@ class BenchReport:
     speedup_max: float
     speedup_low: float
     speedup_high: float
+    plain_first_token_ms: float
+    ppd_first_token_ms: float
     drafted: bool
     acceptance_length: float
     identical: bool
@@ -119,6 +124,8 @@ def bench(
         speedup_max=max(ratios),
         speedup_low=low,
         speedup_high=high,
+        plain_first_token_ms=statistics.median(plain.stats.first_token_ms for plain, _ in pairs),
+        ppd_first_token_ms=statistics.median(ppd.stats.first_token_ms for _, ppd in pairs),
         drafted=model.drafts(draft),
         acceptance_length=sum(sum(b.accepted_per_step) for _, b in timed) / sum(b.steps for _, b in timed),
         identical=all(a.token_ids == b.token_ids for a, b in pairs),
@@ -163,7 +170,7 @@ def _fork_gap(model: Model, ids: list[int], pair: tuple[Result, Result]) -> floa
     fork = first_fork(pair[0].token_ids, pair[1].token_ids)
     if fork is None:
         return None
-    return top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, ids + pair[0].token_ids[:fork])
+    return top_two_gap(model.session, ids + pair[0].token_ids[:fork])
 
 
 def _default_prompts(model: Model) -> list[list[int]]:

@@ -1,32 +1,39 @@
 """Calibrate a bundle: measure acceptance and latency, search the tree, fold it, and confirm it."""
 
 import contextlib
-import dataclasses
 import datetime
-import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle, open_bundle, record_calibration, refold_tree
-from ppd.calibrate.acceptance import Acceptance, measure_acceptance
+from ppd.bundle import Bundle, open_bundle, record_calibration, refold_tree
+from ppd.calibrate.acceptance import measure_acceptance
 from ppd.calibrate.bench import BenchReport, bench
-from ppd.calibrate.latency import SIZES, Latency, measure_latency
-from ppd.documents import Document, until_answer
+from ppd.calibrate.latency import SIZES, measure_latency
+from ppd.calibrate.record import Measured, files_from_measured
+from ppd.decision import CalibrationInfo
+from ppd.documents import Document, embedded_prompts, until_answer
 from ppd.errors import ArgumentError
-from ppd.manifest import CalibrationInfo
-from ppd.planning.search import SearchResult, search_fastest_tree, search_tree
+from ppd.extras import needs
+from ppd.planning.choose import choose_tree, predicted_speedup
+from ppd.planning.search import SearchResult
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.tensorrt.built import FLAVOURS, with_engines_for
+from ppd.runtime.engines.tensorrt.built import flavour_in_use, is_wide, stale, with_engines_for
 from ppd.runtime.model import Model
 
-STAGES = ("load", "acceptance", "latency", "search", "confirm", "record")
-BUILD_STAGE = "build the engine"
+_BUILD = "build the engine"
+_LOAD, _ACCEPTANCE, _LATENCY, _SEARCH, _CONFIRM, _RECORD = (
+    "load",
+    "acceptance",
+    "latency",
+    "search",
+    "confirm",
+    "record",
+)
 _NEW_TOKENS = 64
 _MAX_CHARACTERS = 400
 _MAX_PROMPTS = 64
@@ -34,9 +41,8 @@ _CONFIRM_PROMPTS = 5
 _CONFIRM_TURNS = 10
 _DIFFERS = 0.10
 
-PROMPTS = Path(__file__).parent / "prompts"
-
-Rebuild = Callable[[int | None], None]
+Progress = Callable[[str], None]
+Build = Callable[[int | None], None]
 """Builds an engine for the bundle as it is, for decode steps of up to so many rows; None: of its tree's."""
 
 
@@ -46,17 +52,22 @@ class CalibrationReport:
 
     Attributes:
         bundle: The bundle as it is now.
-        acceptance: Counts per distance and rank.
-        latency: Times by rows.
+        measured: Chances of the guesses, and times by rows.
         search: The folded tree's prediction.
         bench: The confirming run.
     """
 
     bundle: Bundle
-    acceptance: Acceptance
-    latency: Latency
+    measured: Measured
     search: SearchResult
     bench: BenchReport
+
+
+def calibration_stages(folder: str | os.PathLike[str], engine: str) -> tuple[str, ...]:
+    """What `calibrate` calls `progress` with as each begins, in order."""
+    built = flavour_in_use(open_bundle(folder, verify=False), engine) is not None
+    build = (_BUILD,) if built else ()
+    return (*build, _LOAD, _ACCEPTANCE, _LATENCY, _SEARCH, *build, _CONFIRM, _RECORD)
 
 
 def calibrate(
@@ -66,10 +77,11 @@ def calibrate(
     minutes: float = 2.0,
     engine: str = "auto",
     threads: int | None = None,
-    rebuild: Rebuild | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> CalibrationReport:
     """Measure this device and model, and fold the fastest tree into the bundle.
+
+    A TensorRT engine is built twice: a wide one to measure with, then one for the tree that was found.
 
     Args:
         folder: The bundle.
@@ -78,41 +90,64 @@ def calibrate(
         minutes: About how long to measure acceptance and latency, half each.
         engine: "auto", or an engine's name.
         threads: CPU threads.
-        rebuild: Builds the engine, where it has to be built for a tree (`ppd.calibrate.engines`).
-        progress: Called with each of `STAGES` as it begins, and with `BUILD_STAGE` before each of two builds.
+        progress: Called with each of `calibration_stages` as it begins, and with the phases of an engine's build.
 
     Raises:
-        ArgumentError: `minutes` is not above 0, the prompts bring no token to compare, or a built engine is named
-            without `rebuild`.
+        ArgumentError: `minutes` is not above 0, or the prompts bring no token to compare.
         BundleError: The folder is no bundle.
-        EngineError: The engine cannot run it.
+        EngineError: The engine cannot run it, or cannot be built.
     """
     if not 0 < minutes < float("inf"):
         raise ArgumentError(f"minutes is {minutes}; expected a number above 0")
-    if rebuild is None and engine in FLAVOURS:
-        raise ArgumentError(f"{engine} is measured with an engine that is built for it; run ppd calibrate {folder}")
-    if rebuild is not None:
-        progress(BUILD_STAGE)
-        rebuild(SIZES[-1])
-    ids, acceptance, latency = _measure(folder, prompts, minutes * 30, engine, threads, progress)
-    progress(STAGES[3])
-    found = choose_tree(acceptance.marginals, latency.curve())
-    refold_tree(folder, found.tree, source="calibrated")
-    if rebuild is not None:
-        progress(BUILD_STAGE)
-        rebuild(None)
-    progress(STAGES[4])
-    model = load_model(folder, engine, threads)
-    turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
-    report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns, draft=True)
-    progress(STAGES[5])
-    info = _info(model, acceptance, found, latency, report)
-    files = {ACCEPTANCE_FILE: _acceptance_json(acceptance, info), LATENCY_FILE: _latency_json(latency, info)}
-    bundle = record_calibration(folder, info, tree=found.tree, draft=_confirmed(report), files=files)
-    return CalibrationReport(bundle, acceptance, latency, found, report)
+    flavour = flavour_in_use(open_bundle(folder, verify=False), engine)
+    engine = flavour or engine
+    with _engines(folder, flavour, progress) as build:
+        build(SIZES[-1])
+        ids, measured, num_prompts = _measure(folder, prompts, minutes * 30, engine, threads, progress)
+        progress(_SEARCH)
+        found = choose_tree(measured.marginals, measured.latency.curve())
+        refold_tree(folder, found.tree, source="calibrated")
+        build(None)
+        progress(_CONFIRM)
+        model = _load(folder, engine, threads)
+        turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
+        report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns, draft=True)
+    progress(_RECORD)
+    info = _info(model.engine.name, num_prompts, measured, found, report)
+    files = files_from_measured(measured, info)
+    bundle = record_calibration(folder, info, tree=found.tree, draft=drafting_pays(report), files=files)
+    return CalibrationReport(bundle, measured, found, report)
 
 
-def load_model(folder: str | os.PathLike[str], engine: str, threads: int | None, *, num_rows: int = 1) -> Model:
+def drafting_pays(report: BenchReport) -> bool:
+    """Whether drafting is faster: a median of at least 1 with little doubt, or an interval above 1."""
+    return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
+
+
+@contextlib.contextmanager
+def _engines(folder: str | os.PathLike[str], flavour: str | None, progress: Progress) -> Iterator[Build]:
+    """Yield what builds the engines of a flavour; it does nothing for an engine that is not built.
+
+    However the block ends, the wide engine goes, and so do those for a tree that is not folded any more.
+    """
+    if flavour is None:
+        yield lambda _max_rows: None
+        return
+    with needs("tensorrt"):
+        from ppd.build.engine import build
+        from ppd.build.stored import drop_engines
+
+    def build_engine(max_rows: int | None) -> None:
+        progress(_BUILD)
+        build(folder, flavour, max_rows=max_rows, progress=lambda phase, share: progress(f"{phase[:40]} {share:.0%}"))
+
+    try:
+        yield build_engine
+    finally:
+        drop_engines(Path(folder), lambda manifest, info: is_wide(info) or bool(stale(manifest, info)))
+
+
+def _load(folder: str | os.PathLike[str], engine: str, threads: int | None, *, num_rows: int = 1) -> Model:
     """Open the bundle: the one place where calibration chooses its engine; a built one takes steps of `num_rows`."""
     bundle = with_engines_for(open_bundle(folder, verify=False), num_rows)
     return Model(bundle, open_engine(bundle, engine, threads))
@@ -124,48 +159,23 @@ def _measure(
     seconds: float,
     engine: str,
     threads: int | None,
-    progress: Callable[[str], None],
-) -> tuple[list[list[int]], Acceptance, Latency]:
-    """Prompts, acceptance and latency, `seconds` for each of the two; the engine's memory is free again afterwards."""
-    progress(STAGES[0])
-    model = load_model(folder, engine, threads, num_rows=SIZES[-1])
+    progress: Progress,
+) -> tuple[list[list[int]], Measured, int]:
+    """Prompts, what was measured, `seconds` for each of the two, and how many prompts were; the engine is closed."""
+    progress(_LOAD)
+    model = _load(folder, engine, threads, num_rows=SIZES[-1])
     ids = _prompt_ids(model, prompts)
-    progress(STAGES[1])
-    acceptance = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
-    progress(STAGES[2])
-    return ids, acceptance, measure_latency(model, seconds=seconds)
-
-
-def choose_tree(marginals: npt.ArrayLike, curve: np.ndarray) -> SearchResult:
-    """The fastest tree; where that is plain decoding, the best that drafts, so that drafting can be forced.
-
-    Args:
-        marginals: p[d][r], float64 [m, K].
-        curve: L(1), L(2), …, milliseconds, float64 [N].
-    """
-    fastest = search_fastest_tree(marginals, curve)
-    if fastest.acceptance_length > 1 + 1e-3 and fastest.tree.drafts:
-        return fastest
-    drafting = [search_tree(marginals, n, root_prompts=1) for n in range(2, min(9, len(curve) + 1))]
-    return max(drafting, key=lambda r: r.acceptance_length / curve[max(r.num_rows.values()) - 1])
-
-
-def predicted_speedup(found: SearchResult, curve: np.ndarray) -> float:
-    """τ·L(1) / mean L, of the measured curve."""
-    times = np.array([curve[rows.num_rows - 1] for _, rows in sorted(found.tree.rows.items())])
-    return float(found.acceptance_length * curve[0] / found.chain.mean(times))
-
-
-def _confirmed(report: BenchReport) -> bool:
-    """Whether drafting pays: a median of at least 1 with little doubt, or an interval above 1."""
-    return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
+    progress(_ACCEPTANCE)
+    marginals, num_prompts = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
+    progress(_LATENCY)
+    return ids, Measured(marginals=marginals, latency=measure_latency(model, seconds=seconds)), num_prompts
 
 
 def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[int]]:
     if prompts is None and not model.has_tokenizer:
         rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
         return [rng.integers(0, vocab_size, 16).tolist() for _ in range(8)]
-    texts: Sequence[Document] = prompts or embedded_prompts(model.bundle.manifest.model.name)
+    texts: Sequence[Document] = prompts or embedded_prompts(model.bundle.manifest.model.calibration_prompts)
     ids: list[list[int]] = []
     for text in texts:
         with contextlib.suppress(ArgumentError):  # a conversation may be longer than the context: others are not
@@ -177,32 +187,26 @@ def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[i
     return ids
 
 
-def embedded_prompts(model_name: str) -> list[str]:
-    """The calibration set of this package: Python for the embedded model, English for others."""
-    name = "python.txt" if model_name.startswith("tinypy") else "english.txt"
-    return [text.strip("\n") for text in (PROMPTS / name).read_text("utf-8").split("\n---\n") if text.strip()]
-
-
 def _info(
-    model: Model, acceptance: Acceptance, found: SearchResult, latency: Latency, report: BenchReport
+    engine: str, num_prompts: int, measured: Measured, found: SearchResult, report: BenchReport
 ) -> CalibrationInfo:
-    predicted = predicted_speedup(found, latency.curve())
+    predicted = predicted_speedup(found.tree, measured.marginals, measured.latency.curve())
     return CalibrationInfo(
-        engine=model.engine.name,
+        engine=engine,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        num_prompts=acceptance.num_prompts,
+        num_prompts=num_prompts,
         predicted_acceptance_length=found.acceptance_length,
         measured_acceptance_length=report.acceptance_length,
         predicted_speedup=predicted,
         measured_speedup=report.speedup,
         speedup_low=report.speedup_low,
         speedup_high=report.speedup_high,
-        remark=_remark(found.acceptance_length, report.acceptance_length, predicted, report.speedup),
+        remark=remark(found.acceptance_length, report.acceptance_length, predicted, report.speedup),
     )
 
 
-def _remark(tau: float, measured_tau: float, speedup: float, measured_speedup: float) -> str:
+def remark(tau: float, measured_tau: float, speedup: float, measured_speedup: float) -> str:
     """Which part differs by over 10 %; both, where only their product does; empty where neither does."""
     slower = (speedup / tau) / (measured_speedup / measured_tau)
     parts = {
@@ -213,20 +217,3 @@ def _remark(tau: float, measured_tau: float, speedup: float, measured_speedup: f
     if not large and abs(measured_speedup / speedup - 1) > _DIFFERS:
         large = list(parts)
     return "; ".join(large)
-
-
-def _acceptance_json(acceptance: Acceptance, info: CalibrationInfo) -> str:
-    return json.dumps(
-        {
-            "marginals": acceptance.marginals.tolist(),
-            "intervals": acceptance.intervals(),
-            "trials": acceptance.trials.tolist(),
-            "measured": dataclasses.asdict(info),
-        }
-    )
-
-
-def _latency_json(latency: Latency, info: CalibrationInfo) -> str:
-    arrays = {name: value for name, value in vars(latency).items() if isinstance(value, np.ndarray)}
-    plain = {name: value for name, value in vars(latency).items() if name not in arrays}
-    return json.dumps({**{n: v.tolist() for n, v in arrays.items()}, **plain, "measured": dataclasses.asdict(info)})

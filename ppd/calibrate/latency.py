@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ppd.measures import MILLISECONDS, Floats, LatencyCurve
 from ppd.planning.search import search_tree
-from ppd.runtime.draft import plans_from_tree
+from ppd.runtime.drafters import PromptTokenDrafter
 from ppd.runtime.model import Model
+from ppd.runtime.plans import Plans, StepPlan
+from ppd.runtime.session import Session
 from ppd.runtime.verify import verify_exact
-from ppd.signature import causal_state
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STABLE = 0.01
@@ -36,18 +38,26 @@ class Latency:
 
     sizes: npt.NDArray[np.int64]
     cache_lens: npt.NDArray[np.int64]
-    milliseconds: npt.NDArray[np.float64]
-    host_ms: npt.NDArray[np.float64]
-    head_share: npt.NDArray[np.float64]
+    milliseconds: Floats
+    host_ms: Floats
+    head_share: Floats
     rounds: int
     stable: bool
 
-    def curve(self) -> npt.NDArray[np.float64]:
-        """L(1), L(2), …, milliseconds, float64 [largest size]: means over cache lengths, linear between sizes.
+    def curve(self) -> LatencyCurve:
+        """The mean over cache lengths.
 
         Where more rows took less time, which is noise as a rule, the sizes share their mean, so that L never falls.
         """
-        return curve_from_sizes(self.sizes, self.milliseconds)
+        values = _never_falling(self.milliseconds.mean(axis=0))
+        return _curve(self.sizes, values, "measured on this device")
+
+    def curves(self) -> dict[str, LatencyCurve]:
+        """What was measured at each cache length, by a label."""
+        return {
+            label: _curve(self.sizes, row, label)
+            for label, row in zip((f"{n} cached rows" for n in self.cache_lens), self.milliseconds, strict=True)
+        }
 
 
 def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
@@ -63,11 +73,14 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     lens = sorted({max(1, min(length, context - used[-1])) for length in (32, context // 8, context // 2)})
     cases = [(length, n, n) for length in lens for n in used] + [(lens[0], n, 1) for n in used]
     times: list[list[float]] = [[] for _ in cases]
-    model.engine.restart(lens[-1] + used[-1])
+    session = model.session
+    plans = {(n, heads): session.plans.chain(n - 1, num_head_rows=heads) for _, n, heads in cases}
+    session.restart(lens[-1] + used[-1])
     deadline, rounds, stable = time.perf_counter() + seconds, 0, False
     while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
         for case in np.random.default_rng(rounds).permutation(len(cases)):
-            times[case].append(_time(model, *cases[case]))
+            length, *shape = cases[case]
+            times[case].append(_time(session, length, plans[shape[0], shape[1]]))
         rounds += 1
         if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
             half, whole = (np.array([np.median(t[:n]) for t in times]) for n in (rounds // 2, rounds))
@@ -79,42 +92,40 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     return Latency(np.array(used), np.array(lens), full + host, host, share, rounds, stable)
 
 
-def _time(model: Model, cache_len: int, num_rows: int, num_head_rows: int) -> float:
+def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
     """Milliseconds of one step: fill the rows, run, read the best ids."""
+    session.pretend(cache_len)
     started = time.perf_counter()
-    ids = np.zeros(num_rows, np.int64)
-    state = causal_state(model.bundle.manifest.prompt_tokens.count)
-    top_ids = model.engine.run(ids, state, cache_len, np.arange(num_head_rows))
-    top_ids[:, 0].tolist()
+    session.step(plan, [0] * len(plan.nodes))
+    session.top_ids[:, 0].tolist()
     return (time.perf_counter() - started) * 1e3
 
 
 def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
     """Milliseconds to draft, verify and commit a step of so many rows, in which the longest path is accepted."""
-    manifest = model.bundle.manifest
+    session, manifest = model.session, model.bundle.manifest
     m, num_top_ids = manifest.prompt_tokens.count, manifest.num_top_ids
     equal = np.full((m, num_top_ids), 0.5 / num_top_ids)
     tree = search_tree(equal, num_rows, root_prompts=min(m, num_rows - 1)).tree
-    plan = plans_from_tree(tree, manifest.model.vocab_size, num_top_ids)[-1]
+    drafter = PromptTokenDrafter(Plans(manifest, tree))
     guesses, top_ids = np.zeros((m, num_top_ids), np.int64), np.zeros((num_rows, num_top_ids), np.int64)
     times = []
     for _ in range(_HOST_ROUNDS):
         started = time.perf_counter()
-        tokens = plan.fill(0, guesses)
+        plan, candidates = drafter.propose([0], guesses)
+        tokens = plan.nodes[:] = [0, *candidates]
         best: list[int] = top_ids[: len(tokens), 0].tolist()
         accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
-        model.engine.commit(cache_len, accepted.rows)
+        session.engine.commit(cache_len, accepted.rows)
         times.append((time.perf_counter() - started) * 1e3)
     return float(np.median(times))
 
 
-def curve_from_sizes(sizes: npt.NDArray[np.int64], times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """L(1), L(2), …, float64 [largest size], from times [curves, sizes]: as `Latency.curve`."""
-    mean = _never_falling(times.mean(axis=0))
-    return np.interp(np.arange(1, sizes[-1] + 1), sizes, mean)
+def _curve(sizes: npt.NDArray[np.int64], values: Floats, source: str) -> LatencyCurve:
+    return LatencyCurve(sizes=sizes.tolist(), values=values.tolist(), unit=MILLISECONDS, source=source)
 
 
-def _never_falling(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _never_falling(values: Floats) -> Floats:
     """The nearest values, in least squares, that never fall: neighbours in the wrong order are pooled."""
     pools: list[tuple[float, int]] = []  # mean and count
     for value in values.tolist():

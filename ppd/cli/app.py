@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import ppd
-from ppd.errors import PPDError
 
 app = typer.Typer(
     name="ppd",
@@ -23,6 +20,9 @@ app = typer.Typer(
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
+ExactOption = Annotated[
+    bool, typer.Option("--exact", help="Compute quantised products in fp32: slower, without near-tie forks.")
+]
 EngineOption = Annotated[str, typer.Option(help="auto, or an engine's name.")]
 
 
@@ -34,32 +34,32 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Turn a missing package into a line that says which extra brings it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] == "ppd":
-            raise
-        raise PPDError(f'{error.name} is not installed; run pip install "ppd-edge[{name}]"') from error
+def bar() -> Iterator[Callable[[str, float | None], None]]:
+    """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
+    from rich.console import Console  # takes a while, and generating needs no bar
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task("", total=None)
+
+        def show(text: str, share: float | None) -> None:
+            shown.update(task, description=text[:40], total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield show
 
 
 @contextmanager
 def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
-    """A progress bar over stages on standard error, or nothing where that is not a terminal.
-
-    Any other text that it is called with is shown as part of the present stage.
-    """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(stages))
-        started = False
+    """A bar over stages; any other text that it is called with is shown as part of the present stage."""
+    with bar() as show:
+        done = -1
 
         def advance(stage: str) -> None:
-            nonlocal started
-            bar.update(task, description=stage, advance=1 if started and stage in stages else 0)
-            started = True
+            nonlocal done
+            done += stage in stages
+            show(stage, max(0, done) / len(stages))
 
         yield advance
 
@@ -69,17 +69,3 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-@contextmanager
-def bar() -> Iterator[Callable[[str, float | None], None]]:
-    """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("", total=None)
-
-        def show(text: str, share: float | None) -> None:
-            shown.update(task, description=text, total=None if share is None else 1.0, completed=share or 0.0)
-
-        yield show

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app, print_table, progress
+from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app, print_table, progress
 
 
 @app.command()
@@ -23,6 +23,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
+    exact: ExactOption = False,
 ) -> None:
     """Time plain decoding against drafting on this device, in turns; print medians."""
     import dataclasses
@@ -31,7 +32,7 @@ def bench(
     from ppd.calibrate.bench import read_prompts
     from ppd.runtime.model import load
 
-    model = load(bundle, engine=engine, threads=threads)
+    model = load(bundle, engine=engine, threads=threads, exact=exact)
     lines = read_prompts(prompts) if prompts is not None else None
     with progress([f"turn {turn} of {turns}" for turn in range(1, turns + 1)]) as advance:
         report = run(

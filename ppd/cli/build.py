@@ -1,17 +1,11 @@
 """`ppd build`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ppd.cli.app import BundleArgument, app, extra
-
-if TYPE_CHECKING:
-    from ppd.build.engine import BuildProgress
+from ppd.cli.app import BundleArgument, app, bar
+from ppd.extras import needs
 
 
 @app.command()
@@ -35,20 +29,10 @@ def build(
     from ppd.targets import find_target
 
     target = find_target(gpu) if gpu is not None else None
-    with extra("tensorrt"):
+    with needs("tensorrt"):
         from ppd.build.engine import build as run
-        from ppd.build.engine import choose_flavour
-    flavour = engine or choose_flavour(target)
-    with _bar() as advance:
-        info = run(bundle, flavour, target=target, force=force, progress=advance)
+        from ppd.build.engine import flavour_to_build
+    flavour = engine or flavour_to_build(target)
+    with bar() as show:
+        info = run(bundle, flavour, target=target, force=force, progress=show)
     print(f"{bundle}: {describe_engine(info)}")
-
-
-@contextmanager
-def _bar() -> "Iterator[BuildProgress]":
-    """A bar that shows the share of the build and its phase on standard error, or nothing without a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("build", total=1.0)
-        yield lambda phase, share: bar.update(task, description=phase[:40], completed=share)

@@ -1,15 +1,11 @@
 """`ppd calibrate`."""
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app, extra, progress
-
-if TYPE_CHECKING:
-    from ppd.calibrate.calibrate import Rebuild
+from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app, progress
 
 
 @app.command()
@@ -25,39 +21,18 @@ def calibrate(
     threads: ThreadsOption = None,
 ) -> None:
     """Measure this device and the model, fold the fastest tree, and confirm it; plain decoding may be the answer."""
-    from ppd.bundle import open_bundle
-    from ppd.calibrate.calibrate import BUILD_STAGE, STAGES
     from ppd.calibrate.calibrate import calibrate as run
+    from ppd.calibrate.calibrate import calibration_stages
     from ppd.cli.describe import describe_bundle
-    from ppd.cli.plot import draw, picture_from_bundle, require_plot
+    from ppd.cli.plot import picture_from_bundle, require_plot
+    from ppd.cli.plot import plot as draw
     from ppd.documents import read_documents
-    from ppd.runtime.engines.tensorrt.built import chosen_flavour
 
     if plot is not None:
         require_plot(plot)
     documents = read_documents([prompts]) if prompts is not None else None
-    flavour = chosen_flavour(open_bundle(bundle, verify=False), engine)
-    stages = STAGES if flavour is None else (*STAGES, BUILD_STAGE, BUILD_STAGE)
-    with _engines(bundle, flavour) as rebuild, progress(stages) as advance:
-        run(
-            bundle,
-            prompts=documents,
-            minutes=minutes,
-            engine=flavour or engine,
-            threads=threads,
-            rebuild=rebuild,
-            progress=advance,
-        )
-    calibrated = open_bundle(bundle, verify=False)
+    with progress(calibration_stages(bundle, engine)) as advance:
+        report = run(bundle, prompts=documents, minutes=minutes, engine=engine, threads=threads, progress=advance)
     if plot is not None:
-        draw(plot, picture_from_bundle(calibrated))
-    print(describe_bundle(calibrated))
-
-
-def _engines(bundle: Path, flavour: str | None) -> "AbstractContextManager[Rebuild | None]":
-    """What builds the engines of a flavour, and removes those that are not to stay; nothing for other engines."""
-    if flavour is None:
-        return nullcontext()
-    with extra("tensorrt"):
-        from ppd.calibrate.engines import calibration_engines
-    return calibration_engines(bundle, flavour)
+        draw(plot, picture_from_bundle(report.bundle))
+    print(describe_bundle(report.bundle))

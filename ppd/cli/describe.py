@@ -1,9 +1,14 @@
 """A bundle in words: what `ppd inspect`, `ppd check` and the end of an export print."""
 
-import json
+from collections.abc import Sequence
 
 from ppd.bundle import LATENCY_FILE, Bundle
-from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, EstimateInfo, Manifest
+from ppd.calibrate.latency import Latency
+from ppd.calibrate.record import measured_from_bundle
+from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
+from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
+from ppd.signature import FUSED_GRAPH_FILE, FUSED_HEAD_MULTIPLE
+from ppd.targets import load_targets
 from ppd.tree import Rows
 
 
@@ -17,14 +22,14 @@ def describe_bundle(bundle: Bundle) -> str:
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
         f"target         {manifest.target}, {manifest.precision}",
+        *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
         f"{prompts.size_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
-        *_speed_lines(manifest),
+        *_speed_lines(manifest.decision),
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
-        *_estimate_lines(manifest.estimate),
-        *_calibration_lines(bundle),
+        *_record_lines(bundle),
         *_engine_lines(manifest),
         "",
         *_tree_lines(bundle),
@@ -35,7 +40,9 @@ def describe_bundle(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int) -> str:
+def describe_export(
+    bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int, unquantised: Sequence[str] = ()
+) -> str:
     """The summary at the end of an export.
 
     Args:
@@ -43,6 +50,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         weights_bytes: Size of the graph and its weights.
         added_parameters: Numbers of the prompt tokens.
         added_bytes: Prompt tokens and tree tables.
+        unquantised: Projections that a quantised bundle keeps as they are.
     """
     manifest = bundle.manifest
     model, prompts, tree = manifest.model, manifest.prompt_tokens, manifest.tree
@@ -54,6 +62,7 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"model          {model.name} ({model.architecture}), {model.num_parameters:,} parameters, "
         f"context {manifest.context}",
         f"target         {manifest.target}, {manifest.precision}",
+        *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}): {added_parameters:,} numbers, "
         f"{100 * added_parameters / model.num_parameters:.2g} % of the parameters",
         f"tree           {f'{tree.source}; {per_state}' if tree.drafts else 'none: plain decoding only'}",
@@ -62,14 +71,27 @@ def describe_export(bundle: Bundle, weights_bytes: int, added_parameters: int, a
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
     ]
-    lines += _speed_lines(manifest) if manifest.draft is not None else []
-    lines += _estimate_lines(manifest.estimate)
+    lines += _speed_lines(manifest.decision) if manifest.decision.draft is not None else []
+    lines += _record_lines(bundle)
     lines += _engine_lines(manifest)
+    if unquantised:
+        lines.append(f"note           not quantised, as no block divides their inputs: {', '.join(unquantised)}")
     if "BUILD.md" in manifest.files:
         lines.append(f"note           build the engine on {manifest.target} itself: BUILD.md in the bundle says how")
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
+
+
+def _graph_lines(manifest: Manifest) -> list[str]:
+    """Why ONNX Runtime runs the standard graph on a CPU, where the bundle is for one and it does."""
+    target = load_targets().get(manifest.target)
+    if FUSED_GRAPH_FILE in manifest.files or target is None or target.compute_capability is not None:
+        return []
+    return [
+        "graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "
+        f"{FUSED_HEAD_MULTIPLE}, not {manifest.model.head_dim}"
+    ]
 
 
 def describe_damage(damage: DamageInfo | None) -> list[str]:
@@ -118,22 +140,31 @@ def _tree_lines(bundle: Bundle) -> list[str]:
     return lines
 
 
-def _estimate_lines(info: EstimateInfo | None) -> list[str]:
-    if info is None:
-        return []
-    lines = _curve_lines(info) if info.curve_source else _roofline_lines(info)
-    if info.acceptance_length is None or info.speedup is None:
+def _record_lines(bundle: Bundle) -> list[str]:
+    """What the decision rests on. A calibration of another device is told with the decision itself."""
+    decision = bundle.manifest.decision
+    if isinstance(decision.record, EstimateInfo):
+        return _estimate_lines(decision.record)
+    if isinstance(decision.record, CalibrationInfo) and decision.basis == CALIBRATED:
+        measured = _latency_lines(measured_from_bundle(bundle).latency) if bundle.has(LATENCY_FILE) else []
+        return [*_calibration_lines(decision.record), *measured]
+    return []
+
+
+def _estimate_lines(info: EstimateInfo) -> list[str]:
+    lines = _curve_lines(info) if info.roofline is None else _roofline_lines(info.roofline)
+    if info.marginals is None:
         lines.append("               acceptance unknown, so the tree is not chosen for the device")
     else:
         lines.append(
-            f"               acceptance length {info.acceptance_length:.3f} ({info.acceptance_source}), "
+            f"               acceptance length {info.acceptance_length:.3f} ({info.marginals.source}), "
             f"speed-up {info.speedup:.2f}"
         )
     lines.append("               run ppd calibrate on the device")
     return lines + ([f"warning        {info.warning}"] if info.warning else [])
 
 
-def _roofline_lines(info: EstimateInfo) -> list[str]:
+def _roofline_lines(info: RooflineInfo) -> list[str]:
     memory = info.weights_ms + info.cache_ms
     turn = int(memory / info.compute_ms_per_row)
     return [
@@ -146,17 +177,16 @@ def _roofline_lines(info: EstimateInfo) -> list[str]:
 
 
 def _curve_lines(info: EstimateInfo) -> list[str]:
-    points = ", ".join(f"{value:.2f} at {size}" for size, value in info.relative_latency.items())
+    points = ", ".join(
+        f"{value:.2f} at {size}" for size, value in zip(info.curve.sizes, info.curve.values, strict=True)
+    )
     return [
         f"estimate       not measured here: time of N rows against one is {points}",
-        f"               measured with {info.curve_source}",
+        f"               measured with {info.curve.source}",
     ]
 
 
-def _calibration_lines(bundle: Bundle) -> list[str]:
-    info = bundle.manifest.calibration
-    if info is None:
-        return []
+def _calibration_lines(info: CalibrationInfo) -> list[str]:
     lines = [
         f"calibration    {info.created} with {info.engine} on {info.machine}, {info.num_prompts} prompts",
         f"               acceptance length {info.predicted_acceptance_length:.3f} predicted, "
@@ -164,23 +194,20 @@ def _calibration_lines(bundle: Bundle) -> list[str]:
         f"               drafting against plain decoding: {info.predicted_speedup:.3f} predicted, "
         f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f})",
     ]
-    lines += [f"               differs by over 10 %: {info.remark}"] if info.remark else []
-    if bundle.has(LATENCY_FILE):
-        data = json.loads(bundle.read_bytes(LATENCY_FILE))
-        lines.append(
-            "latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"
-        )
-        if not data["stable"]:
-            lines.append("               unstable: the medians still moved when the time was up; give more --minutes")
-        if host := data.get("host_ms"):
-            lines.append(
-                f"               host time in it: {host[0]:.3f} ms at {data['sizes'][0]} row, {host[-1]:.3f} ms at "
-                f"{data['sizes'][-1]}"
-            )
-        lines.append("               cached rows: " + ", ".join(map(str, data["cache_lens"])))
-        for i, size in enumerate(data["sizes"]):
-            times = "  ".join(f"{row[i]:8.3f}" for row in data["milliseconds"])
-            lines.append(f"               {size:4}  {times}  {data['head_share'][i]:4.0%}")
+    return lines + ([f"               differs by over 10 %: {info.remark}"] if info.remark else [])
+
+
+def _latency_lines(latency: Latency) -> list[str]:
+    lines = ["latency        rows, then ms per step at each cache length; share of LM head and TopK beyond row 1"]
+    if not latency.stable:
+        lines.append("               unstable: the medians still moved when the time was up; give more --minutes")
+    lines.append(
+        f"               host time in it: {latency.host_ms[0]:.3f} ms at {latency.sizes[0]} row, "
+        f"{latency.host_ms[-1]:.3f} ms at {latency.sizes[-1]}"
+    )
+    lines.append("               cached rows: " + ", ".join(map(str, latency.cache_lens)))
+    for size, times, share in zip(latency.sizes, latency.milliseconds.T, latency.head_share, strict=True):
+        lines.append(f"               {size:4}  {'  '.join(f'{time:8.3f}' for time in times)}  {share:4.0%}")
     return lines
 
 
@@ -192,26 +219,27 @@ def _at(revision: str | None) -> str:
     return f" at {revision}" if revision else ""
 
 
-def _expected_speed(manifest: Manifest) -> str:
-    draft = manifest.draft
-    if draft is None:
+def _expected_speed(decision: Decision) -> str:
+    if decision.draft is None:
         return "not measured on a device; ppd bench measures it"
-    if manifest.tree_calibration is not None:
-        return f"{'drafting' if draft else 'plain decoding'} was measured to be faster where the tree was calibrated"
-    if manifest.calibration is None and manifest.estimate is not None:
-        return f"{'drafting' if draft else 'plain decoding'} is estimated to be faster"
-    return "drafting was measured to be faster" if draft else "plain decoding was measured to be faster"
+    faster = "drafting" if decision.draft else "plain decoding"
+    if decision.basis == CALIBRATED:
+        return f"{faster} was measured to be faster"
+    if decision.basis == CALIBRATED_ELSEWHERE:
+        return f"{faster} was measured to be faster where the tree was calibrated"
+    return f"{faster} is estimated to be faster"
 
 
-def _speed_lines(manifest: Manifest) -> list[str]:
+def _speed_lines(decision: Decision) -> list[str]:
     """What `draft="auto"` rests on; and, where that was not measured on this device, how to change it."""
-    lines = [f"speed-up       {_expected_speed(manifest)}"]
-    if manifest.draft is not None and (info := manifest.tree_calibration) is not None:
+    lines = [f"speed-up       {_expected_speed(decision)}"]
+    info = decision.record
+    if decision.basis == CALIBRATED_ELSEWHERE and isinstance(info, CalibrationInfo):
         lines.append(
             f"               drafting against plain decoding there: {info.predicted_speedup:.3f} predicted, "
             f"{info.measured_speedup:.3f} measured ({info.created[:10]}, {info.engine} on {info.machine})"
         )
-    if manifest.draft is not None and manifest.calibration is None:
+    if decision.draft is not None and decision.basis != CALIBRATED:
         lines.append("               measure this device with ppd calibrate, or say --draft or --plain")
     return lines
 

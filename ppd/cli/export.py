@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import app, extra, progress
+from ppd.cli.app import app, progress
+from ppd.extras import needs
 
 
 @app.command()
@@ -31,7 +32,7 @@ def export(
     """Export a model to a verified bundle."""
     from ppd.cli.describe import describe_export
 
-    with extra("export"):
+    with needs("export"):
         from ppd.export.exporter import STAGES
         from ppd.export.exporter import export as run
     with progress(STAGES) as advance:
@@ -46,4 +47,8 @@ def export(
             force=force,
             progress=advance,
         )
-    print(describe_export(report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes))
+    print(
+        describe_export(
+            report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes, report.unquantised
+        )
+    )

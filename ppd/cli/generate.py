@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app
+from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app
 from ppd.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
+    exact: ExactOption = False,
 ) -> None:
     """Generate from a bundle, printing text as it comes."""
     if draft and plain:
@@ -54,7 +55,7 @@ def generate(
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
     from ppd import runtime
 
-    model = runtime.load(bundle, engine=engine, threads=threads)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer
@@ -101,6 +102,6 @@ def _print_stats(stats: "Stats", num_tokens: int, finish_reason: str) -> None:
     speed = "-" if stats.tokens_per_second is None else f"{stats.tokens_per_second:.1f}"
     print(
         f"{num_tokens} tokens in {stats.steps} steps after prefill, acceptance length {length}, {speed} tokens/s, "
-        f"prefill {stats.prefill_ms:.1f} ms, decode {stats.decode_ms:.1f} ms, finished: {finish_reason}",
+        f"first token {stats.first_token_ms:.1f} ms, decode {stats.decode_ms:.1f} ms, finished: {finish_reason}",
         file=sys.stderr,
     )

@@ -25,7 +25,8 @@ def inspect(
 
     opened = open_bundle(bundle)
     if plot is not None:
-        from ppd.cli.plot import draw, picture_from_bundle, require_plot
+        from ppd.cli.plot import picture_from_bundle, require_plot
+        from ppd.cli.plot import plot as draw
 
         require_plot(plot)
         draw(plot, picture_from_bundle(opened))

@@ -12,7 +12,8 @@ from ppd.cli.app import BundleArgument, app
 def refold(
     bundle: BundleArgument,
     tree: Annotated[
-        str, typer.Argument(metavar="TREE", help="A tree file; auto: the hand-made one; none: never draft.")
+        str,
+        typer.Argument(metavar="TREE", help="A tree file; hand-made: a small one; none: never draft."),
     ],
 ) -> None:
     """Fold another tree into a bundle; the weights are not touched."""
@@ -21,8 +22,8 @@ def refold(
     from ppd.tree import Tree, load_tree
 
     count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
-    known = {"auto": ("hand-made", hand_made_tree), "none": ("none", Tree.none)}
-    source, make = known.get(tree, (Path(tree).name, lambda _: load_tree(Path(tree))))
-    folded = refold_tree(bundle, make(count), source=source)
+    known = {"hand-made": hand_made_tree, "none": Tree.none}
+    new, source = (known[tree](count), tree) if tree in known else (load_tree(Path(tree)), Path(tree).name)
+    folded = refold_tree(bundle, new, source=source)
     rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
     print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")

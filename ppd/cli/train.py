@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import app, bar, extra
+from ppd.cli.app import app, bar
+from ppd.extras import needs
 
 
 @app.command()
@@ -36,7 +37,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="packed, or one-group as the authors train.")] = "packed",
 ) -> None:
     """Train prompt tokens for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
-    with extra("train"):
+    with needs("train"):
         from ppd.train.options import TrainOptions
         from ppd.train.trainer import train as run
     options = TrainOptions(

@@ -1,65 +1,54 @@
-"""Damage: what the exported weights cost against the checkpoint's own, on a text, in PyTorch."""
+"""Damage: what the exported weights cost against the checkpoint's own, on a text that both have read."""
 
-from collections.abc import Callable
-
+import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from ppd.calibrate.calibrate import embedded_prompts
+from ppd.bundle import Bundle
+from ppd.export.text import Pass, log_probabilities_of
 from ppd.export.weights import ExportedWeights, placeholder_decoder, streamed
 from ppd.manifest import DamageInfo
 from ppd.models.config import ModelConfig
-from ppd.models.tokenizer import TokenizerFiles
-
-_NUM_TOKENS = 256
-_NUM_LARGE = 96
-_LARGE = 200_000_000
+from ppd.runtime.engines import open_engine
+from ppd.signature import causal_state
 
 
-def measure_damage(
-    weights: ExportedWeights, config: ModelConfig, name: str, tokenizer: TokenizerFiles | None, num_parameters: int
-) -> DamageInfo:
-    """Run the text once with the checkpoint's weights and once with the exported ones, both in float32.
+def damage_of(before: Pass, exported: Tensor) -> DamageInfo:
+    """Compare.
 
     Args:
-        weights: Both.
-        config: The shape.
-        name: Of the model; it decides which embedded text is read.
-        tokenizer: Its tokenizer; None for random ids.
-        num_parameters: A large model reads less text.
+        before: What the checkpoint made of the text.
+        exported: Log-probabilities of the same text, float32 [T, V].
     """
-    ids, text = _text(config, name, tokenizer, _NUM_LARGE if num_parameters > _LARGE else _NUM_TOKENS)
-    original, exported = (_log_probabilities(config, read, ids) for read in (weights.original, weights.exported))
-    following = ids[1:, None]
-    losses = [-float(log_p[:-1].gather(1, following).mean()) for log_p in (original, exported)]
+    original, ids = before.log_probabilities, before.judged.ids
+    losses = [-float(log_p[:-1].gather(1, ids[1:, None]).mean()) for log_p in (original, exported)]
     divergence = (original.exp() * (original - exported)).sum(-1)
     return DamageInfo(
-        text=text,
+        text=before.judged.name,
         num_tokens=len(ids),
-        perplexity_before=float(torch.tensor(losses[0]).exp()),
-        perplexity=float(torch.tensor(losses[1]).exp()),
+        perplexity_before=float(np.exp(losses[0])),
+        perplexity=float(np.exp(losses[1])),
         top1_agreement=float((original.argmax(-1) == exported.argmax(-1)).double().mean()),
         mean_kl=float(divergence.mean().clamp(min=0)),
     )
 
 
-def _text(config: ModelConfig, name: str, tokenizer: TokenizerFiles | None, count: int) -> tuple[Tensor, str]:
-    count = min(count, config.context)
-    if tokenizer is not None:
-        text = "\n".join(embedded_prompts(name))
-        ids = Tokenizer.from_str(tokenizer.tokenizer_json).encode(text).ids[:count]
-        if len(ids) > 1 and max(ids) < config.vocab_size:
-            return torch.tensor(ids), "calibration prompts"
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(config.vocab_size, (count,), generator=generator), "random ids"
+def as_it_runs(bundle: Bundle, ids: Tensor) -> Tensor:
+    """Log-probabilities float32 [T, V] of a text, from ONNX Runtime's CPU as it generates: with its rounded products.
 
-
-@torch.no_grad()
-def _log_probabilities(config: ModelConfig, read: Callable[[str], Tensor], ids: Tensor) -> Tensor:
-    """Of every token after the text so far, float32 [T, V]."""
+    Args:
+        bundle: The bundle, its manifest written.
+        ids: int64 [T], the text; one chunk.
+    """
+    engine = open_engine(bundle, "onnxruntime")
     count = len(ids)
-    with streamed(placeholder_decoder(config, count, torch.float32), read) as decoder:
-        mask = torch.ones(count, count, dtype=torch.bool).tril()[None, None]
-        hidden = decoder(decoder.embedding(ids)[None], torch.arange(count)[None], mask)
-        return decoder.logits(hidden)[0].log_softmax(-1)
+    engine.restart(count)
+    engine.run(ids.numpy(), causal_state(bundle.manifest.prompt_tokens.count), 0, np.arange(count))
+    logits = np.stack([engine.logits(i) for i in range(count)])
+    return torch.from_numpy(logits).log_softmax(-1)
+
+
+def in_pytorch(weights: ExportedWeights, config: ModelConfig, ids: Tensor) -> Tensor:
+    """The same from PyTorch in fp32, with the weights that the graph holds: for devices that are not here."""
+    with streamed(placeholder_decoder(config, len(ids), torch.float32), weights.exported) as decoder:
+        return log_probabilities_of(decoder, [ids])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from ppd.build.finish import finish_for_target
+from ppd.build.fuse import fuse
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     MODEL_FILE,
@@ -26,12 +27,21 @@ from ppd.bundle import (
 )
 from ppd.codec import json_from
 from ppd.errors import EngineError, ExportError
-from ppd.export.damage import measure_damage
+from ppd.export.damage import as_it_runs, damage_of, in_pytorch
 from ppd.export.fold import fold
+from ppd.export.forms import Forms
 from ppd.export.parts import Parts, load_parts, manifest_from_parts, read_tree
 from ppd.export.record import record
+from ppd.export.text import Pass, run_checkpoint
 from ppd.export.trace import trace
-from ppd.export.weights import CutWeights, ExportedWeights, placeholder_decoder, streamed
+from ppd.export.weights import (
+    CutWeights,
+    ExportedWeights,
+    ReadableWeights,
+    UntiedWeights,
+    placeholder_decoder,
+    streamed,
+)
 from ppd.files import require_writable, staged_folder
 from ppd.manifest import CheckInfo
 from ppd.models.checkpoint import Weights, open_weights
@@ -39,9 +49,8 @@ from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import PRECISIONS
 from ppd.runtime.check import Recording, check_engine
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
-from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree
 
@@ -71,12 +80,14 @@ class ExportReport:
         weights_bytes: Size of the graph and its weights, prompt tokens included.
         added_parameters: Numbers of the prompt tokens.
         added_bytes: Prompt tokens and tree tables.
+        unquantised: Projections of a quantised bundle that no block of inputs divides, such as "mlp.down".
     """
 
     bundle: Bundle
     weights_bytes: int
     added_parameters: int
     added_bytes: int
+    unquantised: list[str]
 
 
 def export(
@@ -121,6 +132,7 @@ def export(
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force, is_ours=looks_like_bundle)
     config = read_config(source.folder)
+    forms = Forms(resolved_precision, for_tensorrt=preset.compute_capability is not None)
     progress(STAGES[1])
     with open_weights(source.folder, config) as opened:
         parts = load_parts(
@@ -134,19 +146,23 @@ def export(
             given_tree=given_tree,
             context=context,
         )
-        weights = ExportedWeights(opened, parts.precision, parts.dtype)
+        source_weights: ReadableWeights = opened
+        if forms.quantise and config.tied:  # the table is quantised twice, for each of its uses
+            source_weights = UntiedWeights(opened)
+            parts = dataclasses.replace(parts, config=dataclasses.replace(config, tied=False))
+        weights = ExportedWeights(source_weights, parts.config, forms, parts.dtype)
         with staged_folder(folder, force=force, is_ours=looks_like_bundle) as staging:
+            before = _run_checkpoint(parts, weights) if _is_lossy(parts, opened) else None
             # First, while there is little else in memory: the engine makes 32 bits of every weight.
-            cut_check = _check_cut(parts, opened) if _is_cut(parts) else None
+            cut_check = _check_cut(parts, source_weights, weights) if _is_cut(parts) else None
             reference = _write_bundle(parts, weights, staging, progress)
+            weights.inputs = {}
             manifest = manifest_from_parts(parts, staging)
-            if _is_lossy(parts, opened):
-                damage = measure_damage(weights, config, source.name, parts.tokenizer, parts.num_parameters)
-                manifest = dataclasses.replace(manifest, damage=damage)
             progress(STAGES[5])
             write_manifest(staging, manifest)
             checked = cut_check or _check(staging, reference)
-            write_manifest(staging, dataclasses.replace(manifest, check=checked))
+            damage = None if before is None else damage_of(before, _run_exported(parts, weights, staging, before))
+            write_manifest(staging, dataclasses.replace(manifest, check=checked, damage=damage))
             progress(STAGES[6])
             finish_for_target(staging, preset, lambda phase, share: progress(f"{phase[:40]} {share:.0%}"))
     bundle = open_bundle(folder, verify=False)
@@ -156,6 +172,7 @@ def export(
         weights_bytes=size,
         added_parameters=parts.prompt_tokens.numel(),
         added_bytes=bundle.manifest.prompt_tokens.size_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
+        unquantised=weights.kept,
     )
 
 
@@ -166,10 +183,12 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     graph = trace(
         placeholder_decoder(parts.config, parts.context, parts.dtype), len(parts.prompt_tokens), parts.num_top_ids
     )
-    weights.put_into(graph, parts.config)
+    weights.put_into(graph)
     gc.collect()
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    if parts.target.compute_capability is None:
+        _write_fused_graph(staging, parts.config.num_heads)
     (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
@@ -186,6 +205,13 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     return reference
 
 
+def _write_fused_graph(staging: Path, num_heads: int) -> None:
+    """Write the graph that ONNX Runtime runs on a CPU, if it takes the model; it shares the weights' file."""
+    fused = fuse(onnx.load(staging / GRAPH_FILE, load_external_data=False), num_heads)
+    if fused is not None:
+        (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
+
+
 def _check(staging: Path, reference: Recording) -> CheckInfo:
     """The graph against ONNX's own rules, then the runtime and its engine against PyTorch."""
     try:
@@ -196,9 +222,30 @@ def _check(staging: Path, reference: Recording) -> CheckInfo:
         ) from error
     bundle = open_bundle(staging, verify=False)
     try:
-        return check_engine(open_engine(bundle, exact=True), Plans(bundle.manifest, bundle.tree), reference)
+        return check_engine(open_engine(bundle, exact=True), bundle, reference)
     except EngineError as error:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
+
+
+def _run_checkpoint(parts: Parts, weights: ExportedWeights) -> Pass:
+    """Read the texts; what the projections read there is what the weights are fitted to."""
+    before = run_checkpoint(
+        weights.original,
+        parts.config,
+        parts.source.prompts,
+        parts.tokenizer,
+        parts.num_parameters,
+        keep_inputs=weights.forms.need_inputs,
+    )
+    weights.inputs = before.inputs
+    return before
+
+
+def _run_exported(parts: Parts, weights: ExportedWeights, staging: Path, before: Pass) -> torch.Tensor:
+    """Log-probabilities of the judged text, from the engine where it is the target's; float32 [T, V]."""
+    if weights.forms.quantise and parts.dtype == torch.float32:
+        return as_it_runs(open_bundle(staging, verify=False), before.judged.ids)
+    return in_pytorch(weights, parts.config, before.judged.ids)
 
 
 def _is_lossy(parts: Parts, opened: Weights) -> bool:
@@ -213,12 +260,13 @@ def _is_cut(parts: Parts) -> bool:
     return parts.dtype == torch.float16 and parts.num_parameters > _LARGE
 
 
-def _check_cut(parts: Parts, opened: Weights) -> CheckInfo:
+def _check_cut(parts: Parts, source: ReadableWeights, whole: ExportedWeights) -> CheckInfo:
     """Export the model's first layers and words beside it and check those; the whole one is checked on the device."""
     layers, words = min(_CUT_LAYERS, parts.config.num_layers), min(_CUT_WORDS, parts.config.vocab_size)
     config = dataclasses.replace(parts.config, num_layers=layers, vocab_size=words)
     cut = dataclasses.replace(parts, config=config, tokenizer=None)
-    weights = ExportedWeights(CutWeights(opened, words), parts.precision, parts.dtype)
+    weights = ExportedWeights(CutWeights(source, words), config, whole.forms, parts.dtype)
+    weights.inputs = whole.inputs
     with tempfile.TemporaryDirectory() as folder:
         staging = Path(folder)
         reference = _write_bundle(cut, weights, staging, lambda _: None)

@@ -10,6 +10,7 @@ import torch
 
 import ppd
 from ppd.bundle import file_entry, tree_info
+from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
@@ -17,7 +18,7 @@ from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
-from ppd.planning.choose import ChosenTree, choose_estimated_tree
+from ppd.planning.for_target import ChosenTree, tree_for_target
 from ppd.precision import PRECISIONS
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 from ppd.targets import Target
@@ -43,7 +44,7 @@ class Parts:
         tokenizer: None without one.
         prompt_tokens: float32 [m, hidden].
         trained: Where they came from; None if they are untrained.
-        chosen: The tree to fold, and where it came from.
+        chosen: The tree to fold, where it came from, and whether it drafts.
     """
 
     source: ModelSource
@@ -118,10 +119,11 @@ def load_parts(
     info = model_info(source, config, num_parameters)
     if tree == "auto":
         folder = trained.folder if trained else None
-        chosen = choose_estimated_tree(target, info, precision, context, len(table), folder)
+        chosen = tree_for_target(target, info, precision, context, len(table), folder)
     else:
         name = "none" if tree == "none" else Path(tree).name
-        chosen = ChosenTree(tree=given_tree or Tree.none(len(table)), source=name)
+        given = Decision(draft=None, basis=GIVEN, record=None)
+        chosen = ChosenTree(tree=given_tree or Tree.none(len(table)), source=name, decision=given)
     num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
     chosen.tree.require_fit(len(table), num_top_ids)
     return Parts(
@@ -154,6 +156,7 @@ def model_info(source: ModelSource, config: ModelConfig, num_parameters: int) ->
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
+        calibration_prompts=source.prompts,
     )
 
 
@@ -177,12 +180,10 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
             size_bytes=parts.prompt_tokens.nbytes,
         ),
         tree=tree_info(parts.chosen.tree, parts.chosen.source),
-        draft=parts.chosen.draft,
+        decision=parts.chosen.decision,
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance=_provenance(),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
-        estimate=parts.chosen.estimate,
-        tree_calibration=parts.chosen.calibration,
     )
 
 

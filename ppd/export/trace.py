@@ -1,6 +1,8 @@
 """Trace: the decoder's step as an ONNX graph of standard operators, weights still where they were."""
 
 import contextlib
+import copy
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
@@ -8,10 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 from onnxscript.optimizer import optimize_ir
 from onnxscript.values import Opset
 
 import ppd
+from ppd.export.unroll import TRACED_LAYERS, unroll
 from ppd.models.decoder import Decoder, StepGraph
 from ppd.signature import (
     CACHE_LEN,
@@ -30,7 +34,7 @@ from ppd.signature import (
 
 
 def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
-    """Trace one step. N, R and S stay dynamic; N = 1 runs too.
+    """Trace one step. N, R and S stay dynamic; N = 1 runs too. Two layers are traced, the others copied.
 
     Args:
         decoder: The model, filled.
@@ -40,6 +44,24 @@ def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Mode
     Returns:
         The graph; its tables of prompt tokens and trees are placeholders until they are folded.
     """
+    model = _trace(_first_layers(decoder, TRACED_LAYERS), num_prompt_tokens, num_top_ids)
+    unroll(model, decoder.config.num_layers)
+    for name, weight in decoder.named_parameters():
+        model.graph.initializers[f"{PARAMETER_PREFIX}{name}"].const_value = TorchTensor(weight)
+    model.producer_name, model.producer_version = "ppd-edge", ppd.__version__
+    _strip_metadata(model)
+    return model
+
+
+def _first_layers(decoder: Decoder, count: int) -> Decoder:
+    """The same decoder with fewer layers; the modules are shared."""
+    short = copy.copy(decoder)
+    short._modules = decoder._modules | {"blocks": decoder.blocks[:count]}
+    short.config = dataclasses.replace(decoder.config, num_layers=min(count, decoder.config.num_layers))
+    return short
+
+
+def _trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
     config, names = decoder.config, cache_names(decoder.config.num_layers)
     graph = StepGraph(decoder, num_prompt_tokens, num_top_ids).eval()
     dtype = decoder.embedding.weight.dtype
@@ -65,8 +87,6 @@ def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Mode
     model: ir.Model = program.model
     with _quiet():
         optimize_ir(model, should_fold=_reads_no_parameter)
-    model.producer_name, model.producer_version = "ppd-edge", ppd.__version__
-    _strip_metadata(model)
     return model
 
 

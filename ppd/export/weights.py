@@ -6,7 +6,7 @@ read back from the graph's file, so that nothing is quantised twice.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ppd.errors import ExportError
-from ppd.export.quantise import HEAD, bits_of, numpy_dtype, quantise_graph, require_stored, stored
+from ppd.export.dequantise import Promise, dequantise_in_graph, stored
+from ppd.export.forms import EMBEDDING, HEAD, Forms
+from ppd.export.quantise import Form, Quantised, quantise
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
-from ppd.precision import PRECISIONS
 from ppd.signature import PARAMETER_PREFIX
 
 
@@ -26,6 +27,21 @@ class ReadableWeights(Protocol):
 
     def read(self, name: str) -> Tensor:
         """One weight; projections are [in, out]."""
+
+
+class UntiedWeights:
+    """Weights with an LM head of their own, where the checkpoint's is tied to the embedding.
+
+    Args:
+        weights: Those of the checkpoint.
+    """
+
+    def __init__(self, weights: ReadableWeights) -> None:
+        self._weights = weights
+
+    def read(self, name: str) -> Tensor:
+        """As `ReadableWeights.read`."""
+        return self._weights.read(EMBEDDING).T if name == HEAD else self._weights.read(name)
 
 
 class CutWeights:
@@ -42,7 +58,7 @@ class CutWeights:
     def read(self, name: str) -> Tensor:
         """As `ReadableWeights.read`."""
         weight = self._weights.read(name)
-        if name == "embedding.weight":
+        if name == EMBEDDING:
             return weight[: self._vocab_size]
         return weight[:, : self._vocab_size] if name == HEAD else weight
 
@@ -52,14 +68,29 @@ class ExportedWeights:
 
     Args:
         weights: The opened checkpoint.
-        precision: Of the export.
+        config: Of the decoder that is exported: an LM head of its own may be the checkpoint's tied embedding.
+        forms: How they are stored.
         dtype: The graph's type for what is not quantised.
+
+    Attributes:
+        inputs: Projection ("blocks.0.mlp.down") → rows [T, in] that it reads on a text; for 4 bits.
+        kept: As `Forms.kept`.
     """
 
-    def __init__(self, weights: ReadableWeights, precision: str, dtype: torch.dtype) -> None:
-        self._weights, self.precision, self.dtype = weights, precision, dtype
+    def __init__(
+        self,
+        weights: ReadableWeights,
+        config: ModelConfig,
+        forms: Forms,
+        dtype: torch.dtype,
+    ) -> None:
+        self._weights, self.forms, self.dtype = weights, forms, dtype
+        with torch.device("meta"):
+            self._shapes = {name: tuple(weight.shape) for name, weight in Decoder(config, 2).state_dict().items()}
+        self.kept = forms.kept(self._shapes)
+        self.inputs: Mapping[str, Tensor] = {}
         self._graph: ir.Model | None = None
-        self._verified = set[str]()
+        self._promises: dict[str, Promise] = {}
 
     def original(self, name: str) -> Tensor:
         """As the checkpoint has it, float32."""
@@ -71,38 +102,43 @@ class ExportedWeights:
         Raises:
             ExportError: A quantised weight does not stand in the graph's file as it was written.
         """
-        weight = self._weights.read(name)
-        if bits_of(name, tuple(weight.shape), self.precision) is None:
-            return weight.to(self.dtype).float()
-        assert self._graph is not None, "quantised weights are read from the graph"
-        found = stored(self._graph, f"{PARAMETER_PREFIX}{name}")
-        if name not in self._verified:
-            require_stored(found, weight, name, self.dtype)
-            self._verified.add(name)
-        return found.dequantise()
+        promise = self._promises.get(name)
+        if promise is None:
+            return self._weights.read(name).to(self.dtype).float()
+        assert self._graph is not None
+        found = stored(self._graph, promise).dequantise()
+        return found.T if name == EMBEDDING else found
 
-    def put_into(self, model: ir.Model, config: ModelConfig) -> None:
+    def put_into(self, model: ir.Model) -> None:
         """Replace the placeholders of a traced graph by promises to read the weights.
 
         Args:
             model: The graph.
-            config: Of the decoder that was traced; it may have fewer layers than the checkpoint.
 
         Raises:
-            ExportError: A weight is not an initializer of the graph: the tracer changed it.
+            ExportError: A weight is not an initializer of the graph, or is read in another way: the tracer changed it.
         """
-        with torch.device("meta"):
-            names = {f"{PARAMETER_PREFIX}{name}": name for name in Decoder(config, 2).state_dict()}
+        names = {f"{PARAMETER_PREFIX}{name}": name for name in self._shapes}
         if missing := sorted(names.keys() - model.graph.initializers.keys()):
             raise ExportError(f"the traced graph lacks {missing[0]}; use the torch version of constraints.txt")
-        kind = ir.DataType.from_numpy(numpy_dtype(self.dtype))
+        kind = ir.DataType.from_numpy(torch.empty(0, dtype=self.dtype).numpy().dtype)
         for key, name in names.items():
-            value = model.graph.initializers[key]
-            assert value.shape is not None
-            value.const_value = ir.LazyTensor(self._reader(name, key), kind, ir.Shape(value.shape), name=key)
-        if PRECISIONS[self.precision].is_quantised:
-            quantise_graph(model, self._weights.read, names, self.precision)
+            form = self.forms.of(name, self._shapes[name])
+            if form is None:
+                value = model.graph.initializers[key]
+                value.const_value = ir.LazyTensor(self._reader(name, key), kind, ir.Shape(self._shapes[name]), name=key)
+            else:
+                self._promises[name] = Promise(key, form, self._quantiser(name, form))
+                dequantise_in_graph(model, self._promises[name])
         self._graph = model
+
+    def _quantiser(self, name: str, form: Form) -> Callable[[], Quantised]:
+        def compute() -> Quantised:
+            weight = self._weights.read(name)
+            inputs = self.inputs.get(name.removesuffix(".weight"))
+            return quantise(weight.T if name == EMBEDDING else weight, form, inputs)
+
+        return compute
 
     def _reader(self, name: str, key: str) -> Callable[[], ir.TensorProtocol]:
         def read() -> ir.TensorProtocol:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ppd.errors import ModelError, PPDError, PromptTokensError
-from ppd.models.registry import EMBEDDED, ModelEntry, find_entry, nearest_names
+from ppd.models.registry import DEFAULT_PROMPTS, EMBEDDED, ModelEntry, find_entry, nearest_names
 
 _LOGGER = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -36,6 +36,11 @@ class ModelSource:
     source: str
     revision: str | None
     entry: ModelEntry | None
+
+    @property
+    def prompts(self) -> str:
+        """The set of `ppd.documents.embedded_prompts` that it is measured on where no text is given."""
+        return self.entry.prompts if self.entry is not None else DEFAULT_PROMPTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from ppd.errors import ModelError
 _HERE = Path(__file__).parent
 _SCHEMA = 1
 EMBEDDED = "embedded"
+DEFAULT_PROMPTS = "english"
+"""The set of prompts of a model that is not known, or whose entry names none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,7 @@ class ModelEntry:
             if the model is not made for chat.
         prompt_tokens: Hub id of published prompt tokens for it; `EMBEDDED` for those that lie in the folder of an
             embedded model; None if there are none.
+        prompts: The set of `ppd.documents.embedded_prompts` that it is measured on where no text is given.
         note: What to know before using it; may be empty.
     """
 
@@ -35,6 +38,7 @@ class ModelEntry:
     parameters: str
     chat_template: str | None
     prompt_tokens: str | None
+    prompts: str = DEFAULT_PROMPTS
     note: str = ""
 
     @property

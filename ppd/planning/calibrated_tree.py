@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ppd.bundle import Bundle
 from ppd.codec import AGAIN, decode
+from ppd.decision import CALIBRATED, CalibrationInfo
 from ppd.errors import ArgumentError, BundleError, ModelError, TreeError
-from ppd.manifest import CalibrationInfo
 from ppd.tree import Tree, json_from_tree, tree_from_json
 
 ACCURACY_FILE = "accuracy.json"
@@ -43,11 +43,14 @@ def calibrated_tree_from_bundle(bundle: Bundle) -> CalibratedTree:
     Raises:
         ArgumentError: The bundle was not calibrated since its tree was folded.
     """
-    manifest = bundle.manifest
-    if manifest.calibration is None or manifest.draft is None:
+    decision = bundle.manifest.decision
+    if decision.basis != CALIBRATED or decision.draft is None or not isinstance(decision.record, CalibrationInfo):
         raise ArgumentError(f"{bundle.folder} was not calibrated with its tree; run ppd calibrate on it first")
     return CalibratedTree(
-        tree=bundle.tree, precision=manifest.precision, draft=manifest.draft, calibration=manifest.calibration
+        tree=bundle.tree,
+        precision=bundle.manifest.precision,
+        draft=decision.draft,
+        calibration=decision.record,
     )
 
 

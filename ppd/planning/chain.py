@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ppd.errors import ArgumentError
+from ppd.measures import Floats, chances_from
 from ppd.tree import Tree
 
-Floats = npt.NDArray[np.float64]
 _RESTART = 1e-12
 """Chance of starting again in state m, so that the stationary law is the one that prefill leads to."""
 
@@ -42,43 +41,17 @@ class Chain:
         return float(self.shares @ per_state)
 
 
-def check_marginals(marginals: npt.ArrayLike) -> Floats:
-    """Bring marginals into one form.
-
-    Args:
-        marginals: p[d][r] [m, R], the chance that guess r for distance d+1 is the token that comes; or p[d][q][r]
-            [m, R, R], given that the parent candidate has rank q (q = 0 for the root's guesses).
-
-    Returns:
-        float64 [m, Q, R], with Q = 1 where the parent's rank makes no difference.
-
-    Raises:
-        ArgumentError: They are no chances, or a row sums to more than 1.
-    """
-    try:
-        p = np.array(marginals, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"the marginals are not numbers in rows of equal length ({error})") from error
-    if p.ndim == 2:
-        p = p[:, None, :]
-    if p.ndim != 3 or 0 in p.shape or p.shape[1] not in (1, p.shape[2]):
-        raise ArgumentError(f"the marginals have shape {np.shape(marginals)}; expected [m, ranks] or [m, ranks, ranks]")
-    if not (np.isfinite(p).all() and p.min() >= 0 and p.sum(axis=2).max() <= 1 + 1e-6):
-        raise ArgumentError("the marginals are no chances; expected 0 to 1, with at most 1 in sum per distance")
-    return p
-
-
 def chain_from_tree(tree: Tree, marginals: npt.ArrayLike) -> Chain:
     """The chain that decoding with a tree follows.
 
     Args:
         tree: The tree.
-        marginals: As in `check_marginals`; ranks and distances past them have chance 0.
+        marginals: As in `chances_from`; ranks and distances past them have chance 0.
 
     Raises:
-        ArgumentError: The marginals are no chances.
+        ArgumentError: The marginals are no probabilities.
     """
-    p, m = check_marginals(marginals), tree.num_prompt_tokens
+    p, m = chances_from(marginals), tree.num_prompt_tokens
     tokens, transitions = np.ones(m + 1), np.zeros((m + 1, m + 1))
     for state, rows in tree.rows.items():
         reach = np.ones(len(rows.nodes))  # P of each node

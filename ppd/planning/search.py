@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd.errors import ArgumentError
-from ppd.planning.chain import Chain, Floats, chain_from_tree, check_marginals
+from ppd.measures import Floats, chances_from
+from ppd.planning.chain import Chain, chain_from_tree
 from ppd.signature import MAX_ROWS
 from ppd.tree import Node, NodePath, Tree
 
@@ -74,16 +75,16 @@ def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | 
     """The tree with most tokens per step among those of at most `num_rows` rows in every state.
 
     Args:
-        marginals: p[d][r] [m, R] or p[d][q][r] [m, R, R], see `check_marginals`.
+        marginals: p[d][r] [m, R] or p[d][q][r] [m, R, R], see `chances_from`.
         num_rows: N, prompt rows included.
         root_prompts: Prompt rows that every state's root must have; None to choose them, 0 included.
 
     Raises:
-        ArgumentError: The marginals are no chances, or no tree has so few rows or so many.
+        ArgumentError: The marginals are no probabilities, or no tree has so few rows or so many.
     """
     if type(num_rows) is not int or not 1 <= num_rows <= MAX_ROWS:
         raise ArgumentError(f"num_rows is {num_rows!r}; expected a whole number from 1 to {MAX_ROWS}")
-    return _search(check_marginals(marginals), np.ones(num_rows), root_prompts)
+    return _search(chances_from(marginals), np.ones(num_rows), root_prompts)
 
 
 def search_fastest_tree(
@@ -103,7 +104,7 @@ def search_fastest_tree(
     cost = np.array(latency_ms, np.float64)
     if cost.ndim != 1 or not 1 <= len(cost) <= MAX_ROWS or not (np.isfinite(cost).all() and cost.min() > 0):
         raise ArgumentError(f"latency_ms has shape {cost.shape}; expected 1 to {MAX_ROWS} times above 0")
-    return _search(check_marginals(marginals), np.minimum.accumulate(cost[::-1])[::-1], root_prompts)
+    return _search(chances_from(marginals), np.minimum.accumulate(cost[::-1])[::-1], root_prompts)
 
 
 def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:

@@ -2,7 +2,19 @@
 
 from ppd.runtime.check import check_bundle
 from ppd.runtime.model import Model, generate, load
+from ppd.runtime.options import Options
 from ppd.runtime.result import Piece, Result, Stats, json_from_result
 from ppd.runtime.stream import Stream
 
-__all__ = ["Model", "Piece", "Result", "Stats", "Stream", "check_bundle", "generate", "json_from_result", "load"]
+__all__ = [
+    "Model",
+    "Options",
+    "Piece",
+    "Result",
+    "Stats",
+    "Stream",
+    "check_bundle",
+    "generate",
+    "json_from_result",
+    "load",
+]

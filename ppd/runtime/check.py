@@ -8,17 +8,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ppd.bundle import REFERENCE_FILE, open_bundle
+from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import BundleError, EngineError
 from ppd.manifest import CheckInfo
-from ppd.runtime.decode import Plans
-from ppd.runtime.draft import Plan
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.plans import Plans, StepPlan
+from ppd.runtime.session import Session
+from ppd.runtime.verify import Accepted
 
 _START = 32
 _MAX_PATHS_PER_STATE = 24
@@ -81,17 +83,15 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
     """
     opened = open_bundle(bundle)
     reference = load_recording(opened.path(REFERENCE_FILE))
-    return check_engine(
-        open_engine(opened, engine, threads, exact=True), Plans(opened.manifest, opened.tree), reference
-    )
+    return check_engine(open_engine(opened, engine, threads, exact=True), opened, reference)
 
 
-def check_engine(engine: Engine, plans: Plans, reference: Recording) -> CheckInfo:
+def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckInfo:
     """Compare every phase with the reference: prefill in one and in several chunks, plain decoding, every tree state.
 
     Args:
         engine: The engine; its cache is overwritten.
-        plans: The bundle's plans.
+        bundle: The bundle that it runs.
         reference: The recorded answers.
 
     Returns:
@@ -100,7 +100,8 @@ def check_engine(engine: Engine, plans: Plans, reference: Recording) -> CheckInf
     Raises:
         EngineError: A row differs; the message names the phase, the position and the ids.
     """
-    check = _Check(engine, plans, reference)
+    plans = Plans(bundle.manifest, bundle.tree)
+    check = _Check(Session(engine, plans), bundle.manifest.rounding.tolerance, reference)
     check.prefill(min(len(reference.ids), plans.chunk_size))
     check.prefill(min(-(-len(reference.ids) // 3), plans.chunk_size))
     check.plain(_START, _NUM_PLAIN_STEPS)
@@ -109,19 +110,33 @@ def check_engine(engine: Engine, plans: Plans, reference: Recording) -> CheckInf
     return check.info()
 
 
+class _Place(NamedTuple):
+    """Where the reference has an answer.
+
+    Attributes:
+        position: Of the token that was read last.
+        prompt_row: Which prompt row behind it, from 1; 0 for its own.
+    """
+
+    position: int
+    prompt_row: int
+
+    def __str__(self) -> str:
+        return f"at position {self.position}, prompt row {self.prompt_row},"
+
+
 class _Check:
     """The comparison under way."""
 
-    def __init__(self, engine: Engine, plans: Plans, reference: Recording) -> None:
-        self._engine, self._plans, self._reference = engine, plans, reference
-        self._state = plans.plain.state
+    def __init__(self, session: Session, tolerance: float, reference: Recording) -> None:
+        self._session, self._plans, self._reference = session, session.plans, reference
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
-        self._tolerance = plans.rounding.tolerance * self._scale
+        self._tolerance = tolerance * self._scale
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
     def info(self) -> CheckInfo:
         return CheckInfo(
-            engine=self._engine.name,
+            engine=self._session.engine.name,
             num_rows=self._num_rows,
             max_difference=self._largest,
             tolerance=self._tolerance,
@@ -132,57 +147,49 @@ class _Check:
     def prefill(self, chunk_size: int) -> None:
         """The whole text in chunks; every row is compared, and the prompt rows behind the last token."""
         ids, m = self._reference.ids, self._plans.num_prompt_tokens
-        self._engine.restart(len(ids) + m)
-        for start in range(0, len(ids), chunk_size):
-            rows = ids[start : start + chunk_size]
-            where = [(start + i, 0) for i in range(len(rows))]
-            if start + chunk_size >= len(ids):
-                rows = np.concatenate([rows, self._plans.vocab_size + np.arange(m)])
-                where += [(len(ids) - 1, j + 1) for j in range(m)]
-            top_ids = self._engine.run(rows, self._state, start, np.arange(len(rows)))
-            self._compare(f"prefill in chunks of {chunk_size}", top_ids, list(enumerate(where)))
+        for start in self._session.prefill_in_chunks(ids, m, chunk_size=chunk_size, every_row=True):
+            num_rows = len(self._session.top_ids)
+            places = [_Place(position, 0) for position in range(start, min(start + num_rows, len(ids)))]
+            places += [_Place(len(ids) - 1, j + 1) for j in range(num_rows - len(places))]
+            self._compare(f"prefill in chunks of {chunk_size}", list(enumerate(places)))
 
     def plain(self, start: int, num_steps: int) -> None:
         """Plain decoding: N = 1 behind a prefill."""
-        self._prefill_quietly(start)
+        self._session.prefill(self._reference.ids[:start])
         for position in range(start, start + num_steps):
-            top_ids = self._run_plain(position)
-            self._engine.commit(position, [0])
-            self._compare("plain decoding", top_ids, [(0, (position, 0))])
+            self._plain_step(position, "plain decoding")
+            self._session.commit(self._accepted([0], position), 1)
 
-    def tree(self, plan: Plan, start: int) -> None:
+    def tree(self, plan: StepPlan, start: int) -> None:
         """A tree state: path by path, filled with the text; the other candidates hold other tokens."""
-        self._prefill_quietly(start)
+        self._session.prefill(self._reference.ids[:start])
         for path in _paths(plan):
-            ids = plan.input_ids.copy()
-            num_nodes = len(plan.rows.nodes)
-            ids[:num_nodes] = (self._reference.ids[start] + 1 + np.arange(num_nodes)) % self._plans.vocab_size
-            where: list[tuple[int, tuple[int, int]]] = []
+            num_nodes = len(plan.nodes)
+            tokens = (self._reference.ids[start] + 1 + np.arange(num_nodes)) % self._plans.vocab_size
+            where: list[tuple[int, _Place]] = []
             for depth, row in enumerate(path):
-                ids[row] = self._reference.ids[start + depth]
-                where.append((row, (start + depth, 0)))
+                tokens[row] = self._reference.ids[start + depth]
+                where.append((row, _Place(start + depth, 0)))
                 first = plan.rows.first_prompts[row]
-                where += [(first + j, (start + depth, j + 1)) for j in range(plan.rows.nodes[row].prompts)]
-            top_ids = self._engine.run(ids, plan.state, start, plan.head_rows)
-            self._compare(f"tree state {plan.state}", top_ids, where)
+                where += [(first + j, _Place(start + depth, j + 1)) for j in range(plan.rows.nodes[row].prompts)]
+            self._session.step(plan, tokens)
+            self._compare(f"tree state {plan.state}", where)
         # The last path is kept, and plain decoding goes on behind it: its KV rows have to be in place.
-        self._engine.commit(start, path)
-        position = start + len(path)
-        top_ids = self._run_plain(position)
-        self._compare(f"commit in tree state {plan.state}", top_ids, [(0, (position, 0))])
+        self._session.commit(self._accepted(path, start), len(path))
+        self._plain_step(start + len(path), f"commit in tree state {plan.state}")
 
-    def _run_plain(self, position: int) -> Ids:
+    def _plain_step(self, position: int, phase: str) -> None:
         """One row of the text, in the causal state."""
-        return self._engine.run(
-            self._reference.ids[position : position + 1], self._state, position, np.zeros(1, np.int64)
-        )
+        self._session.step(self._plans.plain, self._reference.ids[position : position + 1])
+        self._compare(phase, [(0, _Place(position, 0))])
 
-    def _prefill_quietly(self, num_tokens: int) -> None:
-        self._engine.restart(num_tokens)
-        self._engine.run(self._reference.ids[:num_tokens], self._state, 0, np.zeros(1, np.int64))
+    def _accepted(self, rows: list[int], start: int) -> Accepted:
+        """A path that holds the text from `start` on."""
+        return Accepted(rows, self._reference.ids[start + 1 : start + 1 + len(rows)].tolist())
 
-    def _compare(self, phase: str, top_ids: Ids, where: list[tuple[int, tuple[int, int]]]) -> None:
-        """Compare head rows with positions of the reference; `where` pairs row and (position, prompt row)."""
+    def _compare(self, phase: str, where: list[tuple[int, _Place]]) -> None:
+        """Compare head rows of the last step with the reference's answers at their places."""
+        top_ids = self._session.top_ids
         for row, place in where:
             self._num_rows += 1
             self._compare_logits(phase, row, place)
@@ -193,36 +200,36 @@ class _Check:
                 gap = max(self._gap(row, place, int(got[rank]), int(rank)) for rank in differing)
                 if not gap < self._tolerance:
                     raise EngineError(
-                        f"{phase}: the engine's best ids {got.tolist()} at position {place[0]}, prompt row {place[1]}, "
-                        f"are not the reference's {expected[: len(got)].tolist()}; do not use this engine for it"
+                        f"{phase}: the engine's best ids {got.tolist()} {place} are not the "
+                        f"reference's {expected[: len(got)].tolist()}; do not use this engine for it"
                     )
                 self._near_ties += 1
 
-    def _compare_logits(self, phase: str, row: int, place: tuple[int, int]) -> None:
-        got = self._engine.logits(row)
+    def _compare_logits(self, phase: str, row: int, place: _Place) -> None:
+        got = self._session.logits(row)
         if self._reference.logits is not None:
             difference = float(np.abs(got - self._reference.logits[place]).max())
         else:
             difference = float(np.abs(got[self._reference.top_ids[place]] - self._reference.top_logits[place]).max())
         if not difference <= self._tolerance:  # NaN must fail too
             raise EngineError(
-                f"{phase}: logits at position {place[0]}, prompt row {place[1]}, differ from the reference by "
-                f"{difference:.3g}; at most {self._tolerance:.3g} was expected: do not use this engine for it"
+                f"{phase}: logits {place} differ from the reference by {difference:.3g}; "
+                f"at most {self._tolerance:.3g} was expected: do not use this engine for it"
             )
         self._largest = max(self._largest, difference)
 
-    def _gap(self, row: int, place: tuple[int, int], token: int, rank: int) -> float:
+    def _gap(self, row: int, place: _Place, token: int, rank: int) -> float:
         """How far apart the reference puts the id that the engine has at a rank and the one that belongs there.
 
         Of an id that the reference did not record, the engine's own logit is taken.
         """
         found = np.flatnonzero(self._reference.top_ids[place] == token)
         logits: npt.NDArray[np.float32] = self._reference.top_logits[place]
-        other = logits[found[0]] if len(found) else self._engine.logits(row)[token]
+        other = logits[found[0]] if len(found) else self._session.logits(row)[token]
         return float(abs(other - logits[rank]))
 
 
-def _paths(plan: Plan) -> Iterator[list[int]]:
+def _paths(plan: StepPlan) -> Iterator[list[int]]:
     """Rows from the root to each leaf; of many leaves an even selection, the deepest last."""
     rows = plan.rows
     leaves = sorted(

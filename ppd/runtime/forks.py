@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppd.runtime.engines import Engine
-from ppd.signature import causal_state
+from ppd.runtime.engines.base import Logits
+from ppd.runtime.session import Session
+from ppd.runtime.verify import Accepted
 
 
 def first_fork(left: Sequence[int], right: Sequence[int]) -> int | None:
@@ -20,17 +21,21 @@ def first_fork(left: Sequence[int], right: Sequence[int]) -> int | None:
     return None if len(left) == len(right) else min(len(left), len(right))
 
 
-def top_two_gap(engine: Engine, num_prompt_tokens: int, ids: Sequence[int]) -> float:
-    """Gap between the two best logits after `ids`, in plain decoding.
+def plain_logits(session: Session, ids: Sequence[int]) -> Logits:
+    """Logits after `ids`, float32 [V], as plain decoding computes them: one row a step.
 
     Args:
-        engine: The engine; its cache is overwritten.
-        num_prompt_tokens: m of the bundle.
+        session: The session; what it held is forgotten.
         ids: Prompt and answer up to the fork.
     """
-    engine.restart(len(ids))
-    state, last = causal_state(num_prompt_tokens), np.zeros(1, np.int64)
-    for position, token in enumerate(ids):
-        engine.run(np.array([token], np.int64), state, position, last)
-    second, first = np.partition(engine.logits(0), -2)[-2:]
+    session.restart(len(ids))
+    for token in ids:
+        session.step(session.plans.plain, [token])
+        session.commit(Accepted([0], [token]), 1)
+    return session.logits(0)
+
+
+def top_two_gap(session: Session, ids: Sequence[int]) -> float:
+    """Gap between the two best logits after `ids`, in plain decoding; arguments as `plain_logits`."""
+    second, first = np.partition(plain_logits(session, ids), -2)[-2:]
     return float(first - second)

@@ -1,15 +1,29 @@
-"""What a caller may ask of a generation, checked before anything runs."""
+"""What a caller may ask of a generation: the one list of keywords, their defaults and their checks."""
 
+import inspect
 import math
 import numbers
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, TypedDict, TypeVar
 
 from ppd.errors import ArgumentError
 
 Acceptance = Literal["exact", "typical"]
 Draft = bool | Literal["auto"]
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Options` as keywords, for type checkers."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    stop: str | Sequence[str] | None
+    acceptance: Acceptance
+    draft: Draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +36,7 @@ class Options:
         top_k: Sample from the k most probable ids only. Without effect at temperature 0, like `top_p` and `seed`.
         top_p: Sample from the most probable ids whose probabilities reach p, 0 < p ≤ 1.
         seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
-        stop: Texts that end the generation.
+        stop: A text, or several, that ends the generation.
         acceptance: "exact" keeps plain decoding's law; "typical" (temperature > 0) accepts more, and does not.
         draft: Draft always (True), never (False), or unless the bundle records that plain decoding is faster ("auto").
 
@@ -35,7 +49,7 @@ class Options:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: str | Sequence[str] | None = ()
     acceptance: Acceptance = "exact"
     draft: Draft = "auto"
 
@@ -47,24 +61,35 @@ class Options:
         in_range = self.top_p is None or (_number(self.top_p) and 0 < self.top_p <= 1)
         _require(in_range, "top_p", self.top_p, "a number above 0 and at most 1, or None")
         _require(_whole(self.seed, 0) and self.seed < 2**64, "seed", self.seed, "a whole number from 0 to 2^64 - 1")
-        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "texts that are not empty")
+        is_texts = isinstance(self.stop, str | Sequence | None) and not isinstance(self.stop, bytes)
+        _require(is_texts, "stop", self.stop, "a text or several")
+        filled = all(isinstance(text, str) and text for text in self.stop_texts)
+        _require(filled, "stop", self.stop, "texts that are not empty")
         _require(self.acceptance in ("exact", "typical"), "acceptance", self.acceptance, "exact or typical")
         typical_needs_heat = self.acceptance != "typical" or self.temperature > 0
         _require(typical_needs_heat, "acceptance", "typical", "a temperature above 0 with it")
         draft_is_known = isinstance(self.draft, bool) or (isinstance(self.draft, str) and self.draft == "auto")
         _require(draft_is_known, "draft", self.draft, "True, False or auto")
 
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The stop texts, however they were given."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One stop text, several or none, as a tuple.
 
-    Raises:
-        ArgumentError: It is none of these.
-    """
-    if stop is None or isinstance(stop, str):
-        return () if stop is None else (stop,)
-    _require(isinstance(stop, Sequence) and not isinstance(stop, bytes), "stop", stop, "a text or several")
-    return tuple(stop)
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def takes_options(function: _Function) -> _Function:
+    """Show the options with their defaults in the signature of a function that takes them as `**options`."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(Options)
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    return function
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

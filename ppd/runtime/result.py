@@ -15,13 +15,16 @@ class Stats:
         prompt_tokens: Tokens of the prompt.
         steps: Passes after prefill.
         accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
-        prefill_ms: Time to the first token, in milliseconds.
+        first_token_ms: Time to the first token, in milliseconds: encoding the prompt, and prefill. Waiting for another
+            thread's generation is not counted.
+        prefill_ms: Time of reading the prompt's ids and deciding the first token, in milliseconds.
         decode_ms: Time of all steps, in milliseconds; time in the caller's code between steps is not counted.
     """
 
     prompt_tokens: int
     steps: int
     accepted_per_step: Sequence[int]
+    first_token_ms: float
     prefill_ms: float
     decode_ms: float
 

@@ -4,6 +4,7 @@ The token at position t is the argmax over kept ids i of log p(i) + Gumbel(seed,
 Gumbel-max trick), and the same draw whichever row of whichever step computes p.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,15 @@ from ppd.errors import EngineError
 Probabilities = npt.NDArray[np.float64]
 
 _GAMMA, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_SORTED_AT_FIRST = 1024
+_FEW = 4096
+"""So many values are sorted at once; of more, most are ruled out before."""
+_HEAD = 256
+"""Ids that reach `top_p` by themselves, as a rule."""
+_CHUNK = 8192
+"""Values that are computed with at a time: temporaries of this size stay in the cache and cost no page faults."""
+_BINS = 4096
+_DEPTH = 64.0
+"""Natural logarithm of how much less probable than the best an id is before differences stop to matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +65,79 @@ def process_logits(
     best = logits.max()
     if not np.isfinite(best):
         raise EngineError("the engine returned logits that are not finite; run ppd check on the bundle")
-    with np.errstate(over="ignore"):  # the best is at 0; how far below it the others sink does not matter
-        scores = (logits.astype(np.float64) - best) / temperature
-    ids = np.arange(len(scores))
-    if top_k is not None and top_k < len(scores):
-        ids = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
-    log_p = _log_softmax(scores[ids])
+    if top_k is not None and top_k < len(logits):
+        ids = _likeliest(logits, top_k)
+        log_p = _scores(logits[ids], best, temperature)
+        log_p -= _log_sum_exp(log_p)
+    else:
+        ids, log_p = _head_or_all(logits, best, temperature, 1.0 if top_p is None else top_p)
     if top_p is not None and top_p < 1:
-        order = _nucleus(log_p, top_p)
-        ids, log_p = ids[order], _log_softmax(log_p[order])
+        places = _nucleus(log_p, top_p)
+        ids, log_p = ids[places], log_p[places]
+        log_p -= _log_sum_exp(log_p)
     return Distribution(ids, log_p)
 
 
+def _head_or_all(
+    logits: npt.NDArray[np.floating], best: np.floating, temperature: float, top_p: float
+) -> tuple[npt.NDArray[np.int64], Probabilities]:
+    """Ids and log-probabilities, normalised over all: the likeliest ids, where they reach `top_p`, or all of them."""
+    parts = [_scores(logits[start : start + _CHUNK], best, temperature) for start in range(0, len(logits), _CHUNK)]
+    log_sum = math.log(sum(float(np.exp(part).sum()) for part in parts))
+    if len(logits) > _FEW:
+        ids = _likeliest(logits, _HEAD)
+        log_p = _scores(logits[ids], best, temperature)
+        log_p -= log_sum
+        if np.exp(log_p).sum() > top_p:
+            return ids, log_p
+    log_p = np.concatenate(parts)
+    log_p -= log_sum
+    return np.arange(len(logits)), log_p
+
+
+def _scores(logits: npt.NDArray[np.floating], best: np.floating, temperature: float) -> Probabilities:
+    """Logits relative to the best and to the temperature, in float64."""
+    scores = logits.astype(np.float64)
+    scores -= best
+    with np.errstate(over="ignore"):  # the best is at 0; how far below it the others sink does not matter
+        scores /= temperature
+    return scores
+
+
+def _likeliest(logits: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]:
+    """Ids of the `count` largest logits, and of those that tie with the last, ascending: int64 [at least count].
+
+    The maxima of blocks come first: what is below the `count`-th of them is not among the largest, and goes unsorted.
+    """
+    num_blocks = len(logits) // 64
+    ids = np.arange(len(logits))
+    if num_blocks > count:
+        maxima = logits[: num_blocks * 64].reshape(64, num_blocks).max(axis=0)
+        ids = np.flatnonzero(logits >= np.partition(maxima, -count)[-count])
+    found = logits[ids]
+    return ids[found >= np.partition(found, -count)[-count]]
+
+
 def _nucleus(log_p: Probabilities, top_p: float) -> npt.NDArray[np.int64]:
-    """Places of the fewest most probable ids that reach `top_p`, most probable first; ties go to the lower place."""
-    places = np.arange(len(log_p))
-    if (
-        len(log_p) > _SORTED_AT_FIRST
-    ):  # the nucleus is small, as a rule: sort the likeliest, and the rest only if need be
-        places = np.flatnonzero(log_p >= np.partition(log_p, -_SORTED_AT_FIRST)[-_SORTED_AT_FIRST])
-        if np.exp(log_p[places]).sum() < top_p:
-            places = np.arange(len(log_p))
-    order = places[np.argsort(-log_p[places], kind="stable")]
-    return order[: 1 + np.searchsorted(np.cumsum(np.exp(log_p[order])), top_p)]
+    """Places of the fewest most probable ids that reach `top_p`; ties go to the lower place."""
+    above, within, reached = np.arange(0), np.arange(len(log_p)), 0.0
+    if len(log_p) > _FEW:
+        above, within, reached = _bin_reaching(log_p, top_p)
+    order = within[np.argsort(-log_p[within], kind="stable")]
+    count = 1 + np.searchsorted(reached + np.cumsum(np.exp(log_p[order])), top_p)
+    return np.concatenate([above, order[:count]])
+
+
+def _bin_reaching(log_p: Probabilities, top_p: float) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], float]:
+    """Sort ids into bins of probability: places above the bin where `top_p` is reached, in it, and the sum above it."""
+    below = log_p.max() - log_p
+    depth = min(float(below.max()), _DEPTH) or 1.0
+    np.minimum(below, depth, out=below)
+    below *= _BINS / depth
+    bins = below.astype(np.int32)
+    mass = np.cumsum(np.bincount(bins, np.exp(log_p), _BINS + 1))  # of the bins down to each
+    last = int(np.searchsorted(mass, top_p))
+    return np.flatnonzero(bins < last), np.flatnonzero(bins == last), float(mass[last - 1]) if last else 0.0
 
 
 def draw(distribution: Distribution, seed: int, position: int) -> int:
@@ -92,8 +151,14 @@ def draw(distribution: Distribution, seed: int, position: int) -> int:
     Returns:
         The token's id.
     """
-    noise = gumbel_noise(distribution.ids, seed, position)
-    return int(distribution.ids[np.argmax(distribution.log_p + noise)])
+    best, token = -math.inf, -1
+    for start in range(0, len(distribution.ids), _CHUNK):
+        ids = distribution.ids[start : start + _CHUNK]
+        scores = distribution.log_p[start : start + _CHUNK] + gumbel_noise(ids, seed, position)
+        place = scores.argmax()
+        if token < 0 or scores[place] > best:
+            best, token = scores[place], int(ids[place])
+    return token
 
 
 def gumbel_noise(ids: npt.NDArray[np.int64], seed: int, position: int) -> Probabilities:
@@ -117,12 +182,15 @@ def _mix(z: int) -> int:
 
 
 def _mix_array(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """`_mix` of an array; arrays of uint64 wrap around silently."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
-    return z ^ (z >> np.uint64(31))
+    """`_mix` of an array, in its place; arrays of uint64 wrap around silently."""
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_MIX_1)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_MIX_2)
+    z ^= z >> np.uint64(31)
+    return z
 
 
-def _log_softmax(scores: Probabilities) -> Probabilities:
-    shifted = scores - scores.max()
-    return shifted - np.log(np.exp(shifted).sum())
+def _log_sum_exp(scores: Probabilities) -> float:
+    best = scores.max()
+    return float(best + np.log(np.exp(scores - best).sum()))

@@ -38,3 +38,9 @@ class Turn:
         with self._changed:
             self._holder = None
             self._changed.notify()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()

@@ -7,11 +7,37 @@ import torch
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
+from ppd.manifest import ModelInfo
 from ppd.models.decoder import StepGraph
-from ppd.runtime.engines.base import Ids, Logits
-from ppd.signature import TREE_TABLES_FILE, capacity_for
+from ppd.runtime.engines.base import EngineOptions, Ids, Logits
+from ppd.runtime.engines.cache import GrowingCache
+from ppd.signature import TREE_TABLES_FILE
 from ppd.torch_engine.weights import decoder_from_bundle
 from ppd.tree import tree_tables_from_bytes
+
+
+class TorchCache(GrowingCache):
+    """The cache of all layers: `tensors` are k and v of each, `[1, H, S, D]`."""
+
+    def __init__(self, model: ModelInfo, context: int, device: torch.device) -> None:
+        super().__init__(context)
+        self._model, self._device = model, device
+        self.tensors: list[torch.Tensor] = []
+
+    def _resize(self, capacity: int, num_kept_rows: int) -> None:
+        shape = (1, self._model.num_kv_heads, capacity, self._model.head_dim)
+        try:
+            tensors = [torch.zeros(shape, device=self._device) for _ in range(2 * self._model.num_layers)]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise EngineError(f"no memory for a KV cache of {capacity} rows; give a shorter prompt") from error
+        if num_kept_rows:
+            for tensor, old in zip(tensors, self.tensors, strict=True):
+                tensor[:, :, :num_kept_rows] = old[:, :, :num_kept_rows]
+        self.tensors = tensors
+
+    def _move(self, destination: int, source: int) -> None:
+        for tensor in self.tensors:
+            tensor[:, :, destination] = tensor[:, :, source]
 
 
 class TorchEngine:
@@ -30,7 +56,7 @@ class TorchEngine:
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model, self._context = manifest.model, manifest.context
+        self._model = manifest.model
         decoder, prompt_tokens = decoder_from_bundle(bundle)
         m = manifest.prompt_tokens.count
         graph = StepGraph(decoder, m, manifest.num_top_ids)
@@ -39,7 +65,7 @@ class TorchEngine:
         for name, table in tables.items():
             graph.register_buffer(name, table)
         self._graph = graph.to(self._device).eval().requires_grad_(False)
-        self._kv = self._zeros(0)
+        self._cache = TorchCache(self._model, manifest.context, self._device)
         self._logits = torch.zeros(0, 0)
 
     @property
@@ -48,23 +74,18 @@ class TorchEngine:
         device = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
         return f"torch {torch.__version__} ({device})"
 
-    @property
-    def _capacity(self) -> int:
-        return self._kv[0].shape[2]
-
     def restart(self, num_rows: int) -> None:
         """As `Engine.restart`."""
-        self._kv = self._zeros(capacity_for(num_rows, self._context))
+        self._cache.restart(num_rows)
 
     @torch.no_grad()
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
-        if cache_len + len(input_ids) > self._capacity:
-            self._grow(capacity_for(cache_len + len(input_ids), self._context))
+        self._cache.reserve(cache_len, len(input_ids))
         with self._device:  # what the decoder makes itself is made there
             ids, rows = (torch.tensor(np.asarray(values)) for values in (input_ids, head_rows))
-            answer = self._graph(ids[None], torch.tensor([state]), torch.tensor([cache_len]), rows, self._kv)
-        top_ids, logits, *self._kv = answer
+            answer = self._graph(ids[None], torch.tensor([state]), torch.tensor([cache_len]), rows, self._cache.tensors)
+        top_ids, logits, *self._cache.tensors = answer
         self._logits = logits[0].float()
         best: Ids = top_ids[0].cpu().numpy()
         return best
@@ -76,25 +97,9 @@ class TorchEngine:
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`."""
-        for destination, row in enumerate(rows):
-            if row != destination:
-                for tensor in self._kv:
-                    tensor[:, :, cache_len + destination] = tensor[:, :, cache_len + row]
-
-    def _grow(self, capacity: int) -> None:
-        grown = self._zeros(capacity)
-        for tensor, old in zip(grown, self._kv, strict=True):
-            tensor[:, :, : old.shape[2]] = old
-        self._kv = grown
-
-    def _zeros(self, capacity: int) -> list[torch.Tensor]:
-        shape = (1, self._model.num_kv_heads, capacity, self._model.head_dim)
-        try:
-            return [torch.zeros(shape, device=self._device) for _ in range(2 * self._model.num_layers)]
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise EngineError(f"no memory for a KV cache of {capacity} rows; give a shorter prompt") from error
+        self._cache.commit(cache_len, rows)
 
 
-def open_torch(bundle: Bundle, threads: int | None) -> TorchEngine:
+def open_torch(bundle: Bundle, options: EngineOptions) -> TorchEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
-    return TorchEngine(bundle, threads)
+    return TorchEngine(bundle, options.threads)

@@ -9,21 +9,22 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ppd.build.engine import add_lowered_graph, build
+from ppd.build.finish import finish_for_target
+from ppd.build.lower import lower
+from ppd.build.network import has_fused_attention, parse, profiles_for, read_graph, require_native
+from ppd.build.serialize import compute_capabilities, serialize_engine
 from ppd.bundle import Bundle, open_bundle, refold_tree
 from ppd.cli import build as _  # noqa: F401 - registers the command
 from ppd.cli.app import app
 from ppd.errors import EngineError
 from ppd.export.exporter import export
-from ppd.build.finish import finish_for_target
 from ppd.export.fold import fold
-from ppd.build.lower import lower
-from ppd.build.network import has_fused_attention, parse, profiles_for, read_graph, require_native
-from ppd.build.engine import add_lowered_graph, build, compute_capabilities, plan_from_bundle, profiles_of
 from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
+from ppd.runtime.check import recording_length
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
-from ppd.precision import PRECISIONS
 from ppd.targets import find_target
 from ppd.tree import Tree
 from tests.copies import link_bundle
@@ -72,8 +73,11 @@ def in_fp16(bundle: Bundle, model: Path) -> Bundle:
     return bundle
 
 
-def quantised(folder: Path, kind: int, block: int) -> None:
-    """Make the weights of every projection in the folder's graph random `kind` numbers in blocks along the inputs."""
+def quantised(folder: Path, kind: int, block: int | None) -> None:
+    """Make the weights of every projection in the folder's graph random `kind` numbers.
+
+    They have a scale per block of inputs, or, without blocks, per output.
+    """
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     graph, random = model.graph, np.random.default_rng(0)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -83,11 +87,12 @@ def quantised(folder: Path, kind: int, block: int) -> None:
         if columns % 2:
             continue  # the vocabulary of the tiny model is odd, which 4-bit packing does not take
         weights = random.integers(-7, 8, (rows, columns)).astype(dtype)
-        scales = np.full((rows // block, columns), 0.05, np.float16)
+        scales = np.full((rows // block, columns) if block else columns, 0.05, np.float16)
+        attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
         graph.initializer.append(onnx.numpy_helper.from_array(weights, f"{name}_quantised"))
         graph.initializer.append(onnx.numpy_helper.from_array(scales, f"{name}_scale"))
         inputs, output = [f"{name}_quantised", f"{name}_scale"], f"{name}_dequantised"
-        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, [output], axis=0, block_size=block))
+        graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, [output], **attributes))
         node.input[1] = output
     onnx.save(model, folder / "model.onnx")
 
@@ -95,10 +100,11 @@ def quantised(folder: Path, kind: int, block: int) -> None:
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_graph_with_quantised_weights_builds(own: Path, bundle: Path, precision: str) -> None:
     opened = in_fp16(open_bundle(own), bundle.parent / "model")
-    quantised(own, onnx.TensorProto.INT8 if precision == "int8" else onnx.TensorProto.INT4, 32)
+    kind, block = (onnx.TensorProto.INT8, None) if precision == "int8" else (onnx.TensorProto.INT4, 32)
+    quantised(own, kind, block)
     graph = onnx.load(own / "model.onnx", load_external_data=False)
 
-    plan = plan_from_bundle(trt, opened, profiles_of(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
 
     assert plan.layers["DEQUANTIZE"] == 14
     assert plan.layers["ATTENTION_INPUT"] == 2
@@ -112,7 +118,7 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
         opened = in_fp16(opened, bundle.parent / "model")
     model = read_graph(opened, 640, lowered=False)
 
-    plan = plan_from_bundle(trt, opened, profiles_of(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
 
     assert plan.content.nbytes > 0
     assert has_fused_attention(model, opened.manifest.model.head_dim) == (precision == "fp16")
@@ -124,7 +130,7 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
 def test_the_lowered_graph_builds_without_the_layers_that_10_3_lacks(own: Path) -> None:
     opened = add_lowered_graph(open_bundle(own))
 
-    plan = plan_from_bundle(trt, opened, profiles_of(opened), "8.6", lowered=True)
+    plan = serialize_engine(trt, opened, profiles_for(opened), "8.6", lowered=True)
 
     assert not {"ATTENTION_INPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING"} & plan.layers.keys()
     assert open_bundle(own).has("model-lowered.onnx")
@@ -194,14 +200,13 @@ def test_profiles_follow_the_tree(small: Path) -> None:
     opened = open_bundle(small)
     m, largest = opened.manifest.prompt_tokens.count, max(rows.num_rows for rows in opened.tree.rows.values())
 
-    prefill, decode = profiles_of(opened).ranges()
-    wide = profiles_of(opened, max_rows=128)
+    prefill, decode = profiles_for(opened).ranges()
+    wide = profiles_for(opened, max_rows=128)
 
     assert prefill["input_ids"][2] == (1, opened.manifest.max_rows)
-    assert prefill["head_rows"][2][0] >= m + 1
+    assert prefill["head_rows"][2][0] == recording_length(m) + m
     assert decode == {"input_ids": ((1, 1), (1, largest), (1, largest)), "head_rows": ((1,), (largest,), (largest,))}
     assert wide.ranges()[1]["input_ids"] == ((1, 1), (1, largest), (1, 128))
-    assert profiles_for(opened, 1).max_prefill_head_rows == m + 1
 
 
 def test_a_calibration_engine_is_another_engine(small: Path) -> None:
@@ -281,6 +286,17 @@ def test_the_notes_fit_the_target(
     assert ('pip install tensorrt "ppd-edge[tensorrt]"' in notes) == (target == "h100")
 
 
+def test_what_the_notes_say_is_the_target_s_whatever_it_is_called(small: Path) -> None:
+    board = dataclasses.replace(find_target("jetson-orin-nx-16"), name="my-board", notes=["Mind the fan."])
+
+    notes = finish_for_target(small, board).path("BUILD.md").read_text("utf-8")
+
+    assert 'pip install "ppd-edge[tensorrt-jetson]"\n' in notes
+    assert "Mind the fan." in notes
+    assert "cuda-python" not in notes
+    assert "The fastest of this target is MAXN;" in notes
+
+
 def test_the_command_builds_and_says_what(small: Path) -> None:
     done = CliRunner().invoke(app, ["build", str(small), "--gpu", "rtx-4090"])
 
@@ -293,7 +309,7 @@ def test_the_command_builds_and_says_what(small: Path) -> None:
 def test_a_target_without_the_memory_is_refused_before_the_build(own: Path) -> None:
     small = dataclasses.replace(ADA, memory_gb=0.001)
 
-    with pytest.raises(EngineError, match=r"need about [\d.]+ GiB, rtx-4090 has 0.0 GiB; .*--context or precision"):
+    with pytest.raises(EngineError, match=r"need about [\d.]+ GB, rtx-4090 has 0.0 GB; .*--context or precision"):
         build(own, "tensorrt-rtx", target=small)
     finished = finish_for_target(own, small)
 

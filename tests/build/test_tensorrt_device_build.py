@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ppd.build import engine as tensorrt
+from ppd.build.engine import build
+from ppd.build.serialize import SerializedEngine, is_lowered_for
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
-from ppd.build import engine as tensorrt
-from ppd.build.engine import Plan, build, is_lowered_for
 from ppd.runtime.engines import Engine
 from ppd.runtime.engines.tensorrt.built import engine_role
 from tests.copies import link_bundle
@@ -25,7 +26,7 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """The imitation, which builds nothing: its engine's content is a byte."""
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
-    monkeypatch.setattr(tensorrt, "plan_from_bundle", lambda *_: Plan(content=memoryview(b"x"), layers={}))
+    monkeypatch.setattr(tensorrt, "serialize_engine", lambda *_: SerializedEngine(content=memoryview(b"x"), layers={}))
     return fake
 
 

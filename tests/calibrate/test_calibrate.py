@@ -1,72 +1,146 @@
-"""Calibration of a bundle, end to end, and what export knows before it."""
+"""Calibration of a bundle, end to end."""
 
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ppd.bundle import open_bundle
-from ppd.calibrate.acceptance import wilson
-from ppd.calibrate.calibrate import _remark, calibrate, choose_tree, embedded_prompts
+from ppd.bundle import open_bundle, record_calibration
+from ppd.calibrate import calibrate as module
+from ppd.calibrate.bench import BenchReport
+from ppd.calibrate.calibrate import calibrate, calibration_stages, drafting_pays, remark
 from ppd.calibrate.latency import Latency
-from ppd.errors import ArgumentError, ModelError
-from ppd.planning.choose import known_acceptance
+from ppd.calibrate.record import Measured, files_from_measured, measured_from_bundle
+from ppd.decision import CALIBRATED, CalibrationInfo
+from ppd.documents import embedded_prompts
+from ppd.errors import ArgumentError, BundleError
+from ppd.measures import Marginals
+from ppd.planning.chain import chain_from_tree
+from ppd.planning.choose import predicted_speedup
+from ppd.runtime import load
+from tests.infos import RECORD
+
+REPORT = BenchReport(
+    plain_tokens_per_second=1.0,
+    ppd_tokens_per_second=1.0,
+    speedup=1.0,
+    speedup_min=1.0,
+    speedup_max=1.0,
+    speedup_low=1.0,
+    speedup_high=1.0,
+    plain_first_token_ms=1.0,
+    ppd_first_token_ms=1.0,
+    drafted=True,
+    acceptance_length=1.5,
+    identical=True,
+    forks=0,
+    excused_forks=0,
+    prompts=1,
+    turns=1,
+    max_new_tokens=4,
+    engine="made up",
+    model="tinypy",
+)
+
+
+def record_of(folder: Path) -> CalibrationInfo:
+    decision = open_bundle(folder).manifest.decision
+    assert decision.basis == CALIBRATED
+    assert isinstance(decision.record, CalibrationInfo)
+    return decision.record
 
 
 def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: Path) -> None:
-    prompts = embedded_prompts("tinypy")[:2]
+    stages: list[str] = []
     for _ in range(2):
-        report = calibrate(own_bundle, prompts=prompts, minutes=0.01, threads=1)
+        stages.clear()
+        report = calibrate(
+            own_bundle, prompts=embedded_prompts("python")[:2], minutes=0.01, threads=1, progress=stages.append
+        )
 
-    opened = open_bundle(own_bundle)
-    info = opened.manifest.calibration
-    assert info is not None
-    assert info.num_prompts >= 1
-    assert opened.manifest.draft is not None
+    opened, info = open_bundle(own_bundle), record_of(own_bundle)
+    assert report.bundle.manifest.files == opened.manifest.files
+    assert 1 <= info.num_prompts <= 2
+    assert opened.manifest.decision.draft == drafting_pays(report.bench)
+    assert tuple(stages) == calibration_stages(own_bundle, "auto")
     assert report.bench.identical
     assert opened.tree == report.search.tree
-    assert np.all(report.acceptance.hits.sum(axis=1) <= report.acceptance.trials)
-    assert np.all(report.latency.host_ms > 0)
-    assert np.all(report.latency.milliseconds > report.latency.host_ms)
+    assert np.all(report.measured.latency.host_ms > 0)
+    assert np.all(report.measured.latency.milliseconds > report.measured.latency.host_ms)
     named = {entry.path for entry in opened.manifest.files.values()}
     assert {p.name for p in own_bundle.glob("*-????????????????.*")} <= named
-    assert json.loads(opened.path("acceptance.json").read_text("utf-8"))["trials"][0] > 0
 
 
-def test_where_plain_decoding_is_fastest_a_tree_that_drafts_is_still_folded() -> None:
-    assert choose_tree([[0.1], [0.05], [0.01]], np.arange(1.0, 9.0)).tree.drafts
+def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle: Path) -> None:
+    report = calibrate(own_bundle, prompts=embedded_prompts("python")[:2], minutes=0.001, threads=1)
+
+    measured, info, tree = measured_from_bundle(report.bundle), record_of(own_bundle), report.bundle.tree
+    assert measured.marginals == report.measured.marginals
+    assert measured.latency.milliseconds.tolist() == report.measured.latency.milliseconds.tolist()
+    assert measured.marginals.trials[0] > measured.marginals.trials[-1] > 0
+    curve = measured.latency.curve()
+    tau = chain_from_tree(tree, measured.marginals.probabilities).acceptance_length
+    assert info.predicted_acceptance_length == pytest.approx(tau)
+    assert info.predicted_speedup == pytest.approx(predicted_speedup(tree, measured.marginals, curve))
 
 
-def test_a_latency_curve_pools_what_falls_and_never_falls() -> None:
-    sizes, lens = np.array([1, 2, 4]), np.array([32, 64])
-    ms = np.array([[3.0, 1.0, 5.0], [5.0, 3.0, 5.0]])
-    latency = Latency(sizes, lens, ms, np.zeros(3), np.zeros(3), 8, stable=True)
+@pytest.mark.parametrize(
+    ("speedup", "low", "pays"),
+    [
+        (1.2, 1.1, True),
+        (1.0, 0.95, True),
+        (1.2, 0.94, False),  # too much doubt
+        (0.99, 0.98, False),
+        (0.99, 1.01, True),  # an interval above 1 needs no median
+    ],
+)
+def test_drafting_pays_where_its_speed_up_is_above_1_with_little_doubt(speedup: float, low: float, pays: bool) -> None:
+    assert drafting_pays(dataclasses.replace(REPORT, speedup=speedup, speedup_low=low)) is pays
 
-    assert latency.curve().tolist() == [3.0, 3.0, 4.0, 5.0]
+
+@pytest.mark.parametrize(("speedup", "draft"), [(1.2, True), (0.7, False)])
+def test_a_bundle_drafts_where_the_confirming_run_found_it_faster(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, draft: bool
+) -> None:
+    monkeypatch.setattr(
+        module, "bench", lambda *_, **__: dataclasses.replace(REPORT, speedup=speedup, speedup_low=speedup)
+    )
+
+    bundle = calibrate(own_bundle, prompts=["import os"], minutes=0.0001, threads=1).bundle
+
+    assert bundle.manifest.decision.draft is draft
+    assert record_of(own_bundle).measured_speedup == speedup
+    assert load(own_bundle, threads=1).drafts() is draft
 
 
-def test_wilson_interval() -> None:
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0, 0) == (0, 1)
+MEASURED = Measured(
+    marginals=Marginals(probabilities=[[0.5, 0.1]], source="some text", trials=[10]),
+    latency=Latency(
+        np.array([1, 2]), np.array([32]), np.ones((1, 2)), np.zeros(2), np.zeros(2), rounds=8, stable=False
+    ),
+)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"sizes": [1]}'])
+@pytest.mark.parametrize("role", ["latency.json", "acceptance.json"])
+def test_a_damaged_record_is_one_line(own_bundle: Path, role: str, text: str) -> None:
+    tree, files = open_bundle(own_bundle).tree, files_from_measured(MEASURED, RECORD)
+    assert (
+        measured_from_bundle(record_calibration(own_bundle, RECORD, tree=tree, draft=True, files=files)).marginals
+        == MEASURED.marginals
+    )
+
+    damaged = record_calibration(own_bundle, RECORD, tree=tree, draft=True, files=files | {role: text})
+    with pytest.raises(BundleError, match="the record of its calibration is damaged") as caught:
+        measured_from_bundle(damaged)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])
 def test_a_time_that_is_none_is_refused(minutes: float, own_bundle: Path) -> None:
     with pytest.raises(ArgumentError, match="minutes"):
         calibrate(own_bundle, minutes=minutes)
-
-
-def test_acceptance_is_known_for_trained_prompt_tokens_only(tmp_path: Path) -> None:
-    assert known_acceptance("mobilellama", None) is None
-    published = known_acceptance("mobilellama", tmp_path)
-    assert published is not None
-    assert published[0][0][0] == 0.34988
-    (tmp_path / "accuracy.json").write_text('{"marginals": [[0.5]]}')
-    assert known_acceptance("mobilellama", tmp_path) == ([[0.5]], "measured beside the prompt tokens")
-    (tmp_path / "accuracy.json").write_text("{")
-    with pytest.raises(ModelError, match=r"accuracy\.json holds no marginals"):
-        known_acceptance("mobilellama", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +153,7 @@ def test_acceptance_is_known_for_trained_prompt_tokens_only(tmp_path: Path) -> N
     ],
 )
 def test_the_remark_names_the_part_that_differs(measured: tuple[float, float], words: list[str]) -> None:
-    remark = _remark(2.0, measured[0], 1.3, measured[1])
+    found = remark(2.0, measured[0], 1.3, measured[1])
 
-    assert len([part for part in remark.split("; ") if part]) == len(words)
-    assert all(word in remark for word in words)
+    assert len([part for part in found.split("; ") if part]) == len(words)
+    assert all(word in found for word in words)

@@ -6,21 +6,19 @@ from typing import Any
 
 import pytest
 
-from ppd.build import engine as tensorrt
-from ppd.build.engine import Plan, build
+from ppd.build import engine as building
+from ppd.build.engine import build
 from ppd.build.network import Profiles
+from ppd.build.serialize import SerializedEngine
 from ppd.bundle import Bundle, open_bundle
 from ppd.calibrate import calibrate as calibration
 from ppd.calibrate import latency
-from ppd.calibrate.engines import calibration_engines
-from ppd.errors import ArgumentError, EngineError
-from ppd.runtime.engines.tensorrt.built import chosen_flavour, stale
-from tests.cli.helpers import Run
+from ppd.decision import CalibrationInfo
+from ppd.errors import EngineError
+from ppd.runtime.engines.tensorrt.built import flavour_in_use, stale
 from tests.copies import refolded_copy
 from tests.fakes.gpu import FakeGpu, install
-from tests.test_refold import CHAIN
-
-pytest_plugins = ("tests.cli.conftest",)
+from tests.trees import CHAIN
 
 
 @pytest.fixture
@@ -35,11 +33,11 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
 
-    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object) -> Plan:
+    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object) -> SerializedEngine:
         assert not fake.memory, "the engine that measured is still open"
-        return Plan(content=memoryview(fake.build(bundle, profiles.max_decode_rows)), layers={})
+        return SerializedEngine(content=memoryview(fake.build(bundle, profiles.max_decode_rows)), layers={})
 
-    monkeypatch.setattr(tensorrt, "plan_from_bundle", plan)
+    monkeypatch.setattr(building, "serialize_engine", plan)
     monkeypatch.setattr(latency, "_MIN_ROUNDS", 2)
     monkeypatch.setattr(latency, "_HOST_ROUNDS", 1)
     monkeypatch.setattr(calibration, "_NEW_TOKENS", 4)
@@ -65,28 +63,26 @@ def largest_state(folder: Path) -> int:
     return max(open_bundle(folder).manifest.tree.num_rows.values())
 
 
-def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(
-    run: Run, folder: Path, gpu: FakeGpu
-) -> None:
+def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(folder: Path, gpu: FakeGpu) -> None:
     build(folder, "tensorrt")
+    stages: list[str] = []
 
-    outcome = run("calibrate", folder, "--minutes", 0.0001)
+    bundle = calibration.calibrate(folder, minutes=0.0001, progress=stages.append).bundle
 
-    assert outcome.code == 0, outcome
-    manifest = open_bundle(folder).manifest
-    assert manifest.calibration is not None
-    assert manifest.calibration.engine.startswith("tensorrt ")
+    assert bundle.manifest.engines == open_bundle(folder).manifest.engines
+    record = bundle.manifest.decision.record
+    assert isinstance(record, CalibrationInfo)
+    assert record.engine.startswith("tensorrt ")
     assert rows_built(gpu) == [16, 128, largest_state(folder)]
     assert gpu.calls["decode steps of 128 rows"] > 0
     assert engines_kept(folder) == [largest_state(folder)]
-    assert manifest.tree.source == "calibrated"
-    assert f"up to {largest_state(folder)} rows" in outcome.out
-    assert "128 rows, " not in outcome.out
-    assert chosen_flavour(open_bundle(folder), "auto") == "tensorrt"
+    assert bundle.manifest.tree.source == "calibrated"
+    assert flavour_in_use(bundle, "auto") == "tensorrt"
+    assert tuple(stages) == calibration.calibration_stages(folder, "auto")
+    assert stages.count("build the engine") == 2
 
-    gc.collect()  # a command that ran in this process leaves its frames, and with them its engine
-    again = run("calibrate", folder, "--minutes", 0.0001)
-    assert again.code == 0, again
+    gc.collect()  # the model that confirmed, and with it its engine
+    calibration.calibrate(folder, minutes=0.0001)
     assert engines_kept(folder) == [largest_state(folder)]
 
 
@@ -99,8 +95,8 @@ def test_where_measuring_fails_the_bundle_has_the_engine_that_it_had(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(calibration, "measure_latency", fail)
-    with pytest.raises(KeyboardInterrupt), calibration_engines(folder, "tensorrt") as rebuild:
-        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt", rebuild=rebuild)
+    with pytest.raises(KeyboardInterrupt):
+        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt")
 
     assert rows_built(gpu) == [first.max_decode_rows, 128]
     assert engines_kept(folder) == [first.max_decode_rows]
@@ -111,21 +107,16 @@ def test_where_the_second_build_fails_no_engine_for_another_tree_stays(
     folder: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(folder, "tensorrt")
-    plan = tensorrt.plan_from_bundle
+    plan = building.serialize_engine
 
-    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any) -> Plan:
+    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any) -> SerializedEngine:
         if profiles.max_decode_rows < 128:
             raise EngineError("no memory")
         return plan(trt, bundle, profiles, *rest)
 
-    monkeypatch.setattr(tensorrt, "plan_from_bundle", fail_second)
-    with pytest.raises(EngineError, match="no memory"), calibration_engines(folder, "tensorrt") as rebuild:
-        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt", rebuild=rebuild)
+    monkeypatch.setattr(building, "serialize_engine", fail_second)
+    with pytest.raises(EngineError, match="no memory"):
+        calibration.calibrate(folder, minutes=0.0001, engine="tensorrt")
 
     assert engines_kept(folder) == []
     assert open_bundle(folder).manifest.tree.source == "calibrated"
-
-
-def test_a_built_engine_is_not_calibrated_without_what_builds_it(folder: Path) -> None:
-    with pytest.raises(ArgumentError, match="run ppd calibrate"):
-        calibration.calibrate(folder, engine="tensorrt")

@@ -9,7 +9,8 @@ import pytest
 
 import ppd
 from ppd.bundle import open_bundle
-from ppd.planning.choose import choose_estimated_tree
+from ppd.decision import CalibrationInfo
+from ppd.planning.for_target import tree_for_target
 from ppd.targets import find_target
 from tests.cli.helpers import Run, fails
 from tests.damage import change
@@ -28,8 +29,8 @@ def test_calibrate_measures_draws_and_keeps_its_result(run: Run, own_bundle: Pat
 
     assert outcome.code == 0, outcome
     assert "<svg" in picture.read_text("utf-8")
-    info = open_bundle(own_bundle).manifest.calibration
-    assert info is not None
+    info = open_bundle(own_bundle).manifest.decision.record
+    assert isinstance(info, CalibrationInfo)
     assert 1 <= info.num_prompts <= 2
     for words in ("calibration", "predicted", "host time in it", "beyond row 1", "tree           calibrated"):
         assert words in outcome.out
@@ -49,9 +50,8 @@ def test_inspect_draws_the_estimate_of_a_target(run: Run, own_bundle: Path, tmp_
     folder = Path(ppd.__file__).parent / "models" / "tinypy" / "prompt_tokens"
     pictures = []
     for target, precision in (("jetson-orin", "fp16"), ("cpu", "int8")):
-        estimate = choose_estimated_tree(find_target(target), model, precision, 512, 3, folder).estimate
-        assert estimate is not None
-        change(own_bundle, ("estimate",), dataclasses.asdict(estimate))
+        decision = tree_for_target(find_target(target), model, precision, 512, 3, folder).decision
+        change(own_bundle, ("decision",), dataclasses.asdict(decision))
         pictures.append(tmp_path / f"{target}.svg")
         assert run("inspect", own_bundle, "--plot", pictures[-1]).code == 0
     assert shapes(pictures[0]) != shapes(pictures[1])
@@ -73,7 +73,7 @@ def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, o
 
     assert outcome.code == 0, outcome
     report = json.loads(outcome.out)
-    assert report["drafted"] == (draft or open_bundle(own_bundle).manifest.draft is not False)
+    assert report["drafted"] == (draft or open_bundle(own_bundle).manifest.decision.draft is not False)
     assert report["identical"] or report["excused_forks"] == report["forks"]
 
 
@@ -82,7 +82,7 @@ def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, o
     [
         (["--minutes", "0"], ["minutes is 0.0", "above 0"]),
         (["--plot", "curves.nope"], ["curves.nope", ".svg"]),
-        (["--plot", "no folder/curves.svg"], ["no folder", "make it"]),
+        (["--plot", "no folder/curves.svg"], ["no folder is not a folder", "make it"]),
         (["--prompts", "none.txt"], ["none.txt", "expected"]),
         (["--engine", "nonsense"], ["nonsense", "onnxruntime"]),
     ],

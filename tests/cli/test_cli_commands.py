@@ -236,7 +236,7 @@ def test_refold_refuses_a_tree_that_does_not_fit(run: Run, own_bundle: Path, tmp
 def test_refold_folds_the_hand_made_tree_back(run: Run, own_bundle: Path) -> None:
     assert run("refold", own_bundle, "none").code == 0
     fails(run("bench", own_bundle), "does not draft", "ppd refold")
-    assert run("refold", own_bundle, "auto").code == 0
+    assert run("refold", own_bundle, "hand-made").code == 0
     assert json_from_tree(open_bundle(own_bundle).tree) == json_from_tree(hand_made_tree(3))
     assert open_bundle(own_bundle).manifest.tree.source == "hand-made"
 

@@ -32,6 +32,7 @@ def test_generate_json_is_one_object_with_the_names_of_the_result(run: Run, tiny
         "steps",
         "accepted_per_step",
         "acceptance_length",
+        "first_token_ms",
         "prefill_ms",
         "decode_ms",
         "tokens_per_second",
@@ -60,7 +61,7 @@ def test_stats_go_to_standard_error(run: Run, tinypy_bundle: Path) -> None:
     assert outcome.out == generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 8)["text"] + "\n"
     assert re.fullmatch(
         r"8 tokens in 7 steps after prefill, acceptance length 1\.00, [\d.]+ tokens/s, "
-        r"prefill [\d.]+ ms, decode [\d.]+ ms, finished: length\n",
+        r"first token [\d.]+ ms, decode [\d.]+ ms, finished: length\n",
         outcome.err,
     )
 
@@ -119,7 +120,7 @@ BAD_VALUES: dict[str, tuple[list[object], list[str]]] = {
     "top-k of 0": ([PROMPT, "--top-k", 0], ["top_k is 0"]),
     "top-p of 2": ([PROMPT, "--top-p", 2], ["top_p is 2.0"]),
     "negative seed": ([PROMPT, "--seed", -1], ["seed is -1"]),
-    "empty stop text": ([PROMPT, "--stop", ""], ["stop is ('',)"]),
+    "empty stop text": ([PROMPT, "--stop", ""], ["stop is ['']"]),
     "typical without temperature": ([PROMPT, "--acceptance", "typical"], ["a temperature above 0"]),
     "no threads": ([PROMPT, "--threads", 0], ["threads is 0"]),
     "unknown engine": ([PROMPT, "--engine", "abacus"], ["no engine is called 'abacus'", "onnxruntime"]),

@@ -8,8 +8,21 @@ import pytest
 
 from ppd.bundle import Bundle, open_bundle, tree_info
 from ppd.cli.describe import describe_bundle, describe_check, describe_export, draw_rows
+from ppd.decision import (
+    CALIBRATED,
+    CALIBRATED_ELSEWHERE,
+    ESTIMATED,
+    GIVEN,
+    UNKNOWN,
+    Decision,
+    EstimateInfo,
+    RooflineInfo,
+)
 from ppd.manifest import DamageInfo, EngineInfo
+from ppd.measures import MILLISECONDS, LatencyCurve, Marginals
 from ppd.tree import Node, Tree, order_rows
+from tests.copies import standard
+from tests.infos import RECORD
 
 TREE = Tree(
     2,
@@ -38,6 +51,10 @@ def with_tree(bundle: Bundle, tree: Tree, source: str) -> Bundle:
     return dataclasses.replace(
         bundle, tree=tree, manifest=dataclasses.replace(bundle.manifest, tree=tree_info(tree, source))
     )
+
+
+def decided(bundle: Bundle, decision: Decision) -> Bundle:
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, decision=decision))
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -102,28 +119,54 @@ def test_a_tree_that_never_drafts_says_so(bundle: Bundle) -> None:
     [(True, "drafting was measured to be faster"), (False, "plain decoding was measured to be faster")],
 )
 def test_what_was_measured_is_told(bundle: Bundle, draft: bool, words: str) -> None:
-    manifest = dataclasses.replace(bundle.manifest, draft=draft, tree_calibration=None)
-    measured = dataclasses.replace(bundle, manifest=manifest)
+    measured = decided(bundle, Decision(draft=draft, basis=CALIBRATED, record=RECORD))
 
-    assert lines_of(describe_bundle(measured))["speed-up"] == words
+    text = describe_bundle(measured)
+    assert lines_of(text)["speed-up"] == words
+    assert "say --draft or --plain" not in text
+    assert "0.630 predicted, 0.640 measured (0.610 to 0.650)" in text
 
 
 def test_what_is_not_known_is_told(bundle: Bundle) -> None:
-    manifest = dataclasses.replace(bundle.manifest, draft=None, tree_calibration=None)
+    given = decided(bundle, Decision(draft=None, basis=GIVEN, record=None))
 
-    assert "not measured" in lines_of(describe_bundle(dataclasses.replace(bundle, manifest=manifest)))["speed-up"]
+    assert "not measured" in lines_of(describe_bundle(given))["speed-up"]
 
 
 @pytest.mark.parametrize("draft", [True, False])
 def test_what_was_measured_elsewhere_is_told_with_how_to_change_it(bundle: Bundle, draft: bool) -> None:
-    info = bundle.manifest.tree_calibration
-    assert info is not None
-    elsewhere = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, draft=draft))
+    elsewhere = decided(bundle, Decision(draft=draft, basis=CALIBRATED_ELSEWHERE, record=RECORD))
 
     for text in (describe_bundle(elsewhere), describe_export(elsewhere, 1, 1, 1)):
         assert lines_of(text)["speed-up"].startswith("drafting" if draft else "plain decoding")
-        for words in (f"{info.measured_speedup:.3f} measured", info.engine, "ppd calibrate", "--draft or --plain"):
+        for words in (f"{RECORD.measured_speedup:.3f} measured", RECORD.engine, "ppd calibrate", "--draft or --plain"):
             assert words in text
+
+
+def test_an_estimate_is_told_with_its_terms_and_its_warning(bundle: Bundle) -> None:
+    estimate = EstimateInfo(
+        curve=LatencyCurve(sizes=[1, 2], values=[2.0, 2.0], unit=MILLISECONDS, source="a board"),
+        roofline=RooflineInfo(cache_len=64, weights_ms=2.0, cache_ms=0.5, compute_ms_per_row=0.25, overhead_ms=0.125),
+        marginals=Marginals(probabilities=[[0.5]], source="some text"),
+        acceptance_length=1.5,
+        speedup=0.75,
+        warning="needs much",
+    )
+    text = describe_bundle(decided(bundle, Decision(draft=False, basis=ESTIMATED, record=estimate)))
+
+    assert lines_of(text)["speed-up"] == "plain decoding is estimated to be faster"
+    for words in (
+        "N rows take 0.125 + max(2 weights + 0.5 cache of 64 rows, N x 0.25 compute) ms",
+        "memory bounds N = 1 to 10, compute more",
+        "acceptance length 1.500 (some text), speed-up 0.75",
+        "say --draft or --plain",
+    ):
+        assert words in text
+    assert lines_of(text)["warning"] == "needs much"
+    unknown = dataclasses.replace(estimate, marginals=None, acceptance_length=None, speedup=None, warning="")
+    text = describe_bundle(decided(bundle, Decision(draft=None, basis=UNKNOWN, record=unknown)))
+    assert "acceptance unknown" in text
+    assert "warning" not in lines_of(text)
 
 
 def test_revision_and_missing_eos_are_told(bundle: Bundle) -> None:
@@ -165,6 +208,8 @@ def test_untrained_prompt_tokens_that_draft_are_noted(bundle: Bundle) -> None:
     described = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=untrained))
 
     assert "untrained prompt tokens guess poorly" in lines_of(describe_export(described, 1, 1, 1))["note"]
+    kept = describe_export(described, 1, 1, 1, ["head", "mlp.down"])
+    assert "not quantised, as no block divides their inputs: head, mlp.down" in kept
 
 
 def test_trained_prompt_tokens_or_no_tree_need_no_note(bundle: Bundle) -> None:
@@ -222,3 +267,14 @@ def test_built_engines_are_told_and_so_is_a_build_that_is_left_to_the_device(bun
     summary = describe_export(built, 1, 1, 1)
     assert "engine abc" in summary
     assert lines_of(summary)["note"] == "build the engine on cpu itself: BUILD.md in the bundle says how"
+
+
+def test_the_graph_is_named_where_it_is_not_the_fused_one(bundle: Bundle) -> None:
+    assert "graph" not in lines_of(describe_bundle(bundle))
+    manifest = standard(bundle).manifest
+    model = dataclasses.replace(manifest.model, head_dim=12)
+    odd = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, model=model))
+    gpu = dataclasses.replace(bundle, manifest=dataclasses.replace(manifest, target="jetson-orin"))
+    for text in (describe_bundle(odd), describe_export(odd, 1, 1, 1)):
+        assert lines_of(text)["graph"].endswith("takes head sizes of multiples of 8, not 12")
+    assert "graph" not in lines_of(describe_bundle(gpu))

@@ -12,8 +12,9 @@ import onnxruntime as ort
 import pytest
 
 from ppd import runtime
-from ppd.build.engine import add_lowered_graph, plan_from_bundle, profiles_of
+from ppd.build.engine import add_lowered_graph, profiles_for, serialize_engine
 from ppd.bundle import Bundle
+from ppd.errors import EngineError
 from ppd.export import exporter
 from ppd.export.exporter import export
 from ppd.models.config import read_config
@@ -51,18 +52,30 @@ def optimised_operators(
 
 
 def test_onnx_runtime_fuses_every_projection(quantised: Bundle, folder: Path, tmp_path: Path) -> None:
-    config = read_config(folder)
-    num_projections = 4 * config.num_layers + (not config.tied)
+    num_projections = 4 * read_config(folder).num_layers + 1  # a tied LM head is quantised too
     graph = onnx.load(quantised.path("model.onnx"), load_external_data=False).graph
     written = Counter(node.op_type for node in graph.node)
 
     run = optimised_operators(quantised, tmp_path / "optimised.onnx")
 
     assert written["DequantizeLinear"] == num_projections
-    assert written["MatMul"] == num_projections + config.tied
+    assert written["MatMul"] == num_projections
     assert run["MatMulNBits"] == num_projections
     assert run["DequantizeLinear"] == 0
-    assert run["MatMul"] + run["FusedMatMul"] == int(config.tied)
+    assert run["MatMul"] + run["FusedMatMul"] == 0
+
+
+def test_onnx_runtime_keeps_the_embedding_in_whole_numbers(quantised: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "optimised.onnx"
+    optimised_operators(quantised, path)
+    tables = [
+        (tensor.data_type, list(tensor.dims))
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer
+        if tensor.name == "decoder.embedding.weight_q"
+    ]
+
+    model = quantised.manifest.model
+    assert tables == [(onnx.TensorProto.INT8, [model.vocab_size, model.hidden_size])]
 
 
 def test_unfused_pairs_would_be_counted(quantised: Bundle, tmp_path: Path) -> None:
@@ -78,8 +91,8 @@ def test_the_check_holds_and_the_damage_is_told(quantised: Bundle) -> None:
     print(f"{manifest.precision}: largest difference {manifest.check.max_difference:.2e} of {manifest.check.tolerance}")
     assert manifest.check.max_difference <= manifest.check.tolerance
     assert manifest.damage is not None
-    assert 0 < manifest.damage.mean_kl < {"int8": 0.05, "int4": 2.0}[manifest.precision]
-    assert manifest.damage.top1_agreement > {"int8": 0.85, "int4": 0.2}[manifest.precision]
+    assert 0 < manifest.damage.mean_kl < {"int8": 0.05, "int4": 0.5}[manifest.precision]
+    assert manifest.damage.top1_agreement > {"int8": 0.85, "int4": 0.5}[manifest.precision]
     assert manifest.damage.perplexity != manifest.damage.perplexity_before
 
 
@@ -113,41 +126,35 @@ def test_a_large_16_bit_graph_is_checked_by_its_first_layers_and_words(
     assert runtime.check_bundle(tmp_path / "cut", threads=1).num_rows > 100  # the whole one
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_tensorrt_builds_a_quantised_export_for_a_cpu(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it is and lowered. TensorRT-RTX 1.7 does not build int8 with a hidden size of 32, the other tests' size."""
+def test_tensorrt_refuses_a_quantised_export_for_a_cpu(quantised: Bundle) -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
-    sizes = {"hidden_size": 64, "num_key_value_heads": 2, "intermediate_size": 96}
-    monkeypatch.setitem(FEATURES, "llama", ("LlamaConfig", sizes))
-    save_tiny_model("llama", tmp_path / "model")
-    bundle = export(str(tmp_path / "model"), "cpu", precision=precision, out=tmp_path / "bundle").bundle
 
-    native = plan_from_bundle(trt, bundle, profiles_of(bundle), "8.9", lowered=False)
-    lowered = plan_from_bundle(trt, add_lowered_graph(bundle), profiles_of(bundle), "8.6", lowered=True)
-
-    assert native.layers["ATTENTION_INPUT"] == 2
-    assert "ATTENTION_INPUT" not in lowered.layers
-    assert native.layers["DEQUANTIZE"] == lowered.layers["DEQUANTIZE"] == 4 * 2 + 1
+    with pytest.raises(EngineError, match=r"is quantised for cpu, .* export the model again with --gpu"):
+        serialize_engine(trt, quantised, profiles_for(quantised), "8.9", lowered=False)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_quantised_export_for_a_gpu_is_of_16_bits_and_builds(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
     heads = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
     monkeypatch.setitem(FEATURES, "llama", ("LlamaConfig", heads))
     save_tiny_model("llama", tmp_path / "model")
 
     bundle = export(str(tmp_path / "model"), "rtx-4090", precision=precision, out=tmp_path / "bundle").bundle
+    lowered = serialize_engine(trt, add_lowered_graph(bundle), profiles_for(bundle), "8.6", lowered=True)
 
+    assert "ATTENTION_INPUT" not in lowered.layers
+    assert lowered.layers["DEQUANTIZE"] == 4 * 2 + 1
     graph = onnx.load(bundle.path("model.onnx"), load_external_data=False).graph
     stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "DequantizeLinear"]
-    assert len(nodes) == 4 * 2 + 1
-    assert {stored[node.input[0]] for node in nodes} == {getattr(onnx.TensorProto, precision.upper())}
+    *projections, head = nodes
+    assert len(projections) == 4 * 2
+    assert {stored[node.input[0]] for node in projections} == {getattr(onnx.TensorProto, precision.upper())}
+    assert stored[head.input[0]] == onnx.TensorProto.INT8
+    assert stored["decoder.embedding.weight"] == onnx.TensorProto.FLOAT16
     assert {stored[node.input[1]] for node in nodes} == {onnx.TensorProto.FLOAT16}
     assert {value.type.tensor_type.elem_type for value in graph.input[4:]} == {onnx.TensorProto.FLOAT16}
     assert [info.compute_capability for info in bundle.manifest.engines] == ["8.9"]

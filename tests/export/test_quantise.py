@@ -1,170 +1,131 @@
-"""Quantising: against a naive loop, and what PyTorch is given against what the graph itself computes."""
+"""Quantising one weight: against a naive loop, and against what the projection's outputs lose."""
 
-from pathlib import Path
+import itertools
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx.reference import ReferenceEvaluator
 
-from ppd.errors import ExportError
-from ppd.export import quantise as quantising
-from ppd.export.exporter import export
-from ppd.export.fold import fold
-from ppd.export.quantise import Quantised, bits_of, block_size, quantise
-from ppd.export.trace import trace
-from ppd.export.weights import ExportedWeights, placeholder_decoder
-from ppd.models.checkpoint import open_weights
-from ppd.models.config import read_config
-from ppd.signature import WEIGHTS_FILE
-from ppd.tree import Tree
-from tests.tiny_models import FEATURES, save_tiny_model
+from ppd.export.quantise import Form, quantise
+
+EIGHT_BITS = [Form(8, 32), Form(8, 16), Form(8, None)]
+FOUR_BITS = [Form(4, 32), Form(4, 32, zero_points=True), Form(4, 16, zero_points=True)]
 
 
-def naive(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Number by number: the same whole numbers and scales, or a loud difference."""
-    size = block_size(len(weight))
-    assert size is not None
-    most = 2 ** (bits - 1) - 1
-    values = np.zeros(weight.shape, np.int8)
-    scales = np.zeros((len(weight) // size, weight.shape[1]), np.float32)
-    for column in range(weight.shape[1]):
-        for block in range(len(scales)):
-            rows = slice(block * size, (block + 1) * size)
-            largest = max(abs(number) for number in weight[rows, column])
-            scale = np.float32(largest) / np.float32(most) if largest > 0 else np.float32(1)
-            scales[block, column] = scale
-            for row in range(rows.start, rows.stop):
-                values[row, column] = min(most, max(-most, round(float(np.float32(weight[row, column]) / scale))))
-    return values, scales
+def random_weight(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    weight[3, 2] = 9.0  # an outlier
+    return weight
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("rows", "block"), [(96, 32), (48, 16)])
-def test_quantise_equals_a_naive_loop(bits: int, rows: int, block: int) -> None:
-    weight = torch.randn(rows, 7, generator=torch.Generator().manual_seed(bits + rows))
-    weight[:block, 2] = 0  # a block of nothing
-    weight[3, 4] = 40.0  # and one with an outlier
-
-    got = quantise(weight, bits)
-    values, scales = naive(weight.numpy(), bits)
-
-    assert got.scales.shape == (rows // block, 7)
-    assert np.array_equal(got.values.numpy(), values)
-    assert np.array_equal(got.scales.numpy(), scales)
-    error = (got.dequantise() - weight).abs()
-    assert bool((error <= 0.5001 * got.scales.repeat_interleave(block, 0)).all())
-    assert float(error.max()) > 0
-    assert bool((got.dequantise()[:block, 2] == 0).all())
+def correlated_inputs(rows: int, width: int) -> torch.Tensor:
+    """Rows as layers give them: of few directions, some inputs far larger than others."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randn(12, width, generator=generator) * torch.rand(width, generator=generator).mul(4).exp()
+    return torch.randn(rows, 12, generator=generator) @ directions + 0.1 * torch.randn(rows, width, generator=generator)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_quantise_is_symmetric(bits: int) -> None:
-    weight = torch.randn(64, 5, generator=torch.Generator().manual_seed(7))
-
-    there, back = quantise(weight, bits), quantise(-weight, bits)
-
-    assert torch.equal(there.values, -back.values)
-    assert torch.equal(there.scales, back.scales)
-    assert int(there.values.abs().max()) == 2 ** (bits - 1) - 1
+def lost(weight: torch.Tensor, form: Form, fitted_to: torch.Tensor | None, inputs: torch.Tensor) -> float:
+    """The share of a projection's outputs that is lost."""
+    error = inputs @ (quantise(weight, form, fitted_to).dequantise() - weight)
+    return float(error.square().sum() / (inputs @ weight).square().sum())
 
 
-def test_what_is_quantised_is_decided_by_name_and_shape() -> None:
-    for precision, bits in (("int8", 8), ("int4", 4)):
-        assert bits_of("blocks.3.mlp.down.weight", (48, 32), precision) == bits
-        assert bits_of("head.weight", (32, 62), precision) == bits
-        assert bits_of("embedding.weight", (64, 32), precision) is None
-        assert bits_of("blocks.0.attention_norm.weight", (32,), precision) is None
-        assert bits_of("blocks.0.attention.qkv.bias", (32,), precision) is None
-        assert bits_of("blocks.0.mlp.down.weight", (40, 32), precision) is None  # no block size divides 40
-    assert bits_of("blocks.3.mlp.down.weight", (48, 32), "fp16") is None
+@pytest.mark.parametrize("form", EIGHT_BITS)
+def test_8_bits_equal_a_naive_loop(form: Form) -> None:
+    weight = random_weight(96, 7)
+    weight[:32, 5] = 0  # a block of nothing
+    size = form.block or 96
+
+    got = quantise(weight, form)
+
+    assert got.zero_points is None
+    assert got.scales.shape == (96 // size, 7)
+    for block, column in itertools.product(range(96 // size), range(7)):
+        rows = slice(block * size, (block + 1) * size)
+        largest = max(abs(float(number)) for number in weight[rows, column])
+        scale = np.float32(largest) / np.float32(127) if largest > 0 else np.float32(1)
+        values = [round(float(np.float32(number) / scale)) for number in weight[rows, column]]
+        assert float(got.scales[block, column]) == scale
+        assert got.values[rows, column].tolist() == values
+        assert torch.equal(got.dequantise()[rows, column], torch.tensor(values) * float(scale))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_the_graph_holds_the_checkpoint_rounded_to_the_precision(precision: str, tmp_path: Path) -> None:
-    save_tiny_model("llama_gqa", tmp_path / "model")
-    export(str(tmp_path / "model"), "cpu", precision=precision, out=tmp_path / "bundle")
-    graph = onnx.load(tmp_path / "bundle" / "model.onnx").graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    config = read_config(tmp_path / "model")
-    dtype = torch.float16 if precision == "fp16" else torch.float32
+@pytest.mark.parametrize("form", FOUR_BITS)
+def test_4_bits_are_the_best_of_a_naive_search(form: Form) -> None:
+    """No scale of a fine grid, with any zero point, loses much less; rounding to nearest loses more."""
+    weight = random_weight(32, 6)
+    size, lowest = form.block or 32, 0 if form.zero_points else -8
 
-    with open_weights(tmp_path / "model", config) as opened:
-        for name in opened.names:
-            original = opened.read(name)
-            bits = bits_of(name, tuple(original.shape), precision)
-            rounded = original.to(dtype).float() if bits is None else quantise(original, bits).dequantise()
-            held = weight_in_graph(graph, stored, f"decoder.{name}").astype(np.float32)
-            assert np.array_equal(held, rounded.numpy()), name
-            is_exact = np.array_equal(held, original.float().numpy())
-            assert is_exact == (bits is None and torch.equal(original, original.to(dtype).float())), name
+    got = quantise(weight, form)
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose projections have two blocks or more."""
-    folder = tmp_path_factory.mktemp("wide")
-    with pytest.MonkeyPatch.context() as patch:
-        sizes = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 64}
-        patch.setitem(FEATURES, "llama", ("LlamaConfig", sizes))
-        save_tiny_model("llama", folder)
-    return folder
+    assert int(got.values.min()) >= lowest
+    assert int(got.values.max()) <= lowest + 15
+    assert (got.zero_points is not None) == form.zero_points
+    errors = (got.dequantise() - weight).square().view(-1, size, 6).sum(1)
+    nearest = errors.new_full(errors.shape, torch.inf)
+    best = nearest.clone()
+    blocks = weight.view(-1, size, 6)
+    reach = blocks.abs().amax(1)
+    for zero in range(16) if form.zero_points else [0]:
+        for step in torch.linspace(0.6, 1.4, 40):
+            scale = step * reach / 7
+            values = (blocks / scale[:, None] + zero).round().clamp(lowest, lowest + 15) - zero
+            best = torch.minimum(best, (values * scale[:, None] - blocks).square().sum(1))
+    values = (blocks / reach[:, None] * 7).round()
+    nearest = (values * reach[:, None] / 7 - blocks).square().sum(1)
+    assert float(errors.sum()) < 1.15 * float(best.sum())
+    assert float(errors.sum()) < 0.9 * float(nearest.sum())
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(8, torch.float16), (4, torch.float32)])
-def test_pytorch_reads_what_was_written_and_notices_damage(
-    bits: int, dtype: torch.dtype, model: Path, tmp_path: Path
-) -> None:
-    precision = f"int{bits}"
-    with open_weights(model, read_config(model)) as opened:
-        weights = ExportedWeights(opened, precision, dtype)
-        write(weights, model, tmp_path)
-        *names, last = (n for n in opened.names if bits_of(n, tuple(opened.read(n).shape), precision))
-        for name in names:
-            found = quantise(opened.read(name), bits)
-            expected = Quantised(found.values, found.scales.to(dtype).float(), bits).dequantise()
-            assert torch.equal(weights.exported(name), expected), name
-        assert torch.equal(weights.exported("norm.weight"), opened.read("norm.weight").to(dtype).float())
+def test_zero_points_hold_a_block_of_one_sign() -> None:
+    weight = 10 + torch.rand(32, 4, generator=torch.Generator().manual_seed(3))
 
-        content = (tmp_path / WEIGHTS_FILE).read_bytes()
-        (tmp_path / WEIGHTS_FILE).write_bytes(bytes(byte ^ 1 for byte in content))
-        with pytest.raises(ExportError, match=f"does not hold what {last} was quantised to"):
-            weights.exported(last)
+    found = [quantise(weight, Form(4, 32, zero_points=has)).dequantise() for has in (False, True)]
+
+    errors = [float((numbers - weight).abs().max()) for numbers in found]
+    assert errors[1] < errors[0]
 
 
-def write(weights: ExportedWeights, model: Path, folder: Path) -> None:
-    """Trace and write a graph of these weights, as an export does."""
-    config = read_config(model)
-    graph = trace(placeholder_decoder(config, 16, weights.dtype), 3, 10)
-    weights.put_into(graph, config)
-    fold(graph, torch.zeros(3, config.hidden_size).to(weights.dtype).numpy(), Tree.none(3), folder)
+@pytest.mark.parametrize("form", FOUR_BITS)
+def test_what_a_layer_reads_decides_what_is_kept(form: Form) -> None:
+    weight, inputs = random_weight(128, 24), correlated_inputs(256, 128)
+    fitted_to, judged_on = inputs[:64], inputs[64:]
+
+    blind, fitted = lost(weight, form, None, judged_on), lost(weight, form, fitted_to, judged_on)
+
+    print(f"{form}: {blind:.2e} without inputs, {fitted:.2e} with them")
+    assert fitted < 0.5 * blind
 
 
-def test_an_export_quantises_every_weight_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
+def test_later_blocks_make_up_for_earlier_ones() -> None:
+    """Inputs that are the same twice: what the first half loses, the second can restore."""
+    half = correlated_inputs(64, 64)
+    inputs, weight = torch.cat([half, half], 1), random_weight(128, 24)
+    form = Form(4, 32)
 
-    def count(weight: torch.Tensor, bits: int) -> Quantised:
-        rows.append(len(weight))
-        return quantise(weight, bits)
+    found = quantise(weight, form, inputs).dequantise()
 
-    monkeypatch.setattr(quantising, "quantise", count)
-
-    damage = export(str(model), "cpu", precision="int4", out=tmp_path / "bundle").bundle.manifest.damage
-
-    num_projections = 4 * 2 + 1
-    assert sum(number > 32 for number in rows) == num_projections  # whole, when they are written
-    assert rows.count(32) == num_projections  # and one block of each, to verify the file
-    assert damage is not None
-    assert damage.mean_kl > 0
+    error = inputs @ (found - weight)
+    first, second = (part @ (found - weight)[rows] for part, rows in ((half, slice(64)), (half, slice(64, None))))
+    assert float(error.square().sum()) < 0.7 * float(first.square().sum() + second.square().sum())
 
 
-def weight_in_graph(graph: onnx.GraphProto, stored: dict[str, onnx.TensorProto], name: str) -> np.ndarray:
-    """A stored weight; where it is quantised, what ONNX's own reference makes of its `DequantizeLinear`."""
-    if name in stored:
-        return onnx.numpy_helper.to_array(stored[name])
-    node = next(node for node in graph.node if node.op_type == "DequantizeLinear" and name in node.output[0])
-    output = onnx.helper.make_tensor_value_info(node.output[0], stored[node.input[1]].data_type, None)
-    alone = onnx.helper.make_graph([node], "one", [], [output], [stored[part] for part in node.input])
-    model = onnx.helper.make_model(alone, opset_imports=[onnx.helper.make_opsetid("", 24)])
-    return ReferenceEvaluator(model).run(None, {})[0]
+@pytest.mark.parametrize("form", [*EIGHT_BITS, *FOUR_BITS])
+@pytest.mark.parametrize("inputs", [None, torch.zeros(8, 64)])
+def test_weights_and_inputs_of_nothing_stay_finite(form: Form, inputs: torch.Tensor | None) -> None:
+    got = quantise(torch.zeros(64, 5), form, inputs)
+
+    assert bool((got.dequantise() == 0).all())
+    assert bool(got.scales.isfinite().all())
+    assert bool((got.scales > 0).all())  # TensorRT takes no others
+
+
+@pytest.mark.parametrize("form", FOUR_BITS)
+def test_the_same_weight_becomes_the_same_numbers(form: Form) -> None:
+    weight, inputs = random_weight(128, 24), correlated_inputs(64, 128)
+
+    first, second = quantise(weight, form, inputs), quantise(weight, form, inputs)
+
+    assert torch.equal(first.values, second.values)
+    assert torch.equal(first.scales, second.scales)

@@ -11,29 +11,17 @@ import pytest
 
 import ppd
 from ppd.bundle import open_bundle, record_calibration, refold_tree
+from ppd.decision import CALIBRATED_ELSEWHERE, Decision
 from ppd.errors import ModelError
-from ppd.manifest import CalibrationInfo
 from ppd.planning.calibrated_tree import load_calibrated_tree
-from ppd.planning.choose import choose_estimated_tree
+from ppd.planning.for_target import tree_for_target
 from ppd.runtime import load
 from ppd.targets import find_target
-from tests.test_refold import CHAIN
+from tests.infos import RECORD
+from tests.trees import CHAIN
 
 SHIPPED = Path(ppd.__file__).parent / "models" / "tinypy" / "prompt_tokens"
 SCRIPT = Path(__file__).parents[2] / "examples" / "tinypy" / "ship_tree.py"
-RECORD = CalibrationInfo(
-    engine="onnxruntime 9.9 (CPU)",
-    machine="Elsewhere, 7 cores",
-    created="2001-02-03T04:05:06+00:00",
-    num_prompts=8,
-    predicted_acceptance_length=1.51,
-    measured_acceptance_length=1.52,
-    predicted_speedup=0.63,
-    measured_speedup=0.64,
-    speedup_low=0.61,
-    speedup_high=0.65,
-    remark="",
-)
 
 
 @pytest.fixture
@@ -55,9 +43,7 @@ def calibrated(bundle: Path, *, draft: bool) -> Path:
 def test_the_embedded_model_decodes_as_its_calibration_found_faster(tinypy_bundle: Path) -> None:
     shipped, manifest = load_calibrated_tree(SHIPPED / "tree-cpu.json"), open_bundle(tinypy_bundle).manifest
 
-    assert manifest.draft is shipped.draft
-    assert manifest.tree_calibration == shipped.calibration
-    assert manifest.calibration is None  # nothing was measured on this device
+    assert manifest.decision == Decision(draft=shipped.draft, basis=CALIBRATED_ELSEWHERE, record=shipped.calibration)
     assert load(tinypy_bundle, threads=1).drafts() is shipped.draft
 
 
@@ -67,11 +53,11 @@ def test_a_shipped_tree_brings_its_decision_and_its_figures(own_bundle: Path, pr
 
     assert (done.returncode, done.stdout.strip()) == (0, str(prompt_tokens / "tree-cpu.json")), done
     manifest = open_bundle(own_bundle).manifest
-    chosen = choose_estimated_tree(find_target("cpu"), manifest.model, "fp32", 512, 3, prompt_tokens)
-    assert (chosen.tree, chosen.draft, chosen.calibration) == (CHAIN, draft, RECORD)
-    assert chosen.estimate is None
-    other = choose_estimated_tree(find_target("cpu"), manifest.model, "int8", 512, 3, prompt_tokens)
-    assert other.calibration is None  # measured in another precision
+    chosen = tree_for_target(find_target("cpu"), manifest.model, "fp32", 512, 3, prompt_tokens)
+    assert chosen.tree == CHAIN
+    assert chosen.decision == Decision(draft=draft, basis=CALIBRATED_ELSEWHERE, record=RECORD)
+    other = tree_for_target(find_target("cpu"), manifest.model, "int8", 512, 3, prompt_tokens)
+    assert other.decision.record != RECORD  # measured in another precision
     card = (prompt_tokens / "README.md").read_text("utf-8")
     assert card.count("`tree-cpu.json`") == 1
     assert card.startswith((SHIPPED / "README.md").read_text("utf-8").partition("\n\n`tree-cpu.json`")[0])

@@ -11,12 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from ppd.bundle import Bundle, file_entry, tree_info
-from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.decision import GIVEN, Decision
+from ppd.manifest import CheckInfo, Manifest, PromptTokensInfo
 from ppd.models.registry import load_registry
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS, capacity_for, causal_state
-from ppd.tree import Tree, fold_tables
+from ppd.tree import Node, Tree, fold_tables
+from tests.infos import model_info
 
+WIDE = Tree(
+    2,
+    {
+        2: (Node((), 2), *(Node((r,), 2) for r in range(6)), *(Node((r, c), 2) for r in range(3) for c in range(4))),
+    },
+)
+"""A tree with siblings, prompt rows and depth in its one state."""
 NUM_TOP_IDS = 10
 UNWRITTEN = -(10**6)
 
@@ -62,6 +71,14 @@ class FakeEngine:
         key = hashlib.sha256(repr((self.seed, list(sequence[-3:]))).encode()).digest()
         return np.random.default_rng(list(key)).normal(size=self.vocab_size) * 2
 
+    def guess(self, sequence: Sequence[int], distance: int):
+        """Logits of the prompt row that guesses `distance` tokens further than the row's own answer: float64 [V]."""
+        tokens = list(sequence)
+        for _ in range(distance):
+            tokens.append(int(np.argmax(self.answer(tokens))))
+        noise = self.answer([*tokens, distance])  # so that the right id is not always the best guess
+        return self.answer(tokens) + 0.4 * noise
+
     def _row(self, input_ids, state: int, cache_len: int, row: int):
         visible = np.flatnonzero(self.mask[state, row, : len(input_ids)])
         order = visible[np.argsort(self.depth[state, visible], kind="stable")]
@@ -74,11 +91,7 @@ class FakeEngine:
         assert prompts == list(range(self.vocab_size, self.vocab_size + num_prompts)), "prompt tokens stand in order"
         if not num_prompts:
             return self.answer(tokens)
-        for _ in range(num_prompts):
-            tokens.append(int(np.argmax(self.answer(tokens))))
-        logits = self.answer(tokens)
-        noise = self.answer([*tokens, num_prompts])  # so that the right id is not always the best guess
-        return logits + 0.4 * noise
+        return self.guess(tokens, num_prompts)
 
 
 def naive_greedy(engine: FakeEngine, prompt: Sequence[int], num_tokens: int) -> list[int]:
@@ -102,33 +115,21 @@ def fake_model(
     """A `Model` around a `FakeEngine`; with the embedded model's tokenizer if asked for."""
     folder = load_registry()["tinypy"].folder if tokenizer else Path()
     assert folder is not None
-    model = ModelInfo(
-        name="fake",
-        source="fake",
-        revision=None,
-        architecture="llama",
-        num_parameters=0,
-        vocab_size=vocab_size,
-        hidden_size=1,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=2,
-    )
     manifest = Manifest(
-        model=model,
+        model=model_info(name="fake", vocab_size=vocab_size),
         context=context,
         eos_ids=list(eos_ids),
         special_tokens={},
         num_top_ids=NUM_TOP_IDS,
         max_rows=MAX_ROWS,
         precision="fp32",
+        graph_type="float32",
         target="cpu",
         prompt_tokens=PromptTokensInfo(
             count=tree.num_prompt_tokens, status="untrained", source="", revision=None, size_bytes=0
         ),
         tree=tree_info(tree, "test"),
-        draft=draft,
+        decision=Decision(draft=draft, basis=GIVEN, record=None),
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance={},
         files={"tokenizer.json": file_entry(folder, "tokenizer.json")} if tokenizer else {},

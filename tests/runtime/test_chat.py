@@ -36,6 +36,11 @@ def test_refusals() -> None:
         render_chat("{% for", [{"role": "user", "content": ""}], {})
 
 
+def test_blocks_leave_neither_their_indent_nor_their_line() -> None:
+    template = "{% for m in messages %}\n  {% if m.role == 'user' %}\n<{{ m.content }}>\n  {% endif %}\n{% endfor %}\n."
+    assert render_chat(template, [{"role": "user", "content": "a"}, {"role": "x", "content": "b"}], {}) == "<a>\n."
+
+
 def test_dialect_of_hugging_face() -> None:
     template = "{% generation %}{{ messages[0] | tojson(sort_keys=true, ensure_ascii=true) }}{% endgeneration %}"
     rendered = render_chat(template, [{"role": "user", "content": "é"}], {})

@@ -11,7 +11,6 @@ from ppd.errors import BundleError, EngineError
 from ppd.precision import PRECISIONS
 from ppd.runtime import check_bundle
 from ppd.runtime.check import Recording, check_engine, load_recording
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
 from ppd.tree import fold_tables
@@ -23,9 +22,9 @@ def wide(wide_bundle: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Plans, Recording]:
+def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Bundle, Recording]:
     engine = OnnxRuntimeEngine(wide, threads=1)
-    return engine, Plans(wide.manifest, wide.tree), load_recording(wide.path(REFERENCE_FILE))
+    return engine, wide, load_recording(wide.path(REFERENCE_FILE))
 
 
 def test_bundle_passes(wide: Bundle) -> None:
@@ -49,7 +48,7 @@ def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: P
 @pytest.mark.parametrize("state", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["root unseen", "sibling seen", "prompt row unseen", "position"])
 def test_wrong_tree_tables_are_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Recording], state: int, kind: str, tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording], state: int, kind: str, tmp_path: Path
 ) -> None:
     mask, depth = fold_tables(wide.tree)
     rows = wide.tree.rows[state]
@@ -57,7 +56,7 @@ def test_wrong_tree_tables_are_found(
     if kind == "root unseen":
         mask[state, 1, 0] = False
     elif kind == "sibling seen":
-        mask[state, rows.children[0][0], rows.children[0][1]] = True
+        mask[state, rows.children[0][1], rows.children[0][0]] = True
     elif kind == "prompt row unseen":
         mask[state, rows.first_prompts[0], 0] = False
     else:
@@ -67,7 +66,7 @@ def test_wrong_tree_tables_are_found(
 
 
 def test_wrong_causal_state_is_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Plans, Recording], tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording], tmp_path: Path
 ) -> None:
     mask, depth = fold_tables(wide.tree)
     mask[4, 40, 39] = False
@@ -76,17 +75,17 @@ def test_wrong_causal_state_is_found(
 
 
 def test_lost_commit_is_found(
-    parts: tuple[OnnxRuntimeEngine, Plans, Recording], monkeypatch: pytest.MonkeyPatch
+    parts: tuple[OnnxRuntimeEngine, Bundle, Recording], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, plans, reference = parts
+    engine, bundle, reference = parts
     monkeypatch.setattr(engine, "commit", lambda *_: None)
     with pytest.raises(EngineError, match="commit in tree state"):
-        check_engine(engine, plans, reference)
+        check_engine(engine, bundle, reference)
 
 
 @pytest.mark.parametrize("field", ["top_ids", "top_logits", "ids"])
-def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Recording], field: str) -> None:
-    engine, plans, reference = parts
+def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Bundle, Recording], field: str) -> None:
+    engine, bundle, reference = parts
     changed = getattr(reference, field).copy()
     if field == "top_ids":
         changed[3, 0, [0, 9]] = changed[3, 0, [9, 0]]
@@ -95,12 +94,12 @@ def test_another_reference_is_found(parts: tuple[OnnxRuntimeEngine, Plans, Recor
     else:
         changed[0] += 1
     with pytest.raises(EngineError, match=r"position \d+"):
-        check_engine(engine, plans, dataclasses.replace(reference, **{field: changed}))
+        check_engine(engine, bundle, dataclasses.replace(reference, **{field: changed}))
 
 
 @pytest.mark.parametrize("gap", [0.0, 1.0])
-def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, Recording], gap: float) -> None:
-    engine, plans, reference = parts
+def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Bundle, Recording], gap: float) -> None:
+    engine, bundle, reference = parts
     scale = float(np.abs(reference.top_logits).max())
     # A place where the two best are as close as the tolerance of logits allows to write them down as equal.
     ids, logits = reference.top_ids.copy(), reference.top_logits.copy()
@@ -114,10 +113,10 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Plans, 
     changed = dataclasses.replace(reference, top_ids=ids, top_logits=logits)
     if gap == 0:
         # Rounding may have swapped these very ids in the engine; swapped here as well, they agree.
-        assert check_engine(engine, plans, changed).near_ties != check_engine(engine, plans, reference).near_ties
+        assert check_engine(engine, bundle, changed).near_ties != check_engine(engine, bundle, reference).near_ties
     else:
         with pytest.raises(EngineError, match="best ids"):
-            check_engine(engine, plans, changed)
+            check_engine(engine, bundle, changed)
 
 
 def test_damaged_reference_file(tmp_path: Path) -> None:

@@ -19,61 +19,20 @@ from ppd.bundle import Bundle, open_bundle
 from ppd.export.exporter import export
 from ppd.models.registry import load_registry
 from ppd.precision import PRECISIONS
-from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from ppd.runtime.forks import first_fork, top_two_gap
+from ppd.runtime.forks import first_fork, plain_logits, top_two_gap
 from ppd.runtime.model import Model
 from ppd.runtime.sampling import gumbel_noise, process_logits
-from ppd.signature import TREE_TABLES_FILE
-from ppd.tree import Tree, load_tree, tree_tables_bytes
-from tests.conftest import FIXTURES
+from ppd.tree import Tree, load_tree
+from tests.runtime.real_models import PROMPTS, WIDE_TREE, model_with_tree
 from tests.strategies import trees
 from tests.tiny_models import save_tiny_model
-
-PROMPTS = [
-    "def fibonacci(n):\n",
-    "import os\nimport sys\n",
-    "class Stack:\n    def __init__(self):\n",
-    "def read_lines(path):\n    with open(path) as f:\n",
-    "for i in range(10):\n",
-    "try:\n    import json\nexcept ImportError:\n",
-    "def test_add():\n    assert",
-    "if __name__ == '__main__':\n",
-    "x = np.zeros((3, 4))\n",
-    "    def forward(self, x):\n        return",
-    "# Copyright 2001 by the authors\n",
-    "def quicksort(items):\n    if len(items) <",
-    "@property\ndef name(self):\n",
-    "raise ValueError(",
-    "async def main():\n    await",
-    "parser = argparse.ArgumentParser(",
-    '"""Utilities for working with dates.\n',
-    "result = [",
-    "while True:\n    line =",
-    "torch.nn.functional.",
-    "return sorted(d.items(), key=lambda",
-]
-assert len(PROMPTS) >= 20
-WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
-
-
-def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path, *, exact: bool = False) -> Model:
-    """The bundle's model with another tree folded in, without writing a bundle."""
-    tables = tmp_path / "tables.bin"
-    tables.write_bytes(tree_tables_bytes(tree))
-
-    class WithTables(Bundle):
-        def path(self, role: str) -> Path:
-            return tables if role == TREE_TABLES_FILE else super().path(role)
-
-    changed = WithTables(bundle.folder, bundle.manifest, tree)
-    return Model(changed, OnnxRuntimeEngine(changed, threads=1, exact=exact))
 
 
 def assert_same(model: Model, prompt: list[int], plain: list[int], drafted: list[int]) -> None:
     """Equal tokens, or a fork at a near-tie, which is printed."""
     fork = first_fork(plain, drafted)
     if fork is not None:
-        gap = top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, prompt + plain[:fork])
+        gap = top_two_gap(model.session, prompt + plain[:fork])
         print(f"fork at token {fork}, gap {gap:.2e}")
         assert gap < PRECISIONS["fp32"].tie_gap
 
@@ -137,8 +96,7 @@ def draw_margin(
     model: Model, ids: list[int], seed: int, temperature: float, top_k: int | None = None, top_p: float | None = None
 ) -> float:
     """By how much the drawn id led the next one: log p + noise, in plain decoding."""
-    top_two_gap(model.engine, model.bundle.manifest.prompt_tokens.count, ids)  # leaves the logits after `ids`
-    distribution = process_logits(model.engine.logits(0), temperature, top_k, top_p)
+    distribution = process_logits(plain_logits(model.session, ids), temperature, top_k, top_p)
     scores = np.sort(distribution.log_p + gumbel_noise(distribution.ids, seed, len(ids)))
     return float(scores[-1] - scores[-2]) if len(scores) > 1 else np.inf
 

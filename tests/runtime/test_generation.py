@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.planning.hand_made import hand_made_tree
 from ppd.signature import MAX_ROWS
-from ppd.tree import Node, Tree
-from tests.runtime.fake_engine import FakeEngine, fake_model, naive_greedy
+from ppd.tree import Tree
+from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
 from tests.strategies import trees
-
-WIDE = Tree(
-    2,
-    {
-        2: (Node((), 2), *(Node((r,), 2) for r in range(6)), *(Node((r, c), 2) for r in range(3) for c in range(4))),
-    },
-)
 
 
 @settings(deadline=None, max_examples=60)
@@ -53,6 +46,17 @@ def test_sampling_equals_plain_decoding(
     model = fake_model(tree)
     kwargs = {"max_new_tokens": 20, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     assert model.generate([1, 2], **kwargs).token_ids == model.generate([1, 2], draft=False, **kwargs).token_ids
+
+
+def test_a_seed_means_the_same_in_every_version() -> None:
+    """Of noise at other positions, or of another law, other tokens would be drawn."""
+    tokens = fake_model(WIDE).generate([1, 2, 3], max_new_tokens=12, temperature=0.9, seed=42).token_ids
+    assert tokens == [24, 29, 19, 17, 32, 22, 17, 26, 19, 16, 34, 5]
+
+
+def test_the_time_to_the_first_token_has_the_encoding_in_it() -> None:
+    stats = fake_model(WIDE, vocab_size=8192, tokenizer=True).generate("def f(x):" * 3, max_new_tokens=3).stats
+    assert 0 < stats.prefill_ms < stats.first_token_ms < 10_000
 
 
 def test_drafting_saves_passes() -> None:

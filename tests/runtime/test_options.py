@@ -1,10 +1,17 @@
+import dataclasses
+import inspect
 import math
+import typing
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ppd import runtime
 from ppd.errors import ArgumentError
-from ppd.runtime.options import Options, stop_texts
+from ppd.runtime.options import Keywords, Options
+from tests.runtime.fake_engine import WIDE, fake_model
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,8 @@ from ppd.runtime.options import Options, stop_texts
         {"seed": 0.5},
         {"stop": ("",)},
         {"stop": (3,)},
+        {"stop": 5},
+        {"stop": b"x"},
         {"acceptance": "loose"},
         {"acceptance": "typical"},
         {"draft": "yes"},
@@ -48,9 +57,27 @@ def test_good_options() -> None:
 
 
 def test_one_stop_text_or_several() -> None:
-    assert stop_texts("ab") == ("ab",)
-    assert stop_texts(["a", "b"]) == ("a", "b")
-    assert stop_texts(None) == ()
-    for stop in (5, b"x"):
-        with pytest.raises(ArgumentError, match="stop is"):
-            stop_texts(stop)
+    assert Options(stop="ab").stop_texts == ("ab",)
+    assert Options(stop=["a", "b"]).stop_texts == ("a", "b")
+    assert Options(stop=None).stop_texts == Options().stop_texts == ()
+
+
+def test_type_checkers_know_the_same_keywords() -> None:
+    assert typing.get_type_hints(Keywords) == typing.get_type_hints(Options)
+
+
+@pytest.mark.parametrize("function", [runtime.generate, runtime.Model.generate, runtime.Model.stream])
+def test_the_signature_shows_every_option_with_its_default(function: Callable[..., object]) -> None:
+    shown = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    assert shown.items() >= {field.name: field.default for field in dataclasses.fields(Options)}.items()
+    assert "options" not in shown
+
+
+def test_an_unknown_keyword_is_the_usual_error(tmp_path: Path) -> None:
+    for function in (fake_model(WIDE).generate, fake_model(WIDE).stream):
+        with pytest.raises(TypeError, match="temprature"):
+            function([1], temprature=1.0)
+    with pytest.raises(TypeError, match="temprature"):  # before anything is loaded
+        runtime.generate(tmp_path, "x", temprature=1.0)
+    with pytest.raises(ArgumentError, match="temperature"):
+        runtime.generate(tmp_path, "x", temperature=-1.0)

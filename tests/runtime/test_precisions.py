@@ -1,13 +1,14 @@
 """Every CPU precision of the embedded model: parity with PyTorch, and PPD against plain decoding on the same engine.
 
-The reference is the engine `torch` with the bundle's own weights, dequantised. fp32 and int4 are computed in fp32, so
-no fork is expected. int8 rounds activations to 8 bits: a fork is excused where the reference has both tokens' logits
+The reference is the engine `torch` with the bundle's own weights, dequantised. fp32 is computed in fp32, so no fork is
+expected. int8 and int4 round activations to 8 bits: a fork is excused where the reference has both tokens' logits
 within ε (`Precision.tie_gap`), and every fork is printed.
 """
 
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from ppd import runtime
@@ -19,10 +20,10 @@ from ppd.runtime.model import Model
 from ppd.signature import causal_state
 from ppd.tree import load_tree
 from tests.conftest import exported_tinypy
-from tests.runtime.test_equality import PROMPTS, WIDE_TREE, model_with_tree
+from tests.runtime.real_models import PROMPTS, WIDE_TREE, model_with_tree
 
 NUM_PROMPTS, NUM_TOKENS = 8, 64
-EXACT = ("fp32", "int4")
+EXACT = ("fp32",)
 CPU_PRECISIONS = [name for name in PRECISIONS if name != "fp16"]  # fp16 is for GPUs
 
 
@@ -97,8 +98,36 @@ def test_another_token_than_a_near_tie_would_be_found(model: Model, reference: M
     assert max(gaps) > model.bundle.manifest.tie_gap
 
 
-def test_a_quantised_bundle_is_smaller(folder: Path, tinypy_bundle: Path) -> None:
-    size, whole = (
-        open_bundle(path, verify=False).path("model.onnx.data").stat().st_size for path in (folder, tinypy_bundle)
+def test_a_quantised_bundle_generates_at_its_level_and_is_checked_exactly(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[str] = []
+    set_entry = ort.SessionOptions.add_session_config_entry
+
+    def note(options: ort.SessionOptions, key: str, value: str) -> None:
+        if key == "session.qdq_matmulnbits_accuracy_level":
+            levels.append(value)
+        set_entry(options, key, value)
+
+    monkeypatch.setattr(ort.SessionOptions, "add_session_config_entry", note)
+    bundle = open_bundle(folder, verify=False)
+    for exact in (False, True):
+        open_engine(bundle, "onnxruntime", threads=1, exact=exact)
+
+    assert levels == ([] if bundle.manifest.precision == "fp32" else ["4", "1"])
+
+
+def test_a_quantised_bundle_has_the_bytes_of_its_precision(folder: Path, tinypy_bundle: Path) -> None:
+    bundle = open_bundle(folder, verify=False)
+    whole, size = (
+        open_bundle(path, verify=False).path("model.onnx.data").stat().st_size for path in (tinypy_bundle, folder)
     )
-    assert (size < whole) == (open_bundle(folder, verify=False).manifest.precision != "fp32")
+    model = bundle.manifest.model
+    table = 2 * model.vocab_size * model.hidden_size  # embedding and LM head, 8 bits each at every precision
+    projections = model.num_parameters - table // 2
+    rest = whole - 4 * model.num_parameters  # rotary tables, prompt tokens and padding
+    expected = {"fp32": whole, "int8": table + projections + rest, "int4": table + projections // 2 + rest}
+    scales = {"fp32": 0, "int8": 4 * (table + projections) / 64, "int4": 4.5 * projections / 32 + 4 * table / 64}
+
+    assert expected[bundle.manifest.precision] <= size
+    assert size <= expected[bundle.manifest.precision] + scales[bundle.manifest.precision] + 0.01 * whole

@@ -8,6 +8,14 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from ppd.errors import EngineError
 from ppd.runtime.sampling import draw, gumbel_noise, process_logits
 
+GOLDEN = {
+    (1000, None, None): [577, 142, 926, 9, 9, 9, 993, 329, 258, 993, 9, 105],
+    (1000, 20, 0.9): [252, 142, 993, 9, 9, 9, 993, 329, 993, 993, 9, 675],
+    (20_000, None, None): [6091, 11100, 14291, 13656, 13993, 10276],
+    (20_000, None, 0.9): [6091, 11100, 14291, 13656, 13993, 10276],
+}
+"""Vocabulary, top_k and top_p → tokens that version 0.1 drew at positions 0, 1, … with the seed 42."""
+
 
 @settings(deadline=None, max_examples=100)
 @given(
@@ -48,6 +56,13 @@ def test_positions_are_independent() -> None:
     assert abs(np.corrcoef(tokens[:-1], tokens[1:])[0, 1]) < 0.03
 
 
+def test_a_seed_means_the_same_in_every_version() -> None:
+    for (vocab_size, top_k, top_p), expected in GOLDEN.items():
+        logits = np.random.default_rng(3).normal(size=vocab_size).astype(np.float32) * 2
+        distribution = process_logits(logits, 0.9, top_k, top_p)
+        assert [draw(distribution, 42, position) for position in range(len(expected))] == expected
+
+
 def test_noise_is_the_same_on_every_machine() -> None:
     noise = gumbel_noise(np.array([0, 1, 31999]), seed=7, position=11)
     assert noise.tolist() == pytest.approx([3.515352833134589, 0.3651015794580228, -0.9194267560810248], rel=1e-12)
@@ -71,14 +86,29 @@ def test_noise_is_gumbel_distributed() -> None:
     assert distance < 1.95 / len(noise) ** 0.5  # p = 0.001
 
 
-def test_a_nucleus_that_outgrows_the_first_sort_is_the_same() -> None:
-    logits = np.random.default_rng(0).normal(size=5000).astype(np.float32)
-    for top_p in (0.05, 0.5, 0.99):
-        distribution = process_logits(logits, 1.0, None, top_p)
-        p = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
-        order = np.argsort(-p, kind="stable")
-        count = int((np.cumsum(p[order]) < top_p).sum()) + 1
-        assert distribution.ids.tolist() == order[:count].tolist()
+@pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.99])
+@pytest.mark.parametrize("top_k", [None, 3, 6000])
+def test_a_large_vocabulary_is_cut_as_by_sorting_all_of_it(spread: float, top_p: float, top_k: int | None) -> None:
+    logits = np.random.default_rng(0).normal(size=20_000).astype(np.float32) * np.float32(spread)
+    order = np.argsort(-logits, kind="stable")[:top_k]
+    p = np.exp(logits[order].astype(np.float64))
+    count = int((np.cumsum(p / p.sum()) < top_p).sum()) + 1
+
+    distribution = process_logits(logits, 1.0, top_k, top_p)
+
+    assert sorted(distribution.ids.tolist()) == sorted(order[:count].tolist())
+    expected = dict(zip(order[:count].tolist(), np.log(p[:count] / p[:count].sum()), strict=True))
+    assert distribution.log_p == pytest.approx([expected[i] for i in distribution.ids.tolist()], abs=1e-9)
+
+
+def test_drawing_chunk_by_chunk_is_drawing_from_all() -> None:
+    rng = np.random.default_rng(0)
+    for spread in (0.0, 0.01, 1.0, 6.0):
+        distribution = process_logits(rng.normal(size=20_000).astype(np.float32) * np.float32(spread), 1.0, None, None)
+        for position in range(20):
+            all_of_it = distribution.log_p + gumbel_noise(distribution.ids, 1, position)
+            assert draw(distribution, 1, position) == distribution.ids[np.argmax(all_of_it)]
 
 
 def test_no_temperature_overflows() -> None:

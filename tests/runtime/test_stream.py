@@ -9,8 +9,7 @@ import pytest
 from ppd.errors import BusyError, PPDError
 from ppd.runtime.model import Model
 from ppd.runtime.turn import Turn
-from tests.runtime.fake_engine import fake_model
-from tests.runtime.test_generation import WIDE
+from tests.runtime.fake_engine import WIDE, fake_model
 
 PROMPT = [1, 2, 3]
 
@@ -180,34 +179,36 @@ def test_two_threads_may_read_one_stream(model: Model) -> None:
     assert stream.result.token_ids == expected
 
 
-def test_interrupted_waiting_does_not_take_the_turn() -> None:
+def test_interrupted_waiting_does_not_take_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Turn()
-    turn._holder = threading.Thread()  # somebody else
-    turn._changed.wait = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt):
-        turn.take()
-    del turn._changed.wait
+    holder = threading.Thread(target=turn.take)
+    holder.start()
+    holder.join()
+    with monkeypatch.context() as own:
+        own.setattr(threading.Condition, "wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            turn.take()
     turn.give_back()
     turn.take()
+    with pytest.raises(BusyError):  # it is this thread's now, and nobody else's
+        turn.take()
 
 
-def test_turn_remembers_threads_not_their_numbers() -> None:
-    turn = Turn()
-    thread = threading.Thread(target=turn.take)
-    thread.start()
-    thread.join()  # its identifier may be given to the next thread, which must wait and not be refused
-    outcome: list[str] = []
+def test_turn_remembers_threads_not_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a thread that has ended may be given to the next one, which must wait and not be refused."""
+    turn, waiting = Turn(), threading.Event()
+    ident = property(lambda _: 7)
+    monkeypatch.setattr(threading.Thread, "ident", ident)
+    monkeypatch.setattr(threading, "get_ident", lambda: 7)
+    first, second = threading.Thread(), threading.Thread()
+    monkeypatch.setattr(threading, "current_thread", lambda: first)
+    turn.take()
+    monkeypatch.setattr(threading, "current_thread", lambda: second)
 
-    def wait() -> None:
-        try:
-            turn.take()
-            outcome.append("taken")
-        except BusyError:
-            outcome.append("refused")
+    def waited(_: threading.Condition) -> None:
+        waiting.set()
+        turn.give_back()
 
-    second = threading.Thread(target=wait)
-    second.start()
-    time.sleep(0.1)
-    turn.give_back()
-    second.join(30)
-    assert outcome == ["taken"]
+    monkeypatch.setattr(threading.Condition, "wait", waited)
+    turn.take()
+    assert waiting.is_set()

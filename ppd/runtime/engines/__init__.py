@@ -1,42 +1,61 @@
 """Engines: what runs the graph.
 
-A new one is a module beside `onnxruntime.py`, and a line in `OPENERS`.
-The modules are imported when their engine is chosen, by name: the runtime itself needs none of them. `torch` lies in a
-layer above, since it is the decoder that export traces.
+A new one is a module beside `onnxruntime/cpu.py` with an entry in `ENGINES`, or, in another package, an entry point of
+the group `ppd.engines` that names its opener. Modules are imported when their engine is chosen, by name: the runtime
+itself needs none of them. `torch` lies in a layer above, since it is the decoder that export traces.
 """
 
 import importlib
 import logging
 import os
+from dataclasses import dataclass
 
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
-from ppd.runtime.engines.base import Engine
+from ppd.runtime.engines.base import Engine, EngineOptions
 from ppd.runtime.engines.tensorrt.built import FLAVOURS
 
-OPENERS = {
-    "onnxruntime": "ppd.runtime.engines.onnxruntime.cpu:open_onnxruntime",
-    "onnxruntime-cuda": "ppd.runtime.engines.onnxruntime.cuda:open_onnxruntime_cuda",
-    "tensorrt": "ppd.runtime.engines.tensorrt.engine:open_tensorrt",
-    "tensorrt-rtx": "ppd.runtime.engines.tensorrt.engine:open_tensorrt_rtx",
-    "torch": "ppd.torch_engine.engine:open_torch",
-}
-"""Engine → module and function that opens it, called with the bundle and the number of threads."""
+_REINSTALL = "pip install --force-reinstall ppd-edge"
 
-ENGINES = tuple(OPENERS)
 
-_REMEDIES = {
-    "onnxruntime": 'pip install "ppd-edge[cpu]" (or [cuda], never both)',
-    "onnxruntime-cuda": 'pip install "ppd-edge[cuda]" (and uninstall onnxruntime: never both)',
-    "torch": 'pip install "ppd-edge[export]"',
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """How an engine is opened.
+
+    Attributes:
+        opener: Module and function, called with the bundle and the `EngineOptions`.
+        package: The package that it needs, as Python and as people call it.
+        remedy: The command that brings it.
+    """
+
+    opener: str
+    package: tuple[str, str] = ("", "")
+    remedy: str = _REINSTALL
+
+
+_ONNXRUNTIME = ("onnxruntime", "ONNX Runtime")
+ENGINES = {
+    "onnxruntime": EngineEntry(
+        "ppd.runtime.engines.onnxruntime.cpu:open_onnxruntime",
+        _ONNXRUNTIME,
+        'pip install "ppd-edge[cpu]" (or [cuda], never both)',
+    ),
+    "onnxruntime-cuda": EngineEntry(
+        "ppd.runtime.engines.onnxruntime.cuda:open_onnxruntime_cuda",
+        _ONNXRUNTIME,
+        'pip install "ppd-edge[cuda]" (and uninstall onnxruntime: never both)',
+    ),
+    "tensorrt": EngineEntry("ppd.runtime.engines.tensorrt.engine:open_tensorrt"),
+    "tensorrt-rtx": EngineEntry("ppd.runtime.engines.tensorrt.engine:open_tensorrt_rtx"),
+    "torch": EngineEntry("ppd.torch_engine.engine:open_torch", ("torch", "PyTorch"), 'pip install "ppd-edge[export]"'),
 }
-_MODULES = {"onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
-_ROUND = ("onnxruntime",)
-"""Engines that round more than the graph says, unless they are opened to be exact."""
+"""This package's engines, by name."""
+ENTRY_POINTS = "ppd.engines"
+"""Group of the entry points that bring the engines of other packages."""
 _MAX_THREADS_PER_CORE = 4
 _logger = logging.getLogger(__name__)
 
-__all__ = ["ENGINES", "OPENERS", "Engine", "open_engine"]
+__all__ = ["ENGINES", "ENTRY_POINTS", "Engine", "EngineEntry", "EngineOptions", "open_engine"]
 
 
 def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None, *, exact: bool = False) -> Engine:
@@ -44,29 +63,32 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
 
     Args:
         bundle: The bundle.
-        engine: One of `ENGINES`; or "auto": TensorRT where a built engine fits this GPU, else ONNX Runtime on the GPU
+        engine: An engine's name; or "auto": TensorRT where a built engine fits this GPU, else ONNX Runtime on the GPU
             where it can, else ONNX Runtime on the CPU.
         threads: CPU threads; None for the engine's own choice.
-        exact: For checks: compute in fp32 what the engine would round for speed (int8 on a CPU); slow.
+        exact: Compute in fp32 what the engine would round for speed (quantised products on a CPU); slower.
 
     Raises:
-        ArgumentError: There is no such engine, or `threads` is below 1.
-        EngineError: The engine is not installed, or cannot run the bundle or its precision.
+        ArgumentError: There is no such engine, or the number of threads is not allowed.
+        EngineError: The engine is not installed, or cannot run the bundle.
     """
-    if engine not in ("auto", *ENGINES):
-        raise ArgumentError(f"no engine is called {engine!r}; expected auto or {', '.join(ENGINES)}")
+    _check_threads(threads)
+    options = EngineOptions(threads=threads, exact=exact)
+    if engine != "auto":
+        return _open(bundle, engine, options)
+    for choice in _gpu_choices(bundle):
+        try:
+            return _open(bundle, choice, options)
+        except EngineError as error:
+            _logger.info("engine auto: not %s: %s", choice, error)
+    return _open(bundle, "onnxruntime", options)
+
+
+def _check_threads(threads: int | None) -> None:
     if threads is not None and (type(threads) is not int or threads < 1):
         raise ArgumentError(f"threads is {threads!r}; expected a whole number above 0, or None")
     if threads is not None and threads > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
         raise ArgumentError(f"threads is {threads}; this machine has {os.cpu_count()} cores: give at most that many")
-    if engine != "auto":
-        return _open(bundle, engine, threads, exact=exact)
-    for choice in _gpu_choices(bundle):
-        try:
-            return _open(bundle, choice, threads)
-        except EngineError as error:
-            _logger.info("engine auto: not %s: %s", choice, error)
-    return _open(bundle, "onnxruntime", threads, exact=exact)
 
 
 def _gpu_choices(bundle: Bundle) -> list[str]:
@@ -82,15 +104,31 @@ def _gpu_choices(bundle: Bundle) -> list[str]:
     )
 
 
-def _open(bundle: Bundle, engine: str, threads: int | None, *, exact: bool = False) -> Engine:
-    module, function = OPENERS[engine].split(":")
+def _find_entry(engine: str) -> EngineEntry:
+    """The entry of an engine, looked for in other packages where this one has none."""
+    if engine in ENGINES:
+        return ENGINES[engine]
+    from importlib.metadata import entry_points  # takes a while, and is for other packages' engines only
+
+    others = {
+        point.name: EngineEntry(point.value, remedy=f"pip install --force-reinstall {point.dist.name}")
+        for point in entry_points(group=ENTRY_POINTS)
+        if point.dist is not None
+    }
+    if engine not in others:
+        raise ArgumentError(f"no engine is called {engine!r}; expected auto or {', '.join([*ENGINES, *others])}")
+    return others[engine]
+
+
+def _open(bundle: Bundle, engine: str, options: EngineOptions) -> Engine:
+    entry = _find_entry(engine)
+    module, function = entry.opener.split(":")
     try:
         opener = getattr(importlib.import_module(module), function)
     except ImportError as error:
         package = (error.name or "").split(".")[0]
-        missing = isinstance(error, ModuleNotFoundError)
-        what = "is not installed" if missing else f"cannot be imported ({error})"
-        remedy = _REMEDIES.get(engine, "pip install --force-reinstall ppd-edge")
-        raise EngineError(f"{_MODULES.get(package, package)} {what}; run {remedy}") from error
-    opened: Engine = opener(bundle, threads, exact=True) if exact and engine in _ROUND else opener(bundle, threads)
+        what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        name = entry.package[1] if package == entry.package[0] else package
+        raise EngineError(f"{name} {what}; run {entry.remedy}") from error
+    opened: Engine = opener(bundle, options)
     return opened

@@ -1,6 +1,7 @@
 """What the runtime asks of an engine: run a step, keep the KV of accepted rows, give a row's logits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,19 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What every engine is opened with; one that has no use for an option leaves it.
+
+    Attributes:
+        threads: CPU threads; None for the engine's own choice.
+        exact: Compute in fp32 what the engine would round for speed (quantised products on a CPU); slower.
+    """
+
+    threads: int | None = None
+    exact: bool = False
 
 
 class Engine(Protocol):
@@ -37,4 +51,7 @@ class Engine(Protocol):
         """Logits float32 [V] of the `index`-th head row of the last step. Valid until the next step."""
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
-        """Keep the KV of the accepted rows of the last step, in order, from `cache_len` on."""
+        """Keep the KV of the accepted rows of the last step, in order, from `cache_len` on.
+
+        They ascend and none lies before its destination (`moves` of `ppd.runtime.engines.cache`).
+        """

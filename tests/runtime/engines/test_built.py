@@ -9,10 +9,10 @@ from ppd.bundle import Bundle, open_bundle, write_manifest
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, FileEntry
 from ppd.runtime.engines.tensorrt.built import (
-    chosen_flavour,
     engine_key,
     engine_role,
     find_engine,
+    flavour_in_use,
     graph_digest,
     import_tensorrt,
     tree_digest,
@@ -80,9 +80,9 @@ def test_of_several_engines_that_fit_the_narrowest_runs_and_a_wide_one_is_taken_
 def test_the_flavour_of_an_engine_is_its_name_and_auto_is_asked_of_the_device(bundle: Bundle) -> None:
     changed, _ = with_engine(bundle)
 
-    assert chosen_flavour(changed, "tensorrt-rtx") == "tensorrt-rtx"
-    assert chosen_flavour(changed, "onnxruntime") is None
-    assert chosen_flavour(bundle, "auto") is None
+    assert flavour_in_use(changed, "tensorrt-rtx") == "tensorrt-rtx"
+    assert flavour_in_use(changed, "onnxruntime") is None
+    assert flavour_in_use(bundle, "auto") is None
 
 
 def test_an_engine_built_ahead_of_time_fits_every_gpu_of_its_compute_capability(bundle: Bundle) -> None:

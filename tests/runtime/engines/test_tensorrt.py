@@ -9,10 +9,9 @@ from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.runtime import Model
 from ppd.runtime.check import check_engine, load_recording
-from ppd.runtime.decode import Plans
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine, _float32_from
-from ppd.signature import max_capacity
+from ppd.signature import causal_state, max_capacity
 from tests.fakes.gpu import NAME, VERSION, FakeGpu, install, with_engine
 
 PROMPT = list(range(5, 25))
@@ -33,7 +32,7 @@ def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, 
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle, lowered=lowered), "tensorrt")
 
-    info = check_engine(engine, Plans(bundle.manifest, bundle.tree), load_recording(bundle.path(REFERENCE_FILE)))
+    info = check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
 
     print(f"max difference {info.max_difference:.2g}")
     assert info.engine == f"tensorrt {VERSION} ({NAME})"
@@ -85,7 +84,7 @@ def test_a_step_allocates_nothing_and_is_one_graph(monkeypatch: pytest.MonkeyPat
     gpu = FakeGpu(bundle)
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle), "tensorrt")
-    state = Plans(bundle.manifest, bundle.tree).plain.state
+    state = causal_state(bundle.manifest.prompt_tokens.count)
     for position in range(2):
         engine.run(np.array([5]), state, position, np.array([0]))
     before = gpu.calls.copy()
@@ -102,7 +101,7 @@ def test_a_step_that_cannot_be_captured_is_launched_plainly(monkeypatch: pytest.
     engine = open_engine(with_engine(bundle), "tensorrt")
 
     for position in range(4):
-        top_ids = engine.run(np.array([5]), Plans(bundle.manifest, bundle.tree).plain.state, position, np.array([0]))
+        top_ids = engine.run(np.array([5]), causal_state(bundle.manifest.prompt_tokens.count), position, np.array([0]))
 
     assert np.all(top_ids >= 0)
     assert gpu.calls["cudaStreamBeginCapture"] == 1
@@ -114,7 +113,7 @@ def test_contexts_of_old_shapes_and_their_graphs_are_dropped(monkeypatch: pytest
     gpu = FakeGpu(bundle)
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle, max_decode_rows=40, best_decode_rows=40), "tensorrt")
-    state = Plans(bundle.manifest, bundle.tree).plain.state
+    state = causal_state(bundle.manifest.prompt_tokens.count)
 
     for num_rows in range(1, 13):
         for _ in range(2):
@@ -130,7 +129,7 @@ def test_an_engine_for_measuring_keeps_the_graphs_of_every_shape(
     gpu = FakeGpu(bundle)
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle, max_decode_rows=40), "tensorrt")
-    state = Plans(bundle.manifest, bundle.tree).plain.state
+    state = causal_state(bundle.manifest.prompt_tokens.count)
 
     for _ in range(3):
         for num_rows in range(1, 29):

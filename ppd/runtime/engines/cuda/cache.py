@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ppd.runtime.engines.cache import GrowingCache, moves
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 
 
@@ -34,15 +35,21 @@ class DeviceCache:
             self._spans = [(address, num_kv_heads) for address in self.addresses]
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
-        """Keep the accepted rows of the step behind `cache_len`, in the order of the stream.
+        """Keep the accepted rows of a step behind `cache_len` committed ones, as `moves` has them, in stream order."""
+        for destination, row in moves(rows):
+            self.move(cache_len + destination, cache_len + row)
 
-        Args:
-            cache_len: Committed rows before the step.
-            rows: Accepted rows of the step, ascending, so that none lies before its destination.
-        """
-        for destination, row in enumerate(rows):
-            if row != destination:
-                self._move(cache_len + destination, cache_len + row)
+    def move(self, destination: int, source: int) -> None:
+        """Copy one row over another, in all layers."""
+        for base, height in self._spans:
+            self._cuda.copy_strided(
+                base + destination * self._row_bytes,
+                self._pitch,
+                base + source * self._row_bytes,
+                self._pitch,
+                self._row_bytes,
+                height,
+            )
 
     def write(self, index: int, source: int, cache_len: int, num_rows: int) -> None:
         """Copy a step's own rows `[H, N, D]` at `source` into tensor `index`, behind the committed ones."""
@@ -60,13 +67,43 @@ class DeviceCache:
         """Give the memory back."""
         self._cuda.free(self._base)
 
+
+class GrowingDeviceCache(GrowingCache):
+    """A `DeviceCache` that another, larger one follows when it is full.
+
+    Args:
+        cuda: The stream that the steps run on.
+        num_tensors: 2L.
+        num_kv_heads: H.
+        row_bytes: D times the size of an element.
+        context: Tokens that prompt and answer may fill; bounds S.
+    """
+
+    def __init__(self, cuda: Cuda, num_tensors: int, num_kv_heads: int, row_bytes: int, context: int) -> None:
+        super().__init__(context)
+        self._cuda, self._num_tensors, self._num_kv_heads = cuda, num_tensors, num_kv_heads
+        self._row_bytes = row_bytes
+        self._cache: DeviceCache | None = None
+
+    @property
+    def addresses(self) -> list[int]:
+        """Addresses of the 2L tensors; none before the first restart."""
+        return self._cache.addresses if self._cache else []
+
+    def _resize(self, capacity: int, num_kept_rows: int) -> None:
+        old = self._cache
+        if old is not None and num_kept_rows == 0:
+            self._cache = None
+            old.free()
+            old = None
+        new = DeviceCache(self._cuda, self._num_tensors, self._num_kv_heads, capacity, self._row_bytes)
+        if old is not None:
+            new.copy_from(old, num_kept_rows)
+            self._cuda.synchronize()
+            old.free()
+        self._cache = new
+        self._cuda.synchronize()
+
     def _move(self, destination: int, source: int) -> None:
-        for base, height in self._spans:
-            self._cuda.copy_strided(
-                base + destination * self._row_bytes,
-                self._pitch,
-                base + source * self._row_bytes,
-                self._pitch,
-                self._row_bytes,
-                height,
-            )
+        assert self._cache is not None, "restart comes first"
+        self._cache.move(destination, source)

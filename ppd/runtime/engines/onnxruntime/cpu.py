@@ -11,10 +11,12 @@ import onnxruntime as ort
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
 from ppd.precision import EXACT_LEVEL, PRECISIONS
-from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
+from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
+    FUSED_GRAPH_FILE,
     GRAPH_FILE,
     HEAD_ROWS,
     INPUT_IDS,
@@ -29,8 +31,8 @@ from ppd.signature import (
 from ppd.tree import tree_tables_from_bytes
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-_SPARE_BINDINGS = 12
-"""Step shapes kept bound besides one per state: plain decoding's, and what prefill brings."""
+SPARE_BINDINGS = 12
+"""Step shapes kept bound besides those of decoding: what prefill brings, and other callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class _Binding:
 
 
 class OnnxRuntimeEngine:
-    """Runs a bundle's graph in ONNX Runtime.
+    """Runs a bundle's graph in ONNX Runtime: the one rewritten for it, where the bundle has it.
 
     Args:
         bundle: The bundle.
@@ -61,15 +63,14 @@ class OnnxRuntimeEngine:
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        self._session = _open_session(bundle, threads, exact=exact)
-        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle)
+        graph = FUSED_GRAPH_FILE if bundle.has(FUSED_GRAPH_FILE) else GRAPH_FILE
+        self._session = _open_session(bundle, graph, threads, exact=exact)
+        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
         # Cache and logits have the graph's own type.
         self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
         self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        self._bindings: dict[tuple[int, int], _Binding] = {}
-        self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
-        self._capacity = 0
+        self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
         self._cache_values: list[ort.OrtValue] = []
         self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
         self._last: _Binding | None = None
@@ -92,7 +93,7 @@ class OnnxRuntimeEngine:
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        if cache_len + num_rows > self._capacity and self._cache.reserve(cache_len, num_rows):
+        if cache_len + num_rows > self._cache.capacity and self._cache.reserve(cache_len, num_rows):
             self._bind_cache()
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
@@ -118,13 +119,10 @@ class OnnxRuntimeEngine:
     def _bind_cache(self) -> None:
         """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""
         self._bindings.clear()
-        self._capacity = self._cache.capacity
         layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
 
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
-        if len(self._bindings) >= self._max_bindings:
-            del self._bindings[next(iter(self._bindings))]
         if num_head_rows > self._logits.shape[1]:
             self._logits = np.zeros((1, num_head_rows, self._vocab_size), self._dtype)
         io = self._session.io_binding()
@@ -148,12 +146,14 @@ class OnnxRuntimeEngine:
         for name, value in zip(self._names, self._cache_values, strict=True):
             io.bind_ortvalue_input(name, value)
             io.bind_ortvalue_output(f"{name}_out", value)
-        self._bindings[num_rows, num_head_rows] = binding
+        self._bindings.put((num_rows, num_head_rows), binding)
         return binding
 
 
-def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Sequence[Any]) -> ort.InferenceSession:
-    """A session of the bundle's graph with the folded tree.
+def session_with_tree(
+    bundle: Bundle, graph: str, options: ort.SessionOptions, providers: Sequence[Any]
+) -> ort.InferenceSession:
+    """A session of one of the bundle's graphs, by its role, with the folded tree.
 
     The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
     point to the tables, which therefore live here until the session is made.
@@ -161,10 +161,10 @@ def session_with_tree(bundle: Bundle, options: ort.SessionOptions, providers: Se
     mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
-    return ort.InferenceSession(bundle.path(GRAPH_FILE), options, providers=providers)
+    return ort.InferenceSession(bundle.path(graph), options, providers=providers)
 
 
-def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.InferenceSession:
+def _open_session(bundle: Bundle, graph: str, threads: int | None, *, exact: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     level = PRECISIONS[bundle.manifest.precision].accuracy_level
     if level is not None:
@@ -172,26 +172,26 @@ def _open_session(bundle: Bundle, threads: int | None, *, exact: bool) -> ort.In
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return session_with_tree(bundle, options, ["CPUExecutionProvider"])
+        return session_with_tree(bundle, graph, options, ["CPUExecutionProvider"])
     except PPDError:
         raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise EngineError(
-            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} ({error}); "
+            f"ONNX Runtime {ort.__version__} cannot load {bundle.path(graph)} ({error}); "
             "upgrade it with pip install --upgrade onnxruntime"
         ) from error
 
 
-def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle) -> None:
+def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle, graph: str) -> None:
     """Refuse a graph that is not the one the manifest describes."""
     found = [value.name for value in session.get_inputs()]
     if found != expected:
         raise EngineError(
-            f"{bundle.path(GRAPH_FILE)} has {len(found)} inputs, the manifest asks for {len(expected)} "
+            f"{bundle.path(graph)} has {len(found)} inputs, the manifest asks for {len(expected)} "
             f"({bundle.manifest.model.num_layers} layers); export the bundle again"
         )
 
 
-def open_onnxruntime(bundle: Bundle, threads: int | None, *, exact: bool = False) -> OnnxRuntimeEngine:
+def open_onnxruntime(bundle: Bundle, options: EngineOptions) -> OnnxRuntimeEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
-    return OnnxRuntimeEngine(bundle, threads, exact=exact)
+    return OnnxRuntimeEngine(bundle, options.threads, exact=options.exact)

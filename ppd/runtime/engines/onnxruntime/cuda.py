@@ -16,10 +16,11 @@ import onnxruntime as ort
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
-from ppd.runtime.engines.base import Ids, Logits
-from ppd.runtime.engines.cuda.cache import DeviceCache
+from ppd.runtime.engines.base import EngineOptions, Ids, Logits
+from ppd.runtime.engines.cuda.cache import GrowingDeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
-from ppd.runtime.engines.onnxruntime.cpu import session_with_tree
+from ppd.runtime.engines.onnxruntime.cpu import SPARE_BINDINGS, session_with_tree
+from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
     GRAPH_FILE,
@@ -29,7 +30,6 @@ from ppd.signature import (
     STATE,
     TOP_IDS,
     cache_names,
-    capacity_for,
 )
 
 PROVIDER = "CUDAExecutionProvider"
@@ -62,7 +62,6 @@ SIZE_OPERATORS = frozenset(
 _FLOATS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 _FATAL = 4
 _DEVICE = ("cuda", 0)
-_SPARE_BINDINGS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class OnnxRuntimeCudaEngine:
                 f"ONNX Runtime {ort.__version__} here has no {PROVIDER}; "
                 'uninstall onnxruntime, then run pip install "ppd-edge[cuda]"'
             )
-        self._model, self._context, self._num_top_ids = manifest.model, manifest.context, manifest.num_top_ids
+        self._model, self._num_top_ids = manifest.model, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         self._cuda = Cuda()
         self._finalizer = weakref.finalize(self, self._cuda.close)
@@ -104,9 +103,11 @@ class OnnxRuntimeCudaEngine:
                 "export the bundle again, with this version"
             )
         self._kv_type, self._logits_type = _FLOATS[types[self._names[0]]], _FLOATS[types[LOGITS]]
-        self._bindings: dict[tuple[int, int], _Binding] = {}
-        self._max_bindings = manifest.prompt_tokens.count + 1 + _SPARE_BINDINGS
-        self._cache: DeviceCache | None = None
+        self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
+        row_bytes = manifest.model.head_dim * self._kv_type.itemsize
+        self._cache = GrowingDeviceCache(
+            self._cuda, len(self._names), manifest.model.num_kv_heads, row_bytes, manifest.context
+        )
         self._last: _Binding | None = None
 
     @property
@@ -115,17 +116,15 @@ class OnnxRuntimeCudaEngine:
         return f"onnxruntime {ort.__version__} (CUDA)"
 
     def restart(self, num_rows: int) -> None:
-        """As `Engine.restart`. Old rows stay: finite, and masked until they are overwritten."""
-        capacity = capacity_for(num_rows, self._context)
-        if self._cache is None or self._cache.capacity != capacity:
-            self._replace_cache(capacity, 0)
+        """As `Engine.restart`."""
+        if self._cache.restart(num_rows):
+            self._bindings.clear()
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        assert self._cache is not None, "restart comes first"
-        if cache_len + num_rows > self._cache.capacity:
-            self._replace_cache(capacity_for(cache_len + num_rows, self._context), cache_len)
+        if self._cache.reserve(cache_len, num_rows):
+            self._bindings.clear()
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
         binding.inputs[INPUT_IDS].update_inplace(np.ascontiguousarray(input_ids, np.int64)[None])
@@ -150,29 +149,10 @@ class OnnxRuntimeCudaEngine:
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`. ONNX Runtime has a stream of its own, so the copies are waited for."""
-        assert self._cache is not None, "no step has run"
         self._cache.commit(cache_len, rows)
         self._cuda.synchronize()
 
-    def _replace_cache(self, capacity: int, num_kept_rows: int) -> None:
-        """Another capacity: what was bound holds the old cache, so it goes too."""
-        self._bindings.clear()
-        old, model = self._cache, self._model
-        row_bytes = model.head_dim * self._kv_type.itemsize
-        if old is not None and num_kept_rows == 0:
-            old.free()
-            old = None
-        self._cache = DeviceCache(self._cuda, len(self._names), model.num_kv_heads, capacity, row_bytes)
-        if old is not None:
-            self._cache.copy_from(old, num_kept_rows)
-            self._cuda.synchronize()
-            old.free()
-        self._cuda.synchronize()
-
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
-        if len(self._bindings) >= self._max_bindings:
-            del self._bindings[next(iter(self._bindings))]
-        assert self._cache is not None, "restart comes first"
         io, make = self._session.io_binding(), ort.OrtValue.ortvalue_from_shape_and_type
         shapes = {INPUT_IDS: (1, num_rows), STATE: (1,), CACHE_LEN: (1,), HEAD_ROWS: (num_head_rows,)}
         inputs = {name: make(shape, np.int64, *_DEVICE) for name, shape in shapes.items()}
@@ -186,7 +166,8 @@ class OnnxRuntimeCudaEngine:
         for name, address in zip(self._names, self._cache.addresses, strict=True):
             io.bind_input(name, *_DEVICE, self._kv_type, shape, address)
             io.bind_output(f"{name}_out", *_DEVICE, self._kv_type, shape, address)
-        binding = self._bindings[num_rows, num_head_rows] = _Binding(io, inputs, top_ids, logits)
+        binding = _Binding(io, inputs, top_ids, logits)
+        self._bindings.put((num_rows, num_head_rows), binding)
         return binding
 
 
@@ -235,7 +216,7 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
     if fallback:
         providers.append("CPUExecutionProvider")
-    session = session_with_tree(bundle, options, providers)
+    session = session_with_tree(bundle, GRAPH_FILE, options, providers)
     if PROVIDER not in session.get_providers():  # ONNX Runtime goes on without a provider that it cannot load
         raise EngineError(
             f"the {PROVIDER} of ONNX Runtime {ort.__version__} does not load; it wants its own major version of CUDA "
@@ -244,6 +225,6 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     return session
 
 
-def open_onnxruntime_cuda(bundle: Bundle, threads: int | None) -> OnnxRuntimeCudaEngine:  # noqa: ARG001 - as all openers
+def open_onnxruntime_cuda(bundle: Bundle, _: EngineOptions) -> OnnxRuntimeCudaEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
     return OnnxRuntimeCudaEngine(bundle)

@@ -103,7 +103,7 @@ def find_engine_here(bundle: Bundle, flavour: str) -> EngineInfo:
     return find_engine(bundle, flavour, trt.__version__, gpu.name, gpu.compute_capability)
 
 
-def chosen_flavour(bundle: Bundle, engine: str) -> str | None:
+def flavour_in_use(bundle: Bundle, engine: str) -> str | None:
     """The flavour that `open_engine` takes for an engine's name, "auto" included; None for one that is not TensorRT."""
     if engine != "auto":
         return engine if engine in FLAVOURS else None

@@ -15,17 +15,18 @@ import numpy.typing as npt
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
 from ppd.manifest import EngineInfo
-from ppd.runtime.engines.base import Ids, Logits
+from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 from ppd.runtime.engines.cuda.device import current_gpu
+from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine_here, import_tensorrt, is_wide
 from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
 
 PREFILL, DECODE = 0, 1
 """Optimisation profiles."""
 _SPARE_STEPS = 4
-"""Decode shapes kept besides one per state: plain decoding's, and a few of other callers."""
+"""Decode shapes kept besides those of the tree: a few of other callers."""
 _MEASURED_STEPS = 32
 """The same of an engine that is built for measuring: all shapes whose times are taken in turns, graphs captured."""
 _WORD = np.dtype(np.int64).itemsize
@@ -112,8 +113,8 @@ class TensorRTEngine:
         self._scratch_bytes = self._engine.device_memory_size_v2
         self._scratch = self._cuda.allocate(self._scratch_bytes, "TensorRT's scratch memory")
         self._prefill = _Step(self._new_context(PREFILL))
-        self._steps: dict[tuple[int, int], _Step] = {}
-        self._max_steps = manifest.prompt_tokens.count + 1 + (_MEASURED_STEPS if is_wide(info) else _SPARE_STEPS)
+        num_spare = _MEASURED_STEPS if is_wide(info) else _SPARE_STEPS
+        self._steps = ShapeCache[_Step](shapes_of(bundle), num_spare)
 
     @property
     def cache(self) -> DeviceCache:
@@ -163,13 +164,7 @@ class TensorRTEngine:
         """The context for a shape: its own in the decode profile, the one of prefill for what is larger."""
         info, shape = self._info, (num_rows, num_head_rows)
         if max(shape) <= info.max_decode_rows:
-            step = self._steps.get(shape)
-            if step is None:
-                if len(self._steps) >= self._max_steps:
-                    self._drop(next(iter(self._steps)))
-                step = self._steps[shape] = _Step(self._new_context(DECODE))
-                self._set_shape(step.context, *shape)
-            return step
+            return self._steps.get(shape) or self._new_decode_step(shape)
         if num_rows > info.max_prefill_rows or num_head_rows > info.max_prefill_head_rows:
             raise EngineError(
                 f"a step of {num_rows} rows, {num_head_rows} of them through the LM head, is larger than the engine "
@@ -178,10 +173,13 @@ class TensorRTEngine:
         self._set_shape(self._prefill.context, *shape)
         return self._prefill
 
-    def _drop(self, shape: tuple[int, int]) -> None:
-        step = self._steps.pop(shape)
-        if step.graph is not None:
-            self._cuda.drop_graph(step.graph)
+    def _new_decode_step(self, shape: Shape) -> _Step:
+        step = _Step(self._new_context(DECODE))
+        self._set_shape(step.context, *shape)
+        evicted = self._steps.put(shape, step)
+        if evicted is not None and evicted.graph is not None:
+            self._cuda.drop_graph(evicted.graph)
+        return step
 
     def _launch(self, step: _Step, top_ids: Ids) -> None:
         """Run a step: the first time plainly, as TensorRT wants before a capture, then as one CUDA graph."""
@@ -285,11 +283,11 @@ def _float32_from(content: npt.NDArray[np.uint8], type_name: str) -> Logits:
     return content.view({"FLOAT": np.float32, "HALF": np.float16}[type_name]).astype(np.float32)
 
 
-def open_tensorrt(bundle: Bundle, threads: int | None) -> TensorRTEngine:  # noqa: ARG001 - as all openers
+def open_tensorrt(bundle: Bundle, _: EngineOptions) -> TensorRTEngine:
     """Open the engine `tensorrt`, as `ppd.runtime.engines` asks for it."""
     return TensorRTEngine(bundle, "tensorrt")
 
 
-def open_tensorrt_rtx(bundle: Bundle, threads: int | None) -> TensorRTEngine:  # noqa: ARG001 - as all openers
+def open_tensorrt_rtx(bundle: Bundle, _: EngineOptions) -> TensorRTEngine:
     """Open the engine `tensorrt-rtx`, as `ppd.runtime.engines` asks for it."""
     return TensorRTEngine(bundle, "tensorrt-rtx")

@@ -1,0 +1,64 @@
+"""What a calibration leaves in a bundle beside the manifest: `latency.json` and `acceptance.json`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
+from ppd.calibrate.latency import Latency
+from ppd.codec import AGAIN
+from ppd.decision import CalibrationInfo
+from ppd.errors import ArgumentError, BundleError
+from ppd.measures import Marginals, marginals_from_json
+
+_ARRAYS = ("sizes", "cache_lens", "milliseconds", "host_ms", "head_share")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured on a device: how often guesses are right, and what steps cost."""
+
+    marginals: Marginals
+    latency: Latency
+
+
+def files_from_measured(measured: Measured, info: CalibrationInfo) -> dict[str, str]:
+    """Role → text, each with the calibration that it belongs to."""
+    marginals, latency = measured.marginals, measured.latency
+    acceptance = {
+        "marginals": marginals.probabilities,
+        "intervals": marginals.intervals(),
+        "trials": marginals.trials,
+        "source": marginals.source,
+    }
+    times = {name: getattr(latency, name).tolist() for name in _ARRAYS}
+    times |= {"rounds": latency.rounds, "stable": latency.stable}
+    about = {"measured": dataclasses.asdict(info)}
+    return {ACCEPTANCE_FILE: json.dumps(acceptance | about), LATENCY_FILE: json.dumps(times | about)}
+
+
+def measured_from_bundle(bundle: Bundle) -> Measured:
+    """Read the two files of a calibrated bundle.
+
+    Raises:
+        BundleError: One is not there, or something else.
+    """
+    acceptance, times = (bundle.read_bytes(role) for role in (ACCEPTANCE_FILE, LATENCY_FILE))
+    try:
+        read = json.loads(times)
+        latency = Latency(
+            sizes=np.array(read["sizes"], np.int64),
+            cache_lens=np.array(read["cache_lens"], np.int64),
+            milliseconds=np.array(read["milliseconds"], np.float64),
+            host_ms=np.array(read["host_ms"], np.float64),
+            head_share=np.array(read["head_share"], np.float64),
+            rounds=read["rounds"],
+            stable=read["stable"],
+        )
+        if latency.milliseconds.shape != (len(latency.cache_lens), len(latency.sizes)):
+            raise ValueError(f"milliseconds has shape {latency.milliseconds.shape}")
+        return Measured(marginals=marginals_from_json(json.loads(acceptance), "this device"), latency=latency)
+    except (KeyError, TypeError, ValueError, ArgumentError) as error:
+        raise BundleError(f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}") from error

@@ -1,0 +1,115 @@
+"""Whether a bundle drafts unless told, and what that rests on: a calibration, an estimate, or nothing."""
+
+import types
+from dataclasses import dataclass
+
+from ppd.codec import AGAIN
+from ppd.errors import BundleError
+from ppd.measures import LatencyCurve, Marginals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationInfo:
+    """What calibration measured and chose on a device.
+
+    Attributes:
+        engine: Engine, version and device.
+        machine: Operating system and processor.
+        created: When, ISO 8601.
+        num_prompts: Prompts whose acceptance was counted.
+        predicted_acceptance_length: τ that the measured marginals promise for the tree.
+        measured_acceptance_length: τ of the confirming run.
+        predicted_speedup: τ·L(1)/L(N) of the measured curve.
+        measured_speedup: Median of the confirming run's paired ratios.
+        speedup_low: Lower end of its 95 % interval.
+        speedup_high: Upper end.
+        remark: Which part of the prediction differs from what was measured, if by over 10 %; else empty.
+    """
+
+    engine: str
+    machine: str
+    created: str
+    num_prompts: int
+    predicted_acceptance_length: float
+    measured_acceptance_length: float
+    predicted_speedup: float
+    measured_speedup: float
+    speedup_low: float
+    speedup_high: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RooflineInfo:
+    """What the figures of a target promise: N rows take overhead + max(weights + cache, N · compute per row).
+
+    Attributes:
+        cache_len: Cached rows assumed.
+        weights_ms: Weights over bandwidth.
+        cache_ms: KV cache over bandwidth.
+        compute_ms_per_row: Operations of a row over dense throughput.
+        overhead_ms: Constant per step.
+    """
+
+    cache_len: int
+    weights_ms: float
+    cache_ms: float
+    compute_ms_per_row: float
+    overhead_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateInfo:
+    """What is known of a target before a device is at hand: nothing of it was measured there.
+
+    Attributes:
+        curve: L(N): a roofline, or measured elsewhere.
+        roofline: The terms of `curve`; null where it was measured elsewhere.
+        marginals: The chances that the tree was chosen by; null where none are known, so that it is hand-made.
+        acceptance_length: τ that the marginals promise; null where none are known.
+        speedup: τ·L(1)/L(N); null where no marginals are known.
+        warning: That the model does not fit the target's memory, or empty.
+    """
+
+    curve: LatencyCurve
+    roofline: RooflineInfo | None
+    marginals: Marginals | None
+    acceptance_length: float | None
+    speedup: float | None
+    warning: str
+
+
+CALIBRATED, CALIBRATED_ELSEWHERE, ESTIMATED = "calibrated here", "calibrated elsewhere", "estimated"
+UNKNOWN, GIVEN = "unknown", "given"
+_RECORDS: dict[str, tuple[type, ...]] = {
+    CALIBRATED: (CalibrationInfo,),
+    CALIBRATED_ELSEWHERE: (CalibrationInfo,),
+    ESTIMATED: (EstimateInfo,),
+    UNKNOWN: (EstimateInfo, types.NoneType),
+    GIVEN: (types.NoneType,),
+}
+"""Basis of a decision → its record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What `draft="auto"` does with the folded tree, and what says so.
+
+    Attributes:
+        draft: True or false; null where nothing says which is faster (then it drafts).
+        basis: "calibrated here", on this device; "calibrated elsewhere", when the prompt tokens were trained;
+            "estimated" for the target; "unknown", where the acceptance or the device is, so that the tree is hand-made;
+            "given", for a tree that was asked for.
+        record: What was measured or estimated; null where nothing was.
+    """
+
+    draft: bool | None
+    basis: str
+    record: CalibrationInfo | EstimateInfo | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.record, _RECORDS.get(self.basis, ())):
+            raise BundleError(
+                f"a decision's basis is {self.basis!r:.40} with the record {type(self.record).__name__}, expected "
+                f"{', '.join(_RECORDS)} and what belongs to it; {AGAIN}"
+            )

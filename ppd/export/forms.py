@@ -1,0 +1,98 @@
+"""Forms: how each weight of the decoder is stored at a precision, by its name, its shape and the device.
+
+| weight | on ONNX Runtime's CPU | for TensorRT |
+|---|---|---|
+| projections, int8 | 8 bits, blocks | 8 bits, a scale per output |
+| projections, int4 | 4 bits, blocks with zero points | 4 bits, blocks |
+| LM head | 8 bits, blocks | 8 bits, a scale per output |
+| embedding | 8 bits, a scale per row | the graph's type |
+
+TensorRT dequantises blocks of 4 bits only, takes no zero points with them, and reads constants of 8 bits in no other
+node than `DequantizeLinear`: rows could not be gathered before they are dequantised. A tied table becomes two, the head
+and the embedding, which together are smaller than one of 32 bits. Norms and biases keep the graph's type.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ppd.errors import ExportError
+from ppd.export.quantise import Form
+from ppd.precision import PRECISIONS
+
+EMBEDDING, HEAD = "embedding.weight", "head.weight"
+_BLOCKS = {4: (32, 16), 8: (128, 64, 32, 16)}
+"""Bits → how many inputs share a scale: the first that divides the inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The forms of one export.
+
+    Attributes:
+        precision: Of the export.
+        for_tensorrt: Whether TensorRT reads the graph.
+    """
+
+    precision: str
+    for_tensorrt: bool = False
+
+    @property
+    def quantise(self) -> bool:
+        """Whether anything is quantised."""
+        return PRECISIONS[self.precision].is_quantised
+
+    @property
+    def need_inputs(self) -> bool:
+        """Whether it matters what the projections read on a text: 4 bits."""
+        return PRECISIONS[self.precision].bits == 4
+
+    def of(self, name: str, shape: tuple[int, ...]) -> Form | None:
+        """How a weight is stored; None for the graph's own type.
+
+        Args:
+            name: Of the decoder's parameter, such as "blocks.0.attention.qkv.weight".
+            shape: Its shape. The form of the embedding [V, hidden] is that of its transpose.
+        """
+        if not self.quantise:
+            return None
+        if name == EMBEDDING:
+            return None if self.for_tensorrt else Form(8, None)
+        if name != HEAD and not _is_of_layer(name, shape):
+            return None
+        bits = 8 if name == HEAD else PRECISIONS[self.precision].bits
+        if bits == 8 and self.for_tensorrt:
+            return Form(8, None)
+        block = next((size for size in _BLOCKS[bits] if shape[0] % size == 0), None)
+        return None if block is None else Form(bits, block, zero_points=bits == 4 and not self.for_tensorrt)
+
+    def kept(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Projections that no block divides and that stay as they are; "mlp.down" is that of every layer.
+
+        Args:
+            shapes: Of the decoder's parameters.
+
+        Raises:
+            ExportError: No projection of a layer is quantised: the export would not be what was asked for.
+        """
+        if not self.quantise:
+            return []
+        of_layers = {name for name, shape in shapes.items() if _is_of_layer(name, shape)}
+        kept = {name for name in (*of_layers, HEAD) if name in shapes and self.of(name, shapes[name]) is None}
+        if of_layers <= kept:
+            widths = " and ".join(map(str, sorted({shapes[name][0] for name in of_layers})))
+            raise ExportError(
+                f"{self.precision} takes blocks of {_BLOCKS[4][-1]} inputs, which do not divide this model's {widths}; "
+                "export with --precision fp32, or fp16 for a GPU"
+            )
+        return _kinds(kept)
+
+
+def _is_of_layer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether it is the weight of a layer's projection."""
+    return name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2
+
+
+def _kinds(names: Iterable[str]) -> list[str]:
+    """Names without the layer's number and the word "weight", each once."""
+    bare = (name.removesuffix(".weight") for name in names)
+    return sorted({name.split(".", 2)[2] if name.startswith("blocks.") else name for name in bare})

@@ -1,0 +1,53 @@
+"""What a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace."""
+
+from dataclasses import dataclass
+
+from ppd.manifest import ModelInfo
+
+GB = 10**9
+_WORKSPACE = 0.1
+"""Part of the weights that an engine's workspace is taken to be before one is built: an assumption."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes by what they are for; `workspace` is 0 where it is not known."""
+
+    weights: float
+    cache: float
+    logits: float
+    workspace: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.cache + self.logits + self.workspace
+
+
+def memory_of(model: ModelInfo, *, weights: float, item_bytes: int, capacity: int, head_rows: int) -> Memory:
+    """What is known of a bundle, the workspace apart.
+
+    Args:
+        model: The shape.
+        weights: Bytes of the weights.
+        item_bytes: Of a number of the graph's type, 2 or 4.
+        capacity: S, rows of the KV cache.
+        head_rows: Most rows that go through the LM head at once; their logits are fp32.
+    """
+    return Memory(
+        weights=weights,
+        cache=capacity * kv_bytes_per_row(model, item_bytes),
+        logits=4.0 * head_rows * model.vocab_size,
+    )
+
+
+def with_workspace(memory: Memory) -> Memory:
+    """The same with room for an engine that is not built yet: a tenth of the weights."""
+    return Memory(
+        weights=memory.weights, cache=memory.cache, logits=memory.logits, workspace=_WORKSPACE * memory.weights
+    )
+
+
+def kv_bytes_per_row(model: ModelInfo, item_bytes: int) -> int:
+    """Bytes that one cached row has over all layers."""
+    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * item_bytes

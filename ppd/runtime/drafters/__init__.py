@@ -1,0 +1,7 @@
+"""Drafters: what proposes a step's candidates. Whoever guesses, what is accepted is what plain decoding emits."""
+
+from ppd.runtime.drafters.base import Drafter, Proposal
+from ppd.runtime.drafters.plain import PlainDrafter
+from ppd.runtime.drafters.prompt_tokens import PromptTokenDrafter
+
+__all__ = ["Drafter", "PlainDrafter", "PromptTokenDrafter", "Proposal"]

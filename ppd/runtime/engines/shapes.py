@@ -1,0 +1,61 @@
+"""What engines keep per step shape: bound buffers, execution contexts."""
+
+from collections.abc import Collection
+from typing import Generic, TypeVar
+
+from ppd.bundle import Bundle
+
+Shape = tuple[int, int]
+"""Rows of a step, and how many of them go through the LM head."""
+Value = TypeVar("Value")
+
+
+class ShapeCache(Generic[Value]):
+    """Values by step shape; when a new one comes, the one unused for longest goes.
+
+    It holds no way to make or to free a value, as that would be the engine: an engine in a cycle would keep its memory
+    until the collector comes.
+
+    Args:
+        pinned: Shapes that stay.
+        num_spare: How many others are kept.
+    """
+
+    def __init__(self, pinned: Collection[Shape], num_spare: int) -> None:
+        self._pinned, self._num_spare = frozenset(pinned), num_spare
+        self._kept: dict[Shape, Value] = {}
+        self._spare: dict[Shape, Value] = {}  # the least recently used first
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._spare)
+
+    def get(self, shape: Shape) -> Value | None:
+        """The value of a shape, if there is one."""
+        value = self._kept.get(shape)
+        if value is None and shape in self._spare:
+            value = self._spare[shape] = self._spare.pop(shape)
+        return value
+
+    def put(self, shape: Shape, value: Value) -> Value | None:
+        """Keep a value.
+
+        Returns:
+            The one that went for it.
+        """
+        if shape in self._pinned:
+            self._kept[shape] = value
+            return None
+        evicted = self._spare.pop(next(iter(self._spare))) if len(self._spare) >= self._num_spare else None
+        self._spare[shape] = value
+        return evicted
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self._kept.clear()
+        self._spare.clear()
+
+
+def shapes_of(bundle: Bundle) -> set[Shape]:
+    """The shapes of decoding with the bundle's tree: one per state, and plain decoding's."""
+    sizes = {1, *(rows.num_rows for rows in bundle.tree.rows.values())}
+    return {(size, size) for size in sizes}

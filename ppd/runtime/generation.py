@@ -1,0 +1,147 @@
+"""One generation: draft, run, verify and commit, until something ends it."""
+
+import time
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from ppd.runtime.drafters.base import Drafter
+from ppd.runtime.options import Options
+from ppd.runtime.plans import StepPlan
+from ppd.runtime.result import FinishReason, Result, Stats
+from ppd.runtime.sampling import Distribution, draw, process_logits
+from ppd.runtime.session import Session
+from ppd.runtime.text import TextStream
+from ppd.runtime.verify import Accepted, verify_exact, verify_typical
+
+
+class Generation:
+    """A generation under way: `begin`, then `step` until there is a `finish_reason`.
+
+    Args:
+        session: The session; what it held is forgotten.
+        drafter: What proposes candidates.
+        options: Checked options.
+        eos_ids: Tokens that end the answer.
+        context: Tokens that prompt and answer may fill.
+        text: The answer's text, where the bundle has a tokenizer; it finds stop texts.
+
+    Attributes:
+        token_ids: The answer so far.
+        finish_reason: Why it ended; None while it goes on.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        drafter: Drafter,
+        options: Options,
+        *,
+        eos_ids: Collection[int],
+        context: int,
+        text: TextStream | None,
+    ) -> None:
+        self._session, self._drafter, self._options, self._text = session, drafter, options, text
+        self._eos_ids, self._context, self._budget = eos_ids, context, 0
+        self._verify: Callable[[StepPlan, list[int]], Accepted] = self._verify_greedy
+        if options.temperature > 0:
+            self._verify = self._verify_typical if options.acceptance == "typical" else self._verify_sampled
+        self._num_prompt_tokens, self._accepted_per_step = 0, list[int]()
+        self._prefill_s = self._decode_s = 0.0
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+
+    def begin(self, prompt_ids: list[int]) -> list[int]:
+        """Read the prompt and decide the first token.
+
+        Args:
+            prompt_ids: At least one, and fewer than the context.
+
+        Returns:
+            The first token, alone.
+        """
+        started = time.perf_counter()
+        self._session.prefill(np.array(prompt_ids, np.int64), self._drafter.num_prompts)
+        greedy = self._options.temperature == 0
+        first = int(self._session.top_ids[0, 0]) if greedy else self._draw(self._distribution(0), 0)
+        self._session.decide(first)
+        self._num_prompt_tokens = len(prompt_ids)
+        self._budget = min(self._options.max_new_tokens, self._context - len(prompt_ids))
+        new = [first]
+        self._emit(new)
+        self._prefill_s = time.perf_counter() - started
+        return new
+
+    def step(self) -> list[int]:
+        """Draft, run, verify and commit one step.
+
+        Returns:
+            Its tokens.
+        """
+        started = time.perf_counter()
+        session = self._session
+        plan, candidates = self._drafter.propose(session.history, session.guesses)
+        tokens = [session.history[-1], *candidates]
+        session.step(plan, tokens)
+        accepted = self._verify(plan, tokens)
+        num_tokens = self._emit(accepted.tokens)
+        session.commit(accepted, num_tokens)
+        self._accepted_per_step.append(num_tokens)
+        self._decode_s += time.perf_counter() - started
+        return accepted.tokens[:num_tokens]
+
+    def result(self, encode_s: float) -> Result:
+        """The result of a generation that has ended.
+
+        Args:
+            encode_s: Seconds that the prompt's encoding took, for the time to the first token.
+        """
+        assert self.finish_reason is not None, "it goes on"
+        stats = Stats(
+            prompt_tokens=self._num_prompt_tokens,
+            steps=len(self._accepted_per_step),
+            accepted_per_step=tuple(self._accepted_per_step),
+            first_token_ms=(encode_s + self._prefill_s) * 1e3,
+            prefill_ms=self._prefill_s * 1e3,
+            decode_ms=self._decode_s * 1e3,
+        )
+        text = self._text.text if self._text else ""
+        return Result(text=text, token_ids=self.token_ids, finish_reason=self.finish_reason, stats=stats)
+
+    def _emit(self, tokens: list[int]) -> int:
+        """Give out a step's tokens one by one, to the answer and its text, until one ends the generation.
+
+        Returns:
+            How many were given out: those that plain decoding would have emitted.
+        """
+        text, answer = self._text, self.token_ids
+        for count, token in enumerate(tokens, 1):
+            answer.append(token)
+            if token in self._eos_ids or (text is not None and text.push(token)):
+                self.finish_reason = "stop"
+                return count
+            if len(answer) == self._budget:
+                self.finish_reason = "length" if self._budget == self._options.max_new_tokens else "context"
+                return count
+        return len(tokens)
+
+    def _verify_greedy(self, plan: StepPlan, tokens: list[int]) -> Accepted:
+        best: list[int] = self._session.top_ids[: len(tokens), 0].tolist()
+        return verify_exact(plan.rows.children, tokens, best.__getitem__)
+
+    def _verify_sampled(self, plan: StepPlan, tokens: list[int]) -> Accepted:
+        def choose(row: int) -> int:
+            return self._draw(self._distribution(row), len(plan.rows.nodes[row].path))
+
+        return verify_exact(plan.rows.children, tokens, choose)
+
+    def _verify_typical(self, plan: StepPlan, tokens: list[int]) -> Accepted:
+        return verify_typical(plan.rows.children, tokens, self._distribution, self._draw)
+
+    def _distribution(self, row: int) -> Distribution:
+        options = self._options
+        return process_logits(self._session.logits(row), options.temperature, options.top_k, options.top_p)
+
+    def _draw(self, distribution: Distribution, depth: int) -> int:
+        """Draw what follows a node of this depth, or the prompt's last token, which has depth 0 too."""
+        return draw(distribution, int(self._options.seed), len(self._session.history) + depth)

@@ -1,0 +1,52 @@
+"""Plans of a step: which rows it has and what each may see, made once per bundle."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppd.manifest import Manifest
+from ppd.runtime.engines.base import Ids
+from ppd.signature import causal_state
+from ppd.tree import Node, Rows, Tree, order_rows
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """A step made ready: everything about its rows that does not change from step to step.
+
+    Attributes:
+        state: Which folded tree the rows follow, or the causal state: what the graph is told.
+        rows: The rows.
+        input_ids: int64 [N]; prompt rows hold their ids, each step writes the nodes' tokens.
+        nodes: int64 [nodes], the nodes' part of `input_ids`, the root first.
+        head_rows: int64 [R], the rows that go through the LM head; the nodes are the first of them.
+    """
+
+    state: int
+    rows: Rows
+    input_ids: Ids
+    nodes: Ids
+    head_rows: Ids
+
+
+class Plans:
+    """The plans of a bundle: one per state of its tree, and those of the causal state."""
+
+    def __init__(self, manifest: Manifest, tree: Tree) -> None:
+        self.num_prompt_tokens, self.vocab_size = manifest.prompt_tokens.count, manifest.model.vocab_size
+        self.num_top_ids = manifest.num_top_ids
+        self.causal_state = causal_state(self.num_prompt_tokens)
+        self.chunk_size = manifest.max_rows - self.num_prompt_tokens
+        self.by_state = [self.of_rows(state, rows) for state, rows in sorted(tree.rows.items())]
+        self.plain = self.chain(0)
+
+    def of_rows(self, state: int, rows: Rows, num_head_rows: int | None = None) -> StepPlan:
+        """The plan of rows that follow a folded tree; all go through the LM head, or the first `num_head_rows`."""
+        input_ids = rows.input_ids(self.vocab_size)
+        return StepPlan(state, rows, input_ids, input_ids[: len(rows.nodes)], np.arange(num_head_rows or rows.num_rows))
+
+    def chain(self, num_candidates: int, num_prompts: int = 0, num_head_rows: int | None = None) -> StepPlan:
+        """The root and candidates one behind the other in the causal state, with prompt rows on the last."""
+        inner = [Node((0,) * depth, 0) for depth in range(num_candidates)]
+        rows = order_rows((*inner, Node((0,) * num_candidates, num_prompts)))
+        return self.of_rows(self.causal_state, rows, num_head_rows)

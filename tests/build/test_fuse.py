@@ -1,0 +1,160 @@
+"""The graph for ONNX Runtime answers as the standard one, to 1e-4 of the largest logit, in every phase."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ppd.build.fuse import fuse
+from ppd.bundle import Bundle, open_bundle
+from ppd.errors import ExportError
+from ppd.export.exporter import export
+from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from ppd.runtime.plans import Plans
+from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CAPACITY
+from ppd.tree import load_tree
+from tests.conftest import FIXTURES
+from tests.copies import refolded_copy, standard
+from tests.tiny_models import save_tiny_model
+
+WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
+MODELS = ("tinypy", "llama_mqa", "llama_head_dim", "llama_biases", "llama_llama3", "qwen3", "qwen3_bias")
+
+
+class Pair:
+    """The standard graph and the fused one, run side by side."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.plans = Plans(bundle.manifest, bundle.tree)
+        self._engines = [OnnxRuntimeEngine(which, threads=1) for which in (standard(bundle), bundle)]
+        self._rng = np.random.default_rng(3)
+
+    def text(self, length: int) -> np.ndarray:
+        return self._rng.integers(0, self.plans.vocab_size, length)
+
+    def restart(self, num_rows: int) -> None:
+        for engine in self._engines:
+            engine.restart(num_rows)
+
+    def run(self, ids: np.ndarray, cache_len: int, state: int | None = None) -> None:
+        """A step of both, all of whose logits have to agree."""
+        state = self.plans.plain.state if state is None else state
+        for engine in self._engines:
+            engine.run(ids, state, cache_len, np.arange(len(ids)))
+        expected, got = (np.stack([engine.logits(row) for row in range(len(ids))]) for engine in self._engines)
+        assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
+        for engine in self._engines:
+            engine.commit(cache_len, rows)
+
+    @property
+    def capacities(self) -> list[int]:
+        return [engine.cache.capacity for engine in self._engines]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def bundle(request: pytest.FixtureRequest, tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "tinypy":
+        return open_bundle(refolded_copy(tinypy_bundle, folder / "wide", load_tree(WIDE_TREE)))
+    save_tiny_model(request.param, folder / "model")
+    return export(str(folder / "model"), "cpu", tree=str(WIDE_TREE), out=folder / "bundle").bundle
+
+
+@pytest.fixture(scope="module")
+def pair(bundle: Bundle) -> Pair:
+    return Pair(bundle)
+
+
+def test_prefill_in_one_chunk_agrees(pair: Pair) -> None:
+    pair.restart(60)
+    pair.run(pair.text(60), 0)
+
+
+def test_prefill_in_several_chunks_agrees(pair: Pair) -> None:
+    pair.restart(60)
+    for start in range(0, 60, 25):
+        pair.run(pair.text(min(25, 60 - start)), start)
+
+
+def test_plain_decoding_agrees(pair: Pair) -> None:
+    pair.restart(1)
+    for position in range(12):  # from an empty cache
+        pair.run(pair.text(1), position)
+
+
+def test_every_tree_state_agrees(pair: Pair) -> None:
+    pair.restart(40)
+    pair.run(pair.text(40), 0)
+    assert len(pair.plans.by_state) > 2
+    for plan in pair.plans.by_state:
+        ids = plan.input_ids.copy()
+        ids[: len(plan.rows.nodes)] = pair.text(len(plan.rows.nodes))
+        pair.run(ids, 40, plan.state)
+
+
+def test_a_growing_cache_agrees(pair: Pair) -> None:
+    pair.restart(1)
+    start = MIN_CAPACITY - 3
+    pair.run(pair.text(start), 0)
+    pair.run(pair.text(2), start)
+    assert pair.capacities == [MIN_CAPACITY] * 2
+    pair.run(pair.text(4), start + 2)
+    assert pair.capacities == [2 * MIN_CAPACITY] * 2
+    pair.run(pair.text(1), start + 6)
+
+
+def test_a_commit_that_moves_rows_agrees(pair: Pair) -> None:
+    pair.restart(30)
+    pair.run(pair.text(20), 0)
+    plan = pair.plans.by_state[-1]
+    last = max(plan.rows.children[0])
+    assert last > 1, "the last child of the root has to be moved"
+    pair.run(plan.input_ids, 20, plan.state)
+    pair.commit(20, [0, last])
+    pair.run(pair.text(1), 22)
+    pair.run(plan.input_ids, 23, plan.state)
+
+
+def test_every_layer_has_one_attention_that_reads_the_projection_and_the_cache(bundle: Bundle) -> None:
+    graph = onnx.load(bundle.path(FUSED_GRAPH_FILE), load_external_data=False).graph
+    attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert len(attentions) == bundle.manifest.model.num_layers
+    assert [tuple(node.input[3:5]) for node in attentions] == [(f"k_{i}", f"v_{i}") for i in range(len(attentions))]
+    assert [tuple(node.output[1:]) for node in attentions] == [
+        (f"k_{i}_out", f"v_{i}_out") for i in range(len(attentions))
+    ]
+    assert not {"Attention", "TensorScatter", "Transpose"}.intersection(node.op_type for node in graph.node[:-3])
+    assert len({node.input[10] for node in attentions}) == 1, "one bias serves all layers"
+
+
+def test_the_fused_graph_reads_the_weights_of_the_standard_one(bundle: Bundle) -> None:
+    fused, whole = (
+        {
+            (tensor.name, *((entry.key, entry.value) for entry in tensor.external_data))
+            for tensor in onnx.load(bundle.path(role), load_external_data=False).graph.initializer
+            if tensor.external_data
+        }
+        for role in (FUSED_GRAPH_FILE, GRAPH_FILE)
+    )
+    assert fused == whole
+
+
+def test_head_sizes_that_the_kernel_does_not_take_leave_the_standard_graph(tmp_path: Path) -> None:
+    save_tiny_model("qwen3_odd", tmp_path / "model")
+    made = export(str(tmp_path / "model"), "cpu", out=tmp_path / "bundle").bundle
+    assert not made.has(FUSED_GRAPH_FILE)
+    assert fuse(onnx.load(made.path(GRAPH_FILE), load_external_data=False), made.manifest.model.num_heads) is None
+
+
+def test_a_foreign_graph_is_refused(tinypy_bundle: Path) -> None:
+    model = onnx.load(tinypy_bundle / GRAPH_FILE, load_external_data=False)
+    next(node for node in model.graph.node if node.op_type == "RotaryEmbedding").op_type = "Identity"
+    with pytest.raises(ExportError, match=r"Identity stands at .*RotaryEmbedding was expected"):
+        fuse(model, 4)
+    del model.graph.input[4:]
+    with pytest.raises(ExportError, match="no input k_0"):
+        fuse(model, 4)

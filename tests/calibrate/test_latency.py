@@ -1,0 +1,76 @@
+"""Latency, on an engine that takes exactly as long as it is told to."""
+
+import types
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ppd.calibrate import latency as module
+from ppd.calibrate.latency import Latency, measure_latency
+from ppd.runtime.model import Model
+from ppd.tree import Tree
+from tests.runtime.fake_engine import NUM_TOP_IDS, FakeEngine, fake_model
+
+SIZES = (1, 2, 4, 8)
+BIND, ROW, HEAD_ROW, EACH, COMMIT = 1000.0, 2.0, 0.5, 0.125, 0.25  # milliseconds
+
+
+class TimedEngine(FakeEngine):
+    """A step takes time by its rows and by those of them that go through the LM head, and the k-th of a shape a little
+    more than the one before; the first of a shape binds, which takes much longer.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        super().__init__(tree)
+        self.now, self.steps = 0.0, Counter[tuple[int, int, int]]()
+
+    def run(self, input_ids, state: int, cache_len: int, head_rows):  # noqa: ARG002 - as an engine is called
+        shape = (cache_len, len(input_ids), len(head_rows))
+        count = self.steps[shape]
+        self.steps[shape] += 1
+        self.now += ROW * len(input_ids) + HEAD_ROW * len(head_rows) + EACH * count + (0 if count else BIND)
+        return np.zeros((len(head_rows), NUM_TOP_IDS), np.int64)  # the rows are no text, only a number of them
+
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:  # noqa: ARG002 - as an engine is called
+        self.now += COMMIT
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
+    bundle = fake_model(Tree.none(3), context=64).bundle
+    engine = TimedEngine(Tree.none(3))
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
+    return measure_latency(Model(bundle, engine), seconds=0, sizes=SIZES)
+
+
+def middle(measured: Latency) -> float:
+    """Index of the median of the runs that count, 1 to rounds - 1."""
+    return float(np.median(np.arange(1, measured.rounds)))
+
+
+def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
+    sizes = np.array(SIZES)
+    step = ROW * sizes + HEAD_ROW * sizes + EACH * middle(measured)
+
+    assert measured.cache_lens.tolist() == [8, 32]
+    assert measured.host_ms == pytest.approx(np.full(4, COMMIT))
+    assert measured.milliseconds[1] == pytest.approx(step + COMMIT)
+
+
+def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Latency) -> None:
+    extra = HEAD_ROW * (np.array(SIZES) - 1)
+
+    assert measured.head_share[1:] == pytest.approx((extra / measured.milliseconds[0])[1:], rel=0.02)
+    assert (measured.head_share[1:] > 0.05).all()
+    assert measured.head_share[0] < 0.05
+
+
+def test_a_curve_pools_what_falls_and_never_falls() -> None:
+    sizes, lens = np.array([1, 2, 4]), np.array([32, 64])
+    ms = np.array([[3.0, 1.0, 5.0], [5.0, 3.0, 5.0]])
+    latency = Latency(sizes, lens, ms, np.zeros(3), np.zeros(3), 8, stable=True)
+
+    assert latency.curve().curve().tolist() == [3.0, 3.0, 4.0, 5.0]
+    assert latency.curves()["64 cached rows"].at([2, 3]).tolist() == [3.0, 4.0]

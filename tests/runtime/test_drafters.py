@@ -1,0 +1,103 @@
+"""Whoever drafts, the tokens are plain decoding's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppd.runtime.drafters import Drafter, PlainDrafter, PromptTokenDrafter, Proposal
+from ppd.runtime.model import Model
+from ppd.runtime.plans import Plans
+from ppd.tree import Tree
+from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
+from tests.strategies import trees
+
+PROMPT = [1, 2, 3]
+
+
+class AnyDrafter:
+    """Proposes what a source of choices says: any plan, filled with junk, duplicates, or what the model will say.
+
+    Args:
+        plans: The bundle's plans.
+        engine: Knows what is right.
+        choose: (what for, how many there are) → one of them.
+    """
+
+    def __init__(self, plans: Plans, engine: FakeEngine, choose: st.DataObject, num_prompts: int) -> None:
+        self._engine, self._data, self.num_prompts = engine, choose, num_prompts
+        self._plans = [*plans.by_state, plans.plain, *(plans.chain(k, num_prompts) for k in (1, 2, 5))]
+        self.histories: list[list[int]] = []
+
+    def propose(self, history: Sequence[int], _: np.ndarray) -> Proposal:
+        self.histories.append(list(history))
+        plan = self._data.draw(st.sampled_from(self._plans), label="plan")
+        kind = self._data.draw(st.sampled_from(["right", "junk", "duplicates", "shuffled"]), label="kind")
+        nodes = plan.rows.nodes[1:]
+        right = naive_greedy(self._engine, history, max((len(node.path) for node in nodes), default=0))
+        tokens = [right[len(node.path) - 1] for node in nodes]
+        if kind == "junk":
+            tokens = self._data.draw(st.lists(st.integers(0, 39), min_size=len(nodes), max_size=len(nodes)))
+        elif kind == "duplicates":
+            tokens = [self._data.draw(st.integers(0, 39))] * len(nodes)
+        elif kind == "shuffled":
+            tokens = self._data.draw(st.permutations(tokens))
+        return plan, list(tokens)
+
+
+@given(
+    data=st.data(),
+    tree=trees(max_prompt_tokens=3, max_nodes=8),
+    temperature=st.sampled_from([0.0, 0.8]),
+    num_prompts=st.integers(0, 1),
+)
+def test_any_drafter_changes_no_token(data: st.DataObject, tree: Tree, temperature: float, num_prompts: int) -> None:
+    model = fake_model(tree)
+    assert isinstance(model.engine, FakeEngine)
+    plain = model.generate(PROMPT, max_new_tokens=12, temperature=temperature, seed=5, draft=False)
+    drafter = AnyDrafter(model.session.plans, model.engine, data, num_prompts)
+    model.drafter = drafter
+
+    drafted = model.generate(PROMPT, max_new_tokens=12, temperature=temperature, seed=5, draft=True)
+
+    assert drafted.token_ids == plain.token_ids
+    decided = [*PROMPT, *plain.token_ids]
+    ends = np.cumsum([4, *drafted.stats.accepted_per_step[:-1]])
+    assert drafter.histories == [decided[:end] for end in ends.tolist()]
+
+
+def test_a_drafter_that_knows_the_answer_needs_few_steps() -> None:
+    class Oracle:
+        num_prompts = 0
+
+        def __init__(self, model: Model) -> None:
+            self.plan, self.engine = model.session.plans.chain(5), model.engine
+
+        def propose(self, history: Sequence[int], _: np.ndarray) -> Proposal:
+            return self.plan, naive_greedy(self.engine, history, 5)
+
+    model = fake_model(WIDE)
+    oracle: Drafter = Oracle(model)
+    model.drafter = oracle
+    stats = model.generate(PROMPT, max_new_tokens=25).stats
+
+    assert stats.accepted_per_step == (6, 6, 6, 6)
+
+
+def test_plain_decoding_proposes_nothing() -> None:
+    plans = fake_model(WIDE).session.plans
+    assert PlainDrafter(plans).propose(PROMPT, np.zeros((0, 10), np.int64)) == (plans.plain, [])
+
+
+@pytest.mark.parametrize("state", [0, 1, 2])
+def test_prompt_tokens_fill_the_tree_of_the_state_by_depth_and_rank(state: int) -> None:
+    plans = fake_model(Tree(2, dict(WIDE.states) | {0: WIDE.states[2][:1], 1: WIDE.states[2][:4]})).session.plans
+    guesses = np.arange(10 * state).reshape(state, 10) + 100
+
+    plan, candidates = PromptTokenDrafter(plans).propose(PROMPT, guesses)
+
+    assert plan is plans.by_state[state]
+    expected = [100 + 10 * (len(node.path) - 1) + node.path[-1] for node in plan.rows.nodes[1:]]
+    assert candidates == expected
