@@ -105,7 +105,7 @@ def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
             in_blocks = any(attribute.name == "block_size" and attribute.i for attribute in node.attribute)
             if len(node.input) > 2 or (in_blocks and kinds.get(node.input[0]) == onnx.TensorProto.INT8):
                 raise EngineError(
-                    f"{bundle.folder} is quantised for {bundle.manifest.target}, which TensorRT does not read; "
+                    f"{bundle.folder} is quantised for {bundle.manifest.target}, in a form that TensorRT cannot read; "
                     "export the model again with --gpu and the device's name (ppd targets lists them)"
                 )
 
