@@ -23,18 +23,16 @@ KINDS = {"F32": ("F32", "F32"), "Q8_0": ("Q8_0", "Q8_0"), "Q4_0": ("Q4_0", "Q8_0
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 _OUTER = {"embedding.weight": "token_embd.weight", "head.weight": "output.weight", "norm.weight": "output_norm.weight"}
 _LAYER = {
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.o": "attn_output",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-    "attention_norm": "attn_norm",
-    "mlp_norm": "ffn_norm",
-    "attention.q_norm": "attn_q_norm",
-    "attention.k_norm": "attn_k_norm",
+    "attention.qkv": ("attn_q", "attn_k", "attn_v"),
+    "attention.o": ("attn_output",),
+    "mlp.gate_up": ("ffn_gate", "ffn_up"),
+    "mlp.down": ("ffn_down",),
+    "attention_norm": ("attn_norm",),
+    "mlp_norm": ("ffn_norm",),
+    "attention.q_norm": ("attn_q_norm",),
+    "attention.k_norm": ("attn_k_norm",),
 }
+"""The decoder's module → GGUF's, of which it may hold several."""
 
 
 def tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Array]]:
@@ -47,26 +45,23 @@ def tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, Array]]:
         raise ModelError(f"rope_type is {config.rope.scaling}; this writer of GGUF files knows only default")
     with open_weights(folder, config) as weights:
         for name in weights.names:
-            values = weights.read(name).float()
-            if values.ndim == 2 and name != "embedding.weight":
-                values = values.T
-            array = values.contiguous().numpy()
-            yield gguf_name(name), _for_rotation(name, array, config)
+            for theirs, values in zip(gguf_names(name), weights.parts(name), strict=True):
+                yield theirs, _for_rotation(theirs, values.float().contiguous().numpy(), config)
 
 
-def gguf_name(ours: str) -> str:
-    """The decoder's name of a parameter → GGUF's."""
+def gguf_names(ours: str) -> list[str]:
+    """The decoder's name of a parameter → GGUF's, one for each part of it."""
     if ours in _OUTER:
-        return _OUTER[ours]
+        return [_OUTER[ours]]
     _, layer, rest = ours.split(".", 2)
     module, parameter = rest.rsplit(".", 1)
-    return f"blk.{layer}.{_LAYER[module]}.{parameter}"
+    return [f"blk.{layer}.{theirs}.{parameter}" for theirs in _LAYER[module]]
 
 
 def _for_rotation(name: str, array: Array, config: ModelConfig) -> Array:
     """Llama-type files have the two halves of a head's q and k interleaved: there, neighbours are rotated."""
-    heads = {"attention.q": config.num_heads, "attention.k": config.num_kv_heads}
-    module = name.split(".", 2)[-1].rpartition(".")[0]
+    heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+    module = name.split(".")[-2]
     if _ARCHITECTURES[config.architecture] != "llama" or module not in heads:
         return array
     halves = array.reshape(heads[module], 2, config.head_dim // 2, -1)
