@@ -79,7 +79,7 @@ _ALL = (
     Precision(
         name="int8",
         bits=8,
-        bytes_per_weight=1.03125,
+        bytes_per_weight=1.015625,
         tolerance=1e-4,
         tie_gap=0.25,
         accuracy_level=4,
@@ -96,7 +96,7 @@ _ALL = (
     ),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _ALL}
-"""By name, the most exact first. `bytes_per_weight` counts the fp32 scales of int8's blocks of 128, and the scales and
+"""By name, the most exact first. `bytes_per_weight` counts the fp32 scales of int8's blocks of 256, and the scales and
 zero points of int4's blocks of 32."""
 
 

@@ -20,7 +20,7 @@ from ppd.export.quantise import Form
 from ppd.precision import PRECISIONS
 
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
-_BLOCKS = {4: (32, 16), 8: (128, 64, 32, 16)}
+_BLOCKS = {4: (32, 16), 8: (256, 128, 64, 32, 16)}
 """Bits → how many inputs share a scale: the first that divides the inputs."""
 
 

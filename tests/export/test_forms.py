@@ -10,7 +10,7 @@ from ppd.export.quantise import Form
 @pytest.mark.parametrize(
     ("name", "shape", "on_cpu", "for_tensorrt"),
     [
-        ("blocks.3.mlp.down.weight", (1536, 576), {"int8": Form(8, 128), "int4": Form(4, 32, True)},
+        ("blocks.3.mlp.down.weight", (1536, 576), {"int8": Form(8, 256), "int4": Form(4, 32, True)},
          {"int8": Form(8, None), "int4": Form(4, 32)}),
         ("blocks.3.attention.qkv.weight", (576, 960), {"int8": Form(8, 64), "int4": Form(4, 32, True)},
          {"int8": Form(8, None), "int4": Form(4, 32)}),
