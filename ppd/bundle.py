@@ -20,12 +20,14 @@ from ppd.decision import CALIBRATED, GIVEN, CalibrationInfo, Decision
 from ppd.errors import BundleError, TreeError
 from ppd.files import write_atomically
 from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, TreeInfo, bytes_from_manifest, manifest_from_bytes
-from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
 PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
+_NEEDED = (GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE, TREE_FILE)
+"""Roles that every bundle has, so that nothing an engine reads goes unhashed."""
 _MAX_TRIES = 5
 _BLOCK = 1 << 20
 _CHANGED = "the bundle was changed while it was loaded: try again"
@@ -92,8 +94,8 @@ def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
     """Verify the files that a manifest names. A re-fold may replace them meanwhile, its manifest first."""
     for role, entry in manifest.files.items():
         _verify_file(root, entry, hashed=verify or not _is_large(role))
-    if TREE_FILE not in manifest.files:
-        raise BundleError(f"{root / MANIFEST_FILE} names no {TREE_FILE}; {AGAIN}")
+    if missing := [role for role in _NEEDED if role not in manifest.files]:
+        raise BundleError(f"{root / MANIFEST_FILE} names no {missing[0]}; {AGAIN}")
     try:
         tree = tree_from_json((root / manifest.files[TREE_FILE].path).read_text("utf-8"))
         tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)

@@ -13,9 +13,9 @@ from ppd.manifest import MANIFEST_FILE
 
 REMEDY = "export the bundle again|upgrade|the folder that ppd-export writes"
 FILES = (
+    "model-onnxruntime.onnx",
     "model.json",
     "model.onnx",
-    "model-onnxruntime.onnx",
     "model.onnx.data",
     "prompt_tokens.safetensors",
     "reference.npz",
