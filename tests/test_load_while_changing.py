@@ -12,6 +12,7 @@ from ppd.bundle import open_bundle, record_calibration, refold_tree
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
 from ppd.runtime import load
+from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
 from tests.infos import RECORD
@@ -91,7 +92,10 @@ def test_tables_that_went_after_the_bundle_was_opened_are_one_line(folder: Path)
     opened = open_bundle(folder)
     calibrate_to(folder, "small")
 
-    for read in (lambda: OnnxRuntimeEngine(opened, 1), lambda: opened.read_bytes("latency.json")):
+    for read in (
+        lambda: OnnxRuntimeEngine(opened, EngineOptions(threads=1)),
+        lambda: opened.read_bytes("latency.json"),
+    ):
         with pytest.raises(BundleError, match="the bundle was changed while it was loaded: try again") as caught:
             read()
         assert "\n" not in str(caught.value)

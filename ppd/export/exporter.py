@@ -218,7 +218,7 @@ def _check(staging: Path, reference: Recording) -> CheckInfo:
         ) from error
     bundle = open_bundle(staging, verify=False)
     try:
-        return check_engine(open_engine(bundle, exact=True), bundle, reference)
+        return check_engine(open_engine(bundle, exact=True, brief=True), bundle, reference)
     except EngineError as error:
         raise ExportError(f"the export does not answer as PyTorch does: {error}") from error
 

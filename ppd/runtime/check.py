@@ -79,7 +79,7 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
     """
     opened = open_bundle(bundle)
     reference = load_recording(opened.path(REFERENCE_FILE))
-    return check_engine(open_engine(opened, engine, threads, exact=True), opened, reference)
+    return check_engine(open_engine(opened, engine, threads, exact=True, brief=True), opened, reference)
 
 
 def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckInfo:

@@ -11,6 +11,7 @@ from ppd.build.fuse import fuse
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import ExportError
 from ppd.export.exporter import export
+from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.plans import Plans
 from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CAPACITY
@@ -28,7 +29,7 @@ class Pair:
 
     def __init__(self, bundle: Bundle) -> None:
         self.plans = Plans(bundle.manifest, bundle.tree)
-        self._engines = [OnnxRuntimeEngine(which, threads=1) for which in (standard(bundle), bundle)]
+        self._engines = [OnnxRuntimeEngine(which, EngineOptions(threads=1)) for which in (standard(bundle), bundle)]
         self._rng = np.random.default_rng(3)
 
     def text(self, length: int) -> np.ndarray:

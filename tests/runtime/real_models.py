@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ppd.bundle import Bundle
+from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.model import Model
 from ppd.signature import TREE_TABLES_FILE
@@ -46,4 +47,4 @@ def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path, *, exact: bool =
             return tables if role == TREE_TABLES_FILE else super().path(role)
 
     changed = WithTables(bundle.folder, bundle.manifest, tree)
-    return Model(changed, OnnxRuntimeEngine(changed, threads=1, exact=exact))
+    return Model(changed, OnnxRuntimeEngine(changed, EngineOptions(threads=1, exact=exact)))

@@ -11,6 +11,7 @@ from ppd.errors import BundleError, EngineError
 from ppd.precision import PRECISIONS
 from ppd.runtime import check_bundle
 from ppd.runtime.check import Recording, check_engine, load_recording
+from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import TREE_TABLES_FILE
 from ppd.tree import fold_tables
@@ -23,7 +24,7 @@ def wide(wide_bundle: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Bundle, Recording]:
-    engine = OnnxRuntimeEngine(wide, threads=1)
+    engine = OnnxRuntimeEngine(wide, EngineOptions(threads=1))
     return engine, wide, load_recording(wide.path(REFERENCE_FILE))
 
 
@@ -42,7 +43,7 @@ def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: P
         def path(self, role: str) -> Path:
             return path if role == TREE_TABLES_FILE else super().path(role)
 
-    return OnnxRuntimeEngine(Changed(bundle.folder, bundle.manifest, bundle.tree), threads=1)
+    return OnnxRuntimeEngine(Changed(bundle.folder, bundle.manifest, bundle.tree), EngineOptions(threads=1))
 
 
 @pytest.mark.parametrize("state", [1, 2, 3])

@@ -5,6 +5,7 @@ expected. int8 and int4 round activations to 8 bits: a fork is excused where the
 within ε (`Precision.tie_gap`), and every fork is printed.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +99,28 @@ def test_another_token_than_a_near_tie_would_be_found(model: Model, reference: M
     assert max(gaps) > model.bundle.manifest.tie_gap
 
 
-def test_a_quantised_bundle_generates_at_its_level_and_is_checked_exactly(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("large", "exactly"), [(False, "dequantised"), (True, "level 1")])
+def test_a_quantised_bundle_generates_at_its_level_and_is_exact_where_asked(
+    folder: Path, large: bool, exactly: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels: list[str] = []
+    entries = {"session.qdq_matmulnbits_accuracy_level": "level", "session.disable_quant_qdq": "dequantised"}
+    found: list[str] = []
     set_entry = ort.SessionOptions.add_session_config_entry
 
     def note(options: ort.SessionOptions, key: str, value: str) -> None:
-        if key == "session.qdq_matmulnbits_accuracy_level":
-            levels.append(value)
+        if key in entries:
+            found.append(f"level {value}" if entries[key] == "level" else entries[key])
         set_entry(options, key, value)
 
     monkeypatch.setattr(ort.SessionOptions, "add_session_config_entry", note)
     bundle = open_bundle(folder, verify=False)
+    if large:
+        model = dataclasses.replace(bundle.manifest.model, num_parameters=7 * 10**9)
+        bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, model=model))
     for exact in (False, True):
         open_engine(bundle, "onnxruntime", threads=1, exact=exact)
 
-    assert levels == ([] if bundle.manifest.precision == "fp32" else ["4", "1"])
+    assert found == ([] if bundle.manifest.precision == "fp32" else ["level 4", exactly])
 
 
 def test_a_quantised_bundle_has_the_bytes_of_its_precision(folder: Path, tinypy_bundle: Path) -> None:

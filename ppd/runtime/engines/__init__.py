@@ -58,7 +58,9 @@ _logger = logging.getLogger(__name__)
 __all__ = ["ENGINES", "ENTRY_POINTS", "Engine", "EngineEntry", "EngineOptions", "open_engine"]
 
 
-def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None, *, exact: bool = False) -> Engine:
+def open_engine(
+    bundle: Bundle, engine: str = "auto", threads: int | None = None, *, exact: bool = False, brief: bool = False
+) -> Engine:
     """Open a bundle in an engine.
 
     Args:
@@ -66,13 +68,14 @@ def open_engine(bundle: Bundle, engine: str = "auto", threads: int | None = None
             where it can, else ONNX Runtime on the CPU.
         threads: CPU threads; None for the engine's own choice.
         exact: Compute in fp32 what the engine would round for speed (quantised products on a CPU); slower.
+        brief: Only a few steps will run: take less memory, and less time to open, for slower steps.
 
     Raises:
         ArgumentError: There is no such engine, or the number of threads is not allowed.
         EngineError: The engine is not installed, or cannot run the bundle.
     """
     _check_threads(threads)
-    options = EngineOptions(threads=threads, exact=exact)
+    options = EngineOptions(threads=threads, exact=exact, brief=brief)
     if engine != "auto":
         return _open(bundle, engine, options)
     for choice in _gpu_choices(bundle):

@@ -18,10 +18,12 @@ class EngineOptions:
     Attributes:
         threads: CPU threads; None for the engine's own choice.
         exact: Compute in fp32 what the engine would round for speed (quantised products on a CPU); slower.
+        brief: Only a few steps will run, so nothing is rearranged for them ahead of time: less memory, slower steps.
     """
 
     threads: int | None = None
     exact: bool = False
+    brief: bool = False
 
 
 class Engine(Protocol):

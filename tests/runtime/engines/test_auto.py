@@ -59,7 +59,7 @@ def test_another_package_may_bring_an_engine(
         "from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine\n"
         "class Theirs(OnnxRuntimeEngine):\n"
         "    def __init__(self, bundle, options):\n"
-        "        super().__init__(bundle, options.threads, exact=options.exact)\n"
+        "        super().__init__(bundle, options)\n"
         "        self.options = options\n"
     )
     record = tmp_path / "their_engine-1.0.dist-info"

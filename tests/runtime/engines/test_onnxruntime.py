@@ -10,6 +10,7 @@ from ppd import runtime
 from ppd.bundle import open_bundle
 from ppd.errors import ArgumentError
 from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.host_cache import KVCache
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import FUSED_GRAPH_FILE, MIN_CAPACITY
@@ -31,7 +32,7 @@ def engine(request: pytest.FixtureRequest, tinypy_bundle: Path) -> OnnxRuntimeEn
     """On each of the graphs, with STALE in every row of the cache."""
     bundle = open_bundle(tinypy_bundle)
     assert bundle.has(FUSED_GRAPH_FILE)
-    made = OnnxRuntimeEngine(bundle if request.param == "fused" else standard(bundle), threads=1)
+    made = OnnxRuntimeEngine(bundle if request.param == "fused" else standard(bundle), EngineOptions(threads=1))
     made.restart(4)
     made.cache.array[:] = STALE
     return made
@@ -58,7 +59,7 @@ def test_inputs_and_outputs_of_a_step_are_the_cache_itself(engine: OnnxRuntimeEn
 
 
 def test_a_present_that_is_not_the_past_is_a_copy_that_shows(tinypy_bundle: Path) -> None:
-    engine = OnnxRuntimeEngine(open_bundle(tinypy_bundle), threads=1)
+    engine = OnnxRuntimeEngine(open_bundle(tinypy_bundle), EngineOptions(threads=1))
     engine.restart(4)
     engine.cache.array[:] = STALE
     outputs = engine._session.run(None, feeds_of(engine))
@@ -81,7 +82,7 @@ def test_onnxruntime_does_not_complain_of_a_copied_cache(
     tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bundle = standard(open_bundle(tinypy_bundle))
-    model = runtime.Model(bundle, OnnxRuntimeEngine(bundle, threads=1))
+    model = runtime.Model(bundle, OnnxRuntimeEngine(bundle, EngineOptions(threads=1)))
     model.generate("def f(x):\n" * 20, max_new_tokens=160)  # grows the cache on the way
     output = capfd.readouterr()
     assert "in-place" not in output.err + output.out
@@ -89,7 +90,7 @@ def test_onnxruntime_does_not_complain_of_a_copied_cache(
 
 
 def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    engine = OnnxRuntimeEngine(standard(open_bundle(tinypy_bundle)), threads=1)
+    engine = OnnxRuntimeEngine(standard(open_bundle(tinypy_bundle)), EngineOptions(threads=1))
     engine.restart(4)
     engine._session.run(None, feeds_of(engine))
     assert "in-place optimization not activated" in capfd.readouterr().err

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
+from ppd.manifest import Manifest
 from ppd.precision import EXACT_LEVEL, PRECISIONS
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
@@ -35,6 +36,12 @@ SPARE_BINDINGS = 12
 """Step shapes kept bound besides those of decoding: what prefill brings, and other callers."""
 
 
+_DEFAULTS = EngineOptions()
+_MAX_DEQUANTISED = 200_000_000
+"""Parameters up to which an exact engine dequantises the weights once, when they are loaded (4 bytes each). Those of a
+larger model are dequantised in every step, by the kernels of the exact level, which is up to twelve times slower."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Binding:
     """Buffers of one step shape, bound to the graph's inputs and outputs."""
@@ -50,20 +57,19 @@ class OnnxRuntimeEngine:
     """Runs a bundle's graph in ONNX Runtime: the one rewritten for it, where the bundle has it.
 
     Args:
-        threads: Threads per operator; None leaves the choice to ONNX Runtime (one per physical core).
-        exact: Compute in fp32 what would be rounded for speed.
+        options: Without a number of threads, ONNX Runtime takes one per physical core.
 
     Raises:
         EngineError: ONNX Runtime cannot load the graph.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, *, exact: bool = False) -> None:
+    def __init__(self, bundle: Bundle, options: EngineOptions = _DEFAULTS) -> None:
         manifest = bundle.manifest
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
         graph = FUSED_GRAPH_FILE if bundle.has(FUSED_GRAPH_FILE) else GRAPH_FILE
-        self._session = _open_session(bundle, graph, threads, exact=exact)
+        self._session = _open_session(bundle, graph, options)
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
         # Cache and logits have the graph's own type.
         self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
@@ -163,15 +169,14 @@ def session_with_tree(
     return ort.InferenceSession(bundle.path(graph), options, providers=providers)
 
 
-def _open_session(bundle: Bundle, graph: str, threads: int | None, *, exact: bool) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    level = PRECISIONS[bundle.manifest.precision].accuracy_level
-    if level is not None:
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(EXACT_LEVEL if exact else level))
-    if threads is not None:
-        options.intra_op_num_threads = threads
+def _open_session(bundle: Bundle, graph: str, options: EngineOptions) -> ort.InferenceSession:
+    settings = ort.SessionOptions()
+    for key, value in _entries(bundle.manifest, options).items():
+        settings.add_session_config_entry(key, value)
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
     try:
-        return session_with_tree(bundle, graph, options, ["CPUExecutionProvider"])
+        return session_with_tree(bundle, graph, settings, ["CPUExecutionProvider"])
     except PPDError:
         raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
@@ -179,6 +184,17 @@ def _open_session(bundle: Bundle, graph: str, threads: int | None, *, exact: boo
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(graph)} ({error}); "
             "upgrade it with pip install --upgrade onnxruntime"
         ) from error
+
+
+def _entries(manifest: Manifest, options: EngineOptions) -> dict[str, str]:
+    """Configuration entries of a session, as onnxruntime_session_options_config_keys.h has them."""
+    entries = {"session.disable_prepacking": "1"} if options.brief else {}
+    level = PRECISIONS[manifest.precision].accuracy_level
+    if level is not None and options.exact and manifest.model.num_parameters <= _MAX_DEQUANTISED:
+        entries["session.disable_quant_qdq"] = "1"
+    elif level is not None:
+        entries["session.qdq_matmulnbits_accuracy_level"] = str(EXACT_LEVEL if options.exact else level)
+    return entries
 
 
 def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle, graph: str) -> None:
@@ -193,4 +209,4 @@ def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: 
 
 def open_onnxruntime(bundle: Bundle, options: EngineOptions) -> OnnxRuntimeEngine:
     """Open the engine, as `ppd.runtime.engines` asks for it."""
-    return OnnxRuntimeEngine(bundle, options.threads, exact=options.exact)
+    return OnnxRuntimeEngine(bundle, options)
