@@ -81,7 +81,7 @@ _ALL = (
         bits=8,
         bytes_per_weight=1.015625,
         tolerance=1e-4,
-        tie_gap=1.0,
+        tie_gap=0.5,
         accuracy_level=4,
         computes_in=_computes_in("int8", "fp16", "fp16", "fp32"),
     ),
