@@ -1,0 +1,36 @@
+"""A command is one flag per argument of its library function, but for what only a terminal needs."""
+
+import dataclasses
+import inspect
+
+import pytest
+
+import ppd
+from ppd.cli import app
+from ppd.train.options import TrainOptions
+
+RENAMED = {"gpu": "target", "rollouts": "num_rollouts"}
+"""Flag → argument, where the user's word differs."""
+SHOWN = {"as_json", "plot", "stats"}
+"""Flags that choose what is printed."""
+GIVEN_OTHERWISE = {
+    "export": {"progress"},
+    "calibrate": {"progress"},
+    "generate": {"messages", "verify"},  # --chat makes the messages; a command always verifies
+    "train": {"progress", "stage"},
+}
+ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}
+"""Other ways to give an argument: the prompt, draft=False, data."""
+
+
+@pytest.mark.parametrize("name", GIVEN_OTHERWISE)
+def test_a_command_has_a_flag_for_every_argument(name: str) -> None:
+    (command,) = (found.callback for found in app.registered_commands if found.callback.__name__ == name)
+    flags = {RENAMED.get(flag, flag) for flag in inspect.signature(command).parameters}
+    arguments = set(inspect.signature(getattr(ppd, name)).parameters)
+    if name == "train":
+        flags = {"num_prompt_tokens" if flag == "prompt_tokens" else flag for flag in flags}
+        arguments = arguments - {"options"} | {field.name for field in dataclasses.fields(TrainOptions)}
+    bundle = {"bundle", "folder"}  # the argument without a flag
+
+    assert flags - SHOWN - ONLY_FLAGS.get(name, set()) - bundle == arguments - GIVEN_OTHERWISE[name] - bundle
