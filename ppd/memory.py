@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from ppd.manifest import ModelInfo
 
 GB = 10**9
+LARGE_MODEL = 200_000_000
+"""Parameters above which a whole model in 32 bits is more than a small machine should hold for a moment."""
 _WORKSPACE = 0.1
 """Part of the weights that an engine's workspace is taken to be before one is built: an assumption."""
 

@@ -44,6 +44,7 @@ from ppd.export.weights import (
 )
 from ppd.files import require_writable, staged_folder
 from ppd.manifest import CheckInfo
+from ppd.memory import LARGE_MODEL
 from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
@@ -63,7 +64,7 @@ STAGES = (
     "check",
     "finish for the target",
 )
-_LARGE = 200_000_000
+_LARGE = LARGE_MODEL
 """Parameters above which a 16-bit graph is checked by its first layers: on a CPU, ONNX Runtime holds it in 32 bits."""
 _CUT_LAYERS = 2
 _CUT_WORDS = 4096

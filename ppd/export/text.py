@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppd.documents import embedded_prompts
 from ppd.export.weights import placeholder_decoder, streamed
+from ppd.memory import LARGE_MODEL
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder, Linear
 from ppd.models.tokenizer import TokenizerFiles
@@ -22,7 +23,6 @@ from ppd.models.tokenizer import TokenizerFiles
 _NUM_JUDGED, _NUM_JUDGED_OF_LARGE = 256, 96
 _NUM_FITTED = 512
 _NUM_INPUTS = 128
-_LARGE = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def run_checkpoint(
         tokenizer: None for random ids.
         num_parameters: Larger models are judged on less text.
     """
-    count = _NUM_JUDGED_OF_LARGE if num_parameters > _LARGE else _NUM_JUDGED
+    count = _NUM_JUDGED_OF_LARGE if num_parameters > LARGE_MODEL else _NUM_JUDGED
     judged = _text(config, tokenizer, embedded_prompts(prompts), count, "calibration prompts")
     fitted = (Path(__file__).parent / "text.txt").read_text("utf-8").split("\n\n")
     ids = [judged.ids]

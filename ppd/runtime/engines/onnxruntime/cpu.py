@@ -11,6 +11,7 @@ import onnxruntime as ort
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
 from ppd.manifest import Manifest
+from ppd.memory import LARGE_MODEL
 from ppd.precision import EXACT_LEVEL, PRECISIONS
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.host_cache import KVCache
@@ -37,7 +38,7 @@ SPARE_BINDINGS = 12
 
 
 _DEFAULTS = EngineOptions()
-_MAX_DEQUANTISED = 200_000_000
+_MAX_DEQUANTISED = LARGE_MODEL
 """Parameters up to which an exact engine dequantises the weights once, when they are loaded (4 bytes each). Those of a
 larger model are dequantised in every step, by the kernels of the exact level, which is up to twelve times slower."""
 
