@@ -29,8 +29,9 @@ from ppd.models.adapter import save_prompt_tokens
 from ppd.planning.search import search_tree
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import Prepared, initial_tokens, prepare, used_sets
 from ppd.train.steps import CHECKPOINT_FILE, PromptTokens, train_steps
-from ppd.train.trainer import Prepared, evaluate_all, initial_tokens, prepare, used_sets
+from ppd.train.trainer import evaluate_all
 from ppd.tree import Tree, json_from_tree
 
 _AUTHORS = {"loss": "kl", "init": "mean"}
@@ -85,7 +86,7 @@ def main() -> None:
     accelerator = Accelerator()
     # Room for the most prompt tokens, so that all are judged on the same sequences.
     base = TrainOptions(minutes=args.minutes, num_prompt_tokens=MOST_PROMPT_TOKENS, num_rollouts=args.rollouts)
-    prepared = prepare(args.model, args.data, args.out / "cache", base, accelerator.device, num_held_out=args.held_out)
+    prepared = prepare(args.model, args.data, args.out / "cache", base, accelerator, num_held_out=args.held_out)
     trained: dict[str, Trained] = {}
     for name in args.recipes:
         trained[name] = train_recipe(name, prepared, args, accelerator)

@@ -17,9 +17,9 @@ from ppd.export.exporter import export
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import FAMILIES, Family, read_config
 from ppd.models.decoder import Decoder
+from ppd.train.continuing import continue_prefixes
 from ppd.train.options import TrainOptions
 from ppd.train.packed import run_prefix, run_prompt_rows
-from ppd.train.rollouts import continue_texts
 from ppd.train.steps import PromptTokens
 from tests.tiny_models import FEATURES, save_tiny_model
 
@@ -103,9 +103,9 @@ def test_prompt_tokens_train_on_it(decoder: Decoder, theirs: transformers.PreTra
 
 
 def test_it_rolls_out(decoder: Decoder, theirs: transformers.PreTrainedModel) -> None:
-    made = continue_texts(decoder, torch.tensor([PROMPT]), 30, 0.0, torch.Generator())
+    made = continue_prefixes(decoder, [PROMPT], 30)
 
-    assert made[0].tolist() == continued(theirs, 30 - len(PROMPT))
+    assert made[0] == continued(theirs, 30 - len(PROMPT))
 
 
 def test_it_exports_and_every_engine_agrees(folder: Path, theirs: transformers.PreTrainedModel, tmp_path: Path) -> None:

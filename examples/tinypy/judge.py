@@ -12,12 +12,14 @@ from pathlib import Path
 
 import torch
 
+from ppd.documents import read_documents
 from ppd.models.adapter import load_prompt_tokens
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.train.data import Sequences, read_sequences
+from ppd.train.data import Sequences, split_documents
 from ppd.train.evaluate import evaluate
+from ppd.train.text import open_encoder
 
 LENGTH = 256
 NUM_UNSEEN = 1024
@@ -32,10 +34,11 @@ def main() -> None:
     args = parser.parse_args()
     source = resolve_model("tinypy")
     config = read_config(source.folder)
+    encoder = open_encoder(source, config)
     decoder = load_decoder(source.folder, config, config.context, torch.float32)
-    sets: dict[str, Sequences] = {"held-out text": read_sequences(source, config, args.data, LENGTH)[1]}
+    sets: dict[str, Sequences] = {"held-out text": split_documents(read_documents(args.data), encoder, LENGTH)[1].text}
     if args.unseen is not None:
-        unseen = read_sequences(source, config, sorted(args.unseen.iterdir()), LENGTH)[0]
+        unseen = split_documents(read_documents(sorted(args.unseen.iterdir())), encoder, LENGTH)[0].text
         some = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))[:NUM_UNSEEN]
         sets["unseen packages"] = unseen.take(some)
     for folder in args.prompt_tokens:

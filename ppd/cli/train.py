@@ -14,7 +14,10 @@ def train(
     model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB_ID", help="The model to train prompt tokens for.")],
     data: Annotated[
         list[Path],
-        typer.Option(metavar="PATH…", help="Text, source, JSON lines or ShareGPT files, or folders of them."),
+        typer.Option(
+            metavar="PATH…|self",
+            help="Text, source, JSON lines or ShareGPT files, or folders of them; or self: a chat model asks itself.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Output folder, for --prompt-tokens of ppd-export.")],
     more_data: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="More --data.")] = None,
@@ -36,10 +39,14 @@ def train(
     source: Annotated[str, typer.Option(help="Train on rollouts, text, or both.")] = "both",
     temperature: Annotated[float, typer.Option(metavar="T", help="Rollouts' temperature; 0 is greedy.")] = 0.0,
     recipe: Annotated[str, typer.Option(help="packed, or one-group, as the authors train.")] = "packed",
+    dtype: Annotated[
+        str, typer.Option(help="The frozen weights: float32, bfloat16, or auto: 16 bits stay so on a GPU.")
+    ] = "auto",
 ) -> None:
     """Train prompt tokens for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
     with needs("train"):
         from ppd.train.options import TrainOptions
+        from ppd.train.prepare import SELF
         from ppd.train.trainer import train as run
     options = TrainOptions(
         num_prompt_tokens=prompt_tokens,
@@ -55,17 +62,20 @@ def train(
         source=source,
         temperature=temperature,
         recipe=recipe,
+        dtype=dtype,
         seed=seed,
     )
+    paths = [*data, *(more_data or [])]
     with bar() as show:
         report = run(
             model,
-            [*data, *(more_data or [])],
+            SELF if paths == [Path(SELF)] else paths,
             out,
             options,
             resume=resume,
             force=force,
             stage=lambda name: show(name, None),
+            tell=lambda line: print(line, flush=True),
             progress=lambda p: show(f"step {p.step}, loss {p.loss:.3f}", p.share),
         )
     if not report.is_main:

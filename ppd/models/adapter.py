@@ -10,9 +10,10 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ppd.errors import ArgumentError, PromptTokensError
+from ppd.files import write_atomically
 
 _CONFIG = "adapter_config.json"
 _SAFETENSORS = "adapter_model.safetensors"
@@ -57,7 +58,7 @@ def load_prompt_tokens(path: Path, hidden_size: int) -> torch.Tensor:
 
 
 def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: str) -> None:
-    """Write prompt tokens in PEFT's layout, with the fields that the authors' code reads.
+    """Write prompt tokens in PEFT's layout, with the fields that the authors' code reads. A file is replaced whole.
 
     Args:
         prompt_tokens: floating point [num_prompt_tokens, hidden]; written as float32.
@@ -71,7 +72,7 @@ def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: st
     _check_tensor(prompt_tokens, hidden_size, "prompt tokens to save")
     folder.mkdir(parents=True, exist_ok=True)
     tensor = prompt_tokens.detach().to("cpu", torch.float32).contiguous()
-    save_file({_TENSOR: tensor}, folder / _SAFETENSORS, metadata={"format": "pt"})
+    write_atomically(folder / _SAFETENSORS, save({_TENSOR: tensor}, metadata={"format": "pt"}))
     config = {
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
@@ -90,7 +91,7 @@ def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: st
         "use_prefix_tuning": False,
         "prefix_virtual_tokens": None,
     }
-    (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    write_atomically(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def untrained_prompt_tokens(embedding: torch.Tensor, num_prompt_tokens: int) -> torch.Tensor:

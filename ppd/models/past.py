@@ -82,6 +82,23 @@ class GrowingCache:
             kept[:, :, start : self._filled[layer]] = new
         return self.rows(layer)
 
+    def repeat(self, count: int) -> None:
+        """Let `count` sequences go on from the rows of the only one so far."""
+        self._kv = [(_repeated(k, count), _repeated(v, count)) for k, v in self._kv]
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with some of the sequences.
+
+        Args:
+            index: int64 [kept], which one takes each place; only those that move are copied.
+        """
+        places = torch.arange(len(index), device=index.device)
+        moved = places[index != places]
+        for layer, filled in enumerate(self._filled):
+            for kept in self._kv[layer]:
+                kept[moved, :, :filled] = kept[index[moved], :, :filled]
+        self._kv = [(k[: len(index)], v[: len(index)]) for k, v in self._kv]
+
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer so far, [B, H, rows, D]."""
         k, v = self._kv[layer]
@@ -98,3 +115,9 @@ class SharedPrefix:
         """As `Past.extend`."""
         before_k, before_v = self._cache.rows(layer)
         return torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
+
+
+def _repeated(kept: Tensor, count: int) -> Tensor:
+    wider = kept.new_empty((count, *kept.shape[1:]))
+    wider[:] = kept
+    return wider

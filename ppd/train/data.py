@@ -1,27 +1,29 @@
-"""Sequences: documents as token ids, cut to one length; a part of them held out."""
+"""Data: documents as sequences of one length, conversations as prompts that end where an answer begins; held-out parts.
+
+A document of text is cut into pieces, whose beginnings rollouts continue. Of a conversation they continue what stands
+before each answer.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from ppd.documents import Document, read_documents
-from ppd.errors import ArgumentError, TokenizerError
-from ppd.models.config import ModelConfig
-from ppd.models.hub import ModelSource
-from ppd.models.tokenizer import read_tokenizer
-from ppd.runtime.chat import render_chat
+from ppd.documents import Document, Message
+from ppd.errors import ArgumentError
+from ppd.train.text import TextEncoder
 
-MIN_SEQUENCES = 4
-_HELD_OUT_PERCENT = 5
+MIN_STARTS = 4
+HELD_OUT_PERCENT = 5
 _MIN_DOCUMENTS = 40
-"""With fewer, sequences are held out, not documents."""
-_DOCUMENTS_AT_ONCE = 512
+"""With fewer, pieces and prompts are held out, not documents."""
+_ANSWER_SHARE = 4
+"""A prompt leaves at least one in so many tokens of the length to the answer."""
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -46,92 +48,140 @@ class Sequences:
         return Sequences(self.ids[index], self.first[index], self.end[index])
 
 
-def read_sequences(
-    source: ModelSource, config: ModelConfig, paths: Sequence[Path], length: int
-) -> tuple[Sequences, Sequences]:
-    """Training and held-out sequences of the data.
+@dataclass(frozen=True)
+class Part:
+    """What is trained on, or what is held out.
 
-    Documents, each with the special tokens that the tokenizer adds and EOS behind it, stand one after the other and are
-    cut into pieces of `length` tokens. A document is held out by the hash of its text.
+    Attributes:
+        pieces: Documents one after the other, EOS behind each, cut: int64 [S, T].
+        answered: The same of conversations, up to their last answer: int64 [S, T].
+        prompts: Conversations up to where an answer begins, token ids.
+        num_too_long: Prompts that were left out because they leave too little room for an answer.
+    """
+
+    pieces: Tensor
+    answered: Tensor
+    prompts: list[list[int]]
+    num_too_long: int = 0
+
+    @property
+    def text(self) -> Sequences:
+        """Everything that somebody else wrote."""
+        ids = torch.cat([self.pieces, self.answered])
+        count, length = ids.shape
+        return Sequences(ids, torch.zeros(count, dtype=torch.int64), torch.full((count,), length))
+
+    @property
+    def num_starts(self) -> int:
+        """How many rollouts can begin."""
+        return len(self.pieces) + len(self.prompts)
+
+
+def split_documents(documents: Sequence[Document], encoder: TextEncoder, length: int) -> tuple[Part, Part]:
+    """Training and held-out part of the data.
+
+    A document is held out by the hash of its text.
 
     Args:
-        source: Its tokenizer and chat template are used.
-        paths: As for `read_documents`.
+        length: T, tokens of a sequence.
 
     Raises:
-        ArgumentError: The data cannot be read, or is too short.
-        TokenizerError: The model has no tokenizer, no chat template for conversations, or no embedding for some of the
-            tokenizer's ids.
+        ArgumentError: The data is too short, or the template refuses a conversation.
+        TokenizerError: There are conversations and no chat template, or ids without an embedding.
     """
-    files = read_tokenizer(source.folder, source.entry)
-    if files is None:
-        raise TokenizerError(f"{source.name} has no tokenizer; put its tokenizer.json beside config.json")
-    tokenizer = Tokenizer.from_str(files.tokenizer_json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    documents = read_documents(paths)
-    texts = [_as_text(document, files.chat_template, files.special_tokens) for document in documents]
-    held_out = [_is_held_out(text) for text in texts]
-    if len(texts) < _MIN_DOCUMENTS:
-        train = _cut(_encode(tokenizer, texts, config, source), length)
-        split = max(1, len(train) * _HELD_OUT_PERCENT // 100)
-        parts = train[split:], train[:split]
+    documents = [found for document in documents if (found := _from_user(document))]
+    if len(documents) < _MIN_DOCUMENTS:
+        whole = _part(documents, encoder, length)
+        kept_pieces, kept_answered, kept_prompts = (
+            _first_out(list(found)) for found in (whole.pieces, whole.answered, whole.prompts)
+        )
+        train, held_out = (
+            Part(_stack(kept_pieces[i], length), _stack(kept_answered[i], length), kept_prompts[i], too_long)
+            for i, too_long in enumerate((whole.num_too_long, 0))
+        )
     else:
-        chosen = ([t for t, out in zip(texts, held_out, strict=True) if out is kind] for kind in (False, True))
-        parts = tuple(_cut(_encode(tokenizer, some, config, source), length) for some in chosen)  # type: ignore[assignment]
-    if len(parts[0]) < MIN_SEQUENCES or not len(parts[1]):
+        chosen = [_is_held_out(document, encoder) for document in documents]
+        train, held_out = (
+            _part([found for found, out in zip(documents, chosen, strict=True) if out is kind], encoder, length)
+            for kind in (False, True)
+        )
+    if train.num_starts < MIN_STARTS or not held_out.num_starts:
+        num_pieces, num_prompts = (
+            len(a) + len(b) for a, b in ((train.pieces, held_out.pieces), (train.prompts, held_out.prompts))
+        )
+        prompts = f" and {num_prompts} prompts that leave room for an answer" if num_prompts or not num_pieces else ""
         raise ArgumentError(
-            f"the data has {sum(map(len, parts))} pieces of {length} tokens; expected at least {MIN_SEQUENCES + 1}: "
-            "give more text, or a smaller --length"
+            f"the data has {num_pieces} pieces of {length} tokens{prompts}; expected at least {MIN_STARTS + 1}: "
+            "give more text, or another --length"
         )
-    return _whole(parts[0]), _whole(parts[1])
+    return train, held_out
 
 
-def _whole(ids: Tensor) -> Sequences:
-    count, length = ids.shape
-    return Sequences(ids, torch.zeros(count, dtype=torch.int64), torch.full((count,), length))
+def _part(documents: Sequence[Document], encoder: TextEncoder, length: int) -> Part:
+    texts = [document for document in documents if isinstance(document, str)]
+    chats = [document for document in documents if not isinstance(document, str)]
+    answered = [encoder.render(until, answer_follows=False) for chat in chats if (until := _until_last_answer(chat))]
+    starts = [encoder.render(start, answer_follows=True) for chat in chats for start in answer_starts(chat)]
+    prompts = encoder.encode(starts, special=False)
+    fitting = [prompt for prompt in prompts if 0 < len(prompt) <= longest_prompt(length)]
+    return Part(
+        _cut(encoder.encode(texts, special=True), encoder, length),
+        _cut(encoder.encode(answered, special=False), encoder, length),
+        fitting,
+        len(prompts) - len(fitting),
+    )
 
 
-def _as_text(document: Document, template: str | None, special_tokens: dict[str, str]) -> tuple[str, bool]:
-    """Text, and whether the tokenizer adds its special tokens (a chat template brings them)."""
+def longest_prompt(length: int) -> int:
+    """Tokens of a prompt that still leaves room for an answer."""
+    return length - max(1, length // _ANSWER_SHARE)
+
+
+def answer_starts(messages: Sequence[Message]) -> list[list[Message]]:
+    """A conversation up to every question of the user's: the assistant answers there, or would."""
+    return [
+        list(messages[: i + 1])
+        for i, message in enumerate(messages)
+        if message["role"] == "user" and (i + 1 == len(messages) or messages[i + 1]["role"] == "assistant")
+    ]
+
+
+def _from_user(document: Document) -> Document:
+    """Text as it is. Of a conversation what begins with the user, as templates want it; nothing if no user speaks."""
     if isinstance(document, str):
-        return document, True
-    if template is None:
-        raise TokenizerError("the data has conversations and the model has no chat template; give plain text")
-    # A conversation often opens with the assistant; templates want the user first.
-    roles = [message["role"] for message in document]
-    begin = next((i for i, role in enumerate(roles) if role == "user"), len(roles))
-    messages = [message for message in document[:begin] if message["role"] == "system"][:1] + document[begin:]
-    try:
-        return render_chat(template, messages, special_tokens, answer_follows=roles[-1] == "user"), False
-    except ArgumentError as error:
-        raise ArgumentError(f"a conversation of {len(messages)} messages: {error}; leave it out, or fix it") from error
+        return document
+    begin = next((i for i, message in enumerate(document) if message["role"] == "user"), None)
+    if begin is None:
+        return []
+    return [message for message in document[:begin] if message["role"] == "system"][:1] + list(document[begin:])
 
 
-def _is_held_out(text: tuple[str, bool]) -> bool:
-    return int(hashlib.sha256(text[0].encode()).hexdigest(), 16) % 100 < _HELD_OUT_PERCENT
+def _until_last_answer(messages: Sequence[Message]) -> list[Message]:
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return list(messages[: answers[-1] + 1]) if answers else []
 
 
-def _encode(
-    tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]], config: ModelConfig, source: ModelSource
-) -> np.ndarray:
-    """All texts one after the other, EOS behind each: int64 [tokens]."""
-    end = list(config.eos_ids[:1])
-    parts = [np.zeros(0, np.int64)]
-    for special in (True, False):
-        some = [text for text, adds in texts if adds is special]
-        for start in range(0, len(some), _DOCUMENTS_AT_ONCE):
-            encoded = tokenizer.encode_batch(some[start : start + _DOCUMENTS_AT_ONCE], add_special_tokens=special)
-            parts += [np.array([*e.ids, *end], np.int64) for e in encoded]
-    ids = np.concatenate(parts)
-    if len(ids) and ids.max() >= config.vocab_size:
-        raise TokenizerError(
-            f"the tokenizer of {source.name} gives id {ids.max()}, the model has {config.vocab_size} embeddings; "
-            "use the tokenizer that belongs to it"
-        )
-    return ids
+def _is_held_out(document: Document, encoder: TextEncoder) -> bool:
+    if isinstance(document, str):
+        text = document
+    else:
+        text = encoder.render(document, answer_follows=document[-1]["role"] == "user")
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
 
 
-def _cut(ids: np.ndarray, length: int) -> Tensor:
+def _first_out(found: list[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """All but the first twentieth, and that, at least one."""
+    split = max(1, len(found) * HELD_OUT_PERCENT // 100)
+    return found[split:], found[:split]
+
+
+def _cut(encoded: Sequence[Sequence[int]], encoder: TextEncoder, length: int) -> Tensor:
+    """All texts one after the other, EOS behind each, in pieces: int64 [S, T]."""
+    end = list(encoder.eos_ids[:1])
+    ids = np.concatenate([np.zeros(0, np.int64), *(np.array([*one, *end], np.int64) for one in encoded)])
     count = len(ids) // length
     return torch.from_numpy(ids[: count * length].reshape(count, length))
+
+
+def _stack(pieces: Sequence[Tensor], length: int) -> Tensor:
+    return torch.stack(list(pieces)) if pieces else torch.zeros(0, length, dtype=torch.int64)

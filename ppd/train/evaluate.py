@@ -10,10 +10,11 @@ from ppd.models.decoder import Decoder
 from ppd.signature import MAX_TOP_IDS
 from ppd.train.data import Sequences
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
+from ppd.train.weights import products
 
 SAMPLED_TEMPERATURE = 0.8
-_AT_ONCE = 8
-_GROUPS = 32
+EVALUATED_AT_ONCE = 8
+EVALUATED_GROUPS = 32
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,14 @@ def evaluate(decoder: Decoder, prompt_tokens: Tensor, sequences: Sequences) -> A
     right = torch.zeros(2, m, ranks, dtype=torch.float64)
     trials = 0
     device = decoder.embedding.weight.device
-    for start in range(0, len(sequences), _AT_ONCE):
-        some = sequences.take(torch.arange(start, min(start + _AT_ONCE, len(sequences))))
-        hung_on, counts = spread_positions(some, m, _GROUPS)
+    for start in range(0, len(sequences), EVALUATED_AT_ONCE):
+        some = sequences.take(torch.arange(start, min(start + EVALUATED_AT_ONCE, len(sequences))))
+        hung_on, counts = spread_positions(some, m, EVALUATED_GROUPS)
         hung_on, counts = hung_on.to(device), counts.to(device)
-        prefix = run_prefix(decoder, some.ids.to(device))
-        guesses = decoder.logits(run_prompt_rows(decoder, prefix, prompt_tokens, hung_on)).topk(ranks, -1).indices
-        own = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, m))  # [B, G, m, V]
+        with products(decoder):
+            prefix = run_prefix(decoder, some.ids.to(device))
+            guesses = decoder.logits(run_prompt_rows(decoder, prefix, prompt_tokens, hung_on)).topk(ranks, -1).indices
+            own = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, m))  # [B, G, m, V]
         hit = guesses == own.argmax(-1, keepdim=True)
         chance = (own / SAMPLED_TEMPERATURE).softmax(-1).gather(-1, guesses)
         for kind, values in enumerate((hit, chance)):

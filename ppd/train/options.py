@@ -8,6 +8,7 @@ from ppd.train.losses import LOSSES
 RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class TrainOptions:
         temperature: Sampling temperature of the rollouts; 0 is greedy.
         recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own. The authors train so,
             with the loss "kl", from the "mean".
+        dtype: What the frozen weights are held in: "float32", "bfloat16", or "auto": 16 bits stay 16 bits on a GPU.
         seed: Seed of every random choice.
 
     Raises:
@@ -47,6 +49,7 @@ class TrainOptions:
     source: str = "both"
     temperature: float = 0.0
     recipe: str = "packed"
+    dtype: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,6 +76,7 @@ class TrainOptions:
             raise ArgumentError(f"learning_rate is {self.learning_rate}; expected a number above 0")
         if not 0 <= self.temperature < float("inf"):
             raise ArgumentError(f"temperature is {self.temperature}; expected 0 or more")
-        for name, known in (("loss", tuple(LOSSES)), ("init", INITS), ("source", SOURCES), ("recipe", RECIPES)):
+        lists = {"loss": tuple(LOSSES), "init": INITS, "source": SOURCES, "recipe": RECIPES, "dtype": DTYPES}
+        for name, known in lists.items():
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")

@@ -34,7 +34,7 @@ def run_prefix(decoder: Decoder, ids: Tensor) -> Prefix:
     """One causal pass over whole sequences, int64 [B, T]."""
     cache = GrowingCache(ids.shape[1])
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return Prefix(cache, decoder(decoder.embedding(ids), positions, past=cache))
+    return Prefix(cache, decoder(decoder.embedding(ids).float(), positions, past=cache))
 
 
 def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hung_on: Tensor) -> Tensor:

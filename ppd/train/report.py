@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
-_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature")
+_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature", "dtype")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class TrainReport:
     is_main: bool = True
 
 
-def write_reports(report: TrainReport, source: ModelSource, data: Sequence[Path], options: TrainOptions) -> None:
+def write_reports(report: TrainReport, source: ModelSource, data: Data, options: TrainOptions) -> None:
     """Write `accuracy.json`, the card, and the plot where matplotlib is installed."""
     folder = report.folder
     accuracy = {
@@ -53,10 +53,10 @@ def write_reports(report: TrainReport, source: ModelSource, data: Sequence[Path]
     draw(report, folder / PLOT_FILE)
 
 
-def card(report: TrainReport, source: ModelSource, data: Sequence[Path], options: TrainOptions) -> str:
+def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOptions) -> str:
     """The card: model, data, command, seed, versions and held-out figures, in Markdown."""
     length = f"--minutes {options.minutes:g}" if options.minutes is not None else f"--steps {options.steps}"
-    names = " ".join(path.name for path in data)
+    names = data if isinstance(data, str) else " ".join(path.name for path in data)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate"))
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     others = ", ".join(f"{name} {getattr(options, name)}" for name in _SHOWN)

@@ -1,110 +1,148 @@
 """Rollouts: the model's own continuations of the data, which is what prompt tokens have to guess when they are used."""
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ppd.models.decoder import Decoder
-from ppd.models.past import GrowingCache
-from ppd.train.data import Sequences
+from ppd.train.continuing import Sampling, continue_prefixes, sampling_of
+from ppd.train.data import Part, Sequences
+from ppd.train.sharing import once, share_out
 
 PREFIX_LENGTHS = (32, 64, 96, 128)
-"""Tokens of the data that a continuation starts from."""
-_AT_ONCE = 64
+"""Tokens of a piece of text that a continuation starts from."""
+_OF_ONE_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What makes rollouts and questions.
+
+    Attributes:
+        accelerator: Its processes share the work out.
+        cache: Folder for what is finished, files named after the hash of model, input and settings.
+        tell: Called with a line about what was done.
+    """
+
+    decoder: Decoder
+    accelerator: Accelerator
+    cache: Path
+    digest: str
+    tell: Callable[[str], None] = lambda _: None
+
+    def key(self, *settings: object) -> str:
+        """A hash of the weights and everything else that decides what is made."""
+        return hashlib.sha256(repr((self.digest, *settings)).encode()).hexdigest()[:24]
+
+    def continue_all(
+        self,
+        prefixes: Sequence[Sequence[int]],
+        length: int,
+        stop_ids: Sequence[int],
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> list[list[int]]:
+        """`continue_prefixes`, shared out over the processes."""
+        num_processes = self.accelerator.num_processes
+        return share_out(
+            self.accelerator,
+            range(len(prefixes)),
+            lambda mine: continue_prefixes(
+                self.decoder,
+                [prefixes[i] for i in mine],
+                length,
+                stop_ids=stop_ids,
+                sampling=sampling.take(mine),
+                progress=lambda done: progress(min(len(prefixes), done * num_processes)),
+            ),
+        )
+
+
+def open_workshop(
+    decoder: Decoder, accelerator: Accelerator, cache: Path, tell: Callable[[str], None] = lambda _: None
+) -> Workshop:
+    """A workshop; the weights are hashed, in the main process, which names the files."""
+    digest = _digest(decoder) if accelerator.is_main_process else ""
+    return Workshop(decoder, accelerator, cache, digest, tell)
+
+
+def choose_prefixes(part: Part, count: int, seed: int) -> list[list[int]]:
+    """What rollouts continue: prompts as they are, and beginnings of pieces.
+
+    Args:
+        count: Number of rollouts, at most one per prompt or piece.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(part.num_starts, generator=generator)[:count].tolist()
+    num_pieces, length = part.pieces.shape
+    lengths = [some for some in PREFIX_LENGTHS if some <= length // 2] or [max(1, length // 2)]
+    return [
+        part.pieces[start, : lengths[i // _OF_ONE_LENGTH % len(lengths)]].tolist()
+        if start < num_pieces
+        else part.prompts[start - num_pieces]
+        for i, start in enumerate(chosen)
+    ]
 
 
 def make_rollouts(
-    decoder: Decoder,
-    texts: Sequences,
+    workshop: Workshop,
+    prefixes: Sequence[Sequence[int]],
+    length: int,
     *,
-    count: int,
-    eos_ids: tuple[int, ...],
     temperature: float,
     seed: int,
-    cache: Path,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Sequences:
-    """Continue the beginnings of some sequences to their full length, or read the continuations made before.
+    """Continue prefixes up to EOS or a length, or read the continuations made before.
+
+    The file has `ids` [S, T], the position `first` of each prefix's last token, and `end`: the answer is
+    ids[first + 1 : end], and if it came to its end before T, ids[end] is the EOS.
 
     Args:
-        count: Number of rollouts, at most one per text.
-        eos_ids: A continuation counts up to the first of these.
+        length: T.
         temperature: 0 continues greedily; above, tokens are sampled.
-        seed: Seed of the choice of texts and of sampling.
-        cache: Folder for finished rollouts, named after the hash of model, texts and settings.
+        progress: Called with the number of finished ones.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(texts), generator=generator)[:count]
-    ids = texts.ids[chosen]
-    prefixes = [length for length in PREFIX_LENGTHS if length <= ids.shape[1] // 2] or [max(1, ids.shape[1] // 2)]
-    path = cache / f"rollouts-{_key(decoder, ids, prefixes, temperature, seed, eos_ids)}.safetensors"
-    found = _read(path)
-    if found is not None:
-        return found
-    parts: list[Sequences] = []
-    for i, start in enumerate(range(0, len(ids), _AT_ONCE)):
-        length = prefixes[i % len(prefixes)]
-        rows = continue_texts(decoder, ids[start : start + _AT_ONCE, :length], ids.shape[1], temperature, generator)
-        parts.append(Sequences(rows, torch.full((len(rows),), length - 1), _ends(rows, length, eos_ids)))
-        progress(f"rollouts {min(start + _AT_ONCE, len(ids))} of {len(ids)}")
-    made = Sequences(*(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "first", "end")))
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"ids": made.ids, "first": made.first, "end": made.end}, temporary)
-    temporary.replace(path)
-    return made
+    eos_ids = workshop.decoder.config.eos_ids
+
+    def make() -> Sequences:
+        sampling = sampling_of(temperature, len(prefixes), length, seed)
+        rows = workshop.continue_all(prefixes, length, eos_ids, sampling, progress)
+        return _as_sequences(rows, prefixes, length, eos_ids)
+
+    return once(
+        workshop.accelerator,
+        path=lambda: (
+            workshop.cache / f"rollouts-{workshop.key(prefixes, length, temperature, seed, eos_ids)}.safetensors"
+        ),
+        read=_read,
+        make=make,
+        write=lambda made: save({"ids": made.ids, "first": made.first, "end": made.end}),
+    )
 
 
-@torch.no_grad()
-def continue_texts(
-    decoder: Decoder, prefixes: Tensor, length: int, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Continue prefixes of one length, in one batch, with a KV cache.
-
-    Args:
-        prefixes: int64 [B, P].
-        length: T, tokens of the result.
-        temperature: 0 for greedy.
-
-    Returns:
-        int64 [B, T] on the CPU.
-    """
-    device = decoder.embedding.weight.device
-    batch, start = prefixes.shape
-    ids = torch.zeros(batch, length, dtype=torch.int64, device=device)
-    ids[:, :start] = prefixes
-    done, cache = 0, GrowingCache(length)
-    for new in range(start, length):
-        positions = torch.arange(done, new, device=device).expand(batch, -1)
-        hidden = decoder(decoder.embedding(ids[:, done:new]), positions, past=cache)
-        ids[:, new] = _pick(decoder.logits(hidden[:, -1]).float(), temperature, generator)
-        done = new
-    return ids.cpu()
-
-
-def _pick(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    chances = (logits / temperature).softmax(-1).cpu()
-    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
-
-
-def _ends(ids: Tensor, start: int, eos_ids: tuple[int, ...]) -> Tensor:
-    """Tokens before the first EOS behind the prefix, int64 [B]: EOS is an answer, and what follows it never comes."""
-    is_end = torch.isin(ids[:, start:], torch.tensor(eos_ids or (-1,)))
-    first = is_end.int().argmax(1)
-    return torch.where(is_end.any(1), start + first, ids.shape[1])
+def _as_sequences(
+    rows: Sequence[Sequence[int]], prefixes: Sequence[Sequence[int]], length: int, eos_ids: tuple[int, ...]
+) -> Sequences:
+    """Rows filled up to the length. EOS is an answer, and what follows it never comes."""
+    ids = np.zeros((len(rows), length), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    ended = [len(row) > len(prefix) and row[-1] in eos_ids for row, prefix in zip(rows, prefixes, strict=True)]
+    end = [len(row) - finished for row, finished in zip(rows, ended, strict=True)]
+    first = [len(prefix) - 1 for prefix in prefixes]
+    return Sequences(torch.from_numpy(ids), torch.tensor(first), torch.tensor(end))
 
 
 def _read(path: Path) -> Sequences | None:
-    if not path.is_file():
-        return None
     try:
         with safe_open(path, framework="pt") as file:
             return Sequences(*(file.get_tensor(name) for name in ("ids", "first", "end")))
@@ -112,11 +150,15 @@ def _read(path: Path) -> Sequences | None:
         return None  # damaged: made again
 
 
-def _key(decoder: Decoder, ids: Tensor, *settings: object) -> str:
-    """Content hash of the weights, the texts and the settings."""
-    digest = hashlib.sha256(repr(settings).encode())
-    digest.update(ids.numpy().tobytes())
+def _digest(decoder: Decoder) -> str:
+    """Content hash of the weights."""
+    digest = hashlib.sha256()
     for name, weight in decoder.named_parameters():
         digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:24]
+        digest.update(_bytes(weight))
+    return digest.hexdigest()
+
+
+def _bytes(weight: Tensor) -> memoryview:
+    content: memoryview = weight.detach().cpu().contiguous().view(torch.uint8).numpy().data
+    return content

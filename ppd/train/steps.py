@@ -21,6 +21,7 @@ from ppd.train.data import Sequences
 from ppd.train.losses import weighted_loss
 from ppd.train.options import TrainOptions
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
+from ppd.train.weights import products
 
 CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -42,12 +43,13 @@ class PromptTokens(nn.Module):
     def forward(self, ids: Tensor, hung_on: Tensor) -> Tensor:
         """Loss of groups hung on positions int64 [B, G] of sequences int64 [B, T]."""
         decoder = self._model[0]
-        prefix = run_prefix(decoder, ids)
-        teacher = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, len(self.weight)))
-        if self._options.recipe == "one-group":
-            prefix = run_prefix(decoder, ids)  # the authors' student runs the tokens again
-        student = decoder.logits(run_prompt_rows(decoder, prefix, self.weight, hung_on)).float()
-        return weighted_loss(self._options.loss, teacher, student)
+        with products(decoder, in_steps=True):
+            prefix = run_prefix(decoder, ids)
+            teacher = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, len(self.weight)))
+            if self._options.recipe == "one-group":
+                prefix = run_prefix(decoder, ids)  # the authors' student runs the tokens again
+            student = decoder.logits(run_prompt_rows(decoder, prefix, self.weight, hung_on)).float()
+            return weighted_loss(self._options.loss, teacher, student)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def train_steps(
     accelerator: Accelerator,
     out: Path,
     progress: Callable[[StepProgress], None] = lambda _: None,
-    evaluate: Callable[[Tensor], dict[str, Any]] | None = None,
+    evaluate: Callable[[Tensor], dict[str, list[float]]] | None = None,
+    saved: Callable[[Tensor], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> StepCounts:
     """Train to the end, from the checkpoint in `out` if there is one.
 
@@ -96,6 +100,8 @@ def train_steps(
         out: Folder of `checkpoint.pt` and `metrics.jsonl`.
         evaluate: Called with the tokens at every tenth of the run; its result goes to the metrics, its time is not
             counted.
+        saved: Called in the main process with the tokens of every checkpoint, once it is written.
+        tell: Called with a line at every tenth.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
     settings = _settings(module, sets, options)
@@ -120,11 +126,13 @@ def train_steps(
                 began = time.monotonic()
                 found = evaluate(module.weight.detach().float())
                 evaluating += time.monotonic() - began
+                tell(_told(step, elapsed, options, value, found))
                 if accelerator.is_main_process:
                     metrics.write(json.dumps({"step": step, "held_out": found}) + "\n")
             if accelerator.is_main_process and time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 metrics.flush()
                 _save(out, module, optimizer, settings, step, elapsed)
+                saved(module.weight.detach().float())
                 saved_at = time.monotonic()
             progress(StepProgress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
@@ -142,20 +150,11 @@ def _take_step(
     """Forward, backward and update; returns the loss."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with autocast(accelerator.device):
-        loss = module(*(tensor.to(accelerator.device) for tensor in batch))
+    loss = module(*(tensor.to(accelerator.device) for tensor in batch))
     accelerator.backward(loss)
     optimizer.step()
     optimizer.zero_grad()
     return float(loss.item())
-
-
-def autocast(device: torch.device) -> Any:
-    """Products in bfloat16 where the device computes them natively."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
-    native = bool(torch.cpu._is_avx512_bf16_supported())  # oneDNN also takes it where it only emulates it
-    return torch.autocast("cpu", torch.bfloat16, enabled=native)
 
 
 def _batch(sets: list[Sequences], options: TrainOptions, step: int, process: int) -> tuple[Tensor, Tensor]:
@@ -170,7 +169,7 @@ def _batch(sets: list[Sequences], options: TrainOptions, step: int, process: int
     last = (end - 1 - m)[:, None]  # the last position with an answer for every row
     share = torch.rand(len(ids), groups, generator=generator)
     hung_on = first[:, None] + (share * (last - first[:, None] + 1)).long()
-    return ids, hung_on.minimum(last)
+    return ids[:, : int(end.max())], hung_on.minimum(last)  # nothing hangs behind the longest
 
 
 def _share(step: int, elapsed: float, options: TrainOptions) -> float:
@@ -178,6 +177,11 @@ def _share(step: int, elapsed: float, options: TrainOptions) -> float:
         return step / options.steps
     assert options.minutes is not None
     return elapsed / 60 / options.minutes
+
+
+def _told(step: int, elapsed: float, options: TrainOptions, loss: float, found: dict[str, list[float]]) -> str:
+    guesses = ", ".join(f"{name} {' / '.join(f'{100 * v:.1f}' for v in values)} %" for name, values in found.items())
+    return f"step {step} ({_share(step, elapsed, options):.0%}, {elapsed:.0f} s): loss {loss:.3f}; right on {guesses}"
 
 
 def _is_due(before: float, after: float) -> bool:

@@ -1,8 +1,7 @@
 """Train prompt tokens: data, rollouts, steps, evaluation, and the folder that holds the result."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,71 +9,54 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ppd.errors import ArgumentError
-from ppd.models.adapter import save_prompt_tokens, untrained_prompt_tokens
-from ppd.models.checkpoint import load_decoder
-from ppd.models.config import read_config
-from ppd.models.decoder import Decoder
-from ppd.models.hub import ModelSource, resolve_model
-from ppd.train.data import Sequences, read_sequences
+from ppd.models.adapter import save_prompt_tokens
 from ppd.train.evaluate import Accuracy, evaluate
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import Data, Prepared, initial_tokens, prepare, used_sets
 from ppd.train.report import TrainReport, write_reports
-from ppd.train.rollouts import make_rollouts
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress, train_steps
 
-NUM_HELD_OUT = 64
 _NUM_GLANCED = 16
-_FREQUENT = 256
 _CACHE = "cache"
 _ADAPTER_FILE = "adapter_config.json"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A model with its data, ready to be trained on.
-
-    Attributes:
-        sets: Training sequences, by name: "rollouts", "text".
-        held_out: Held-out sequences, by the same names.
-    """
-
-    source: ModelSource
-    decoder: Decoder
-    sets: dict[str, Sequences]
-    held_out: dict[str, Sequences]
-
-
 def train(
     model: str,
-    data: Sequence[Path],
+    data: Data,
     out: Path,
     options: TrainOptions,
     *,
     resume: bool = False,
     force: bool = False,
     stage: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
     progress: Callable[[StepProgress], None] = lambda _: None,
 ) -> TrainReport:
     """Train prompt tokens for a model.
 
     Args:
         model: A registry name, a Hugging Face folder, or a hub id.
-        data: Files and folders of text.
+        data: Files and folders of text or conversations, or "self": the model asks itself, by its chat template.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.
         force: Start again, whatever `out` holds of an earlier run.
         stage: Called with what is being done, before the steps and after.
+        tell: Called, in the main process, with lines that stay: what will be done, and how it went.
 
     Raises:
         PPDError: The model, the data or `out` cannot be used.
     """
     _require_out(out, resume=resume, force=force)
     accelerator = Accelerator()
+    if not accelerator.is_main_process:
+        tell = _say_nothing
     stage("read model and data")
-    prepared = prepare(model, data, out / _CACHE, options, accelerator.device, stage)
+    prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
     start = initial_tokens(prepared, options)
     if force and not resume and accelerator.is_main_process:
-        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        for name in (CHECKPOINT_FILE, _ADAPTER_FILE):
+            (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
     module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
@@ -87,6 +69,8 @@ def train(
         out,
         progress,
         evaluate=lambda tokens: _best_guesses(prepared, tokens),
+        saved=lambda tokens: save_prompt_tokens(tokens, out, prepared.source.source),
+        tell=tell,
     )
     stage("evaluate")
     tokens = module.weight.detach().float()
@@ -108,60 +92,6 @@ def train(
     return report
 
 
-def prepare(
-    model: str,
-    data: Sequence[Path],
-    cache: Path,
-    options: TrainOptions,
-    device: torch.device,
-    stage: Callable[[str], None] = lambda _: None,
-    num_held_out: int = NUM_HELD_OUT,
-) -> Prepared:
-    """Load the model, read the data and make the rollouts (or read those made before)."""
-    source = resolve_model(model)
-    config = read_config(source.folder)
-    length = min(options.length, config.context)
-    texts, held_out = read_sequences(source, config, data, length)
-    decoder = load_decoder(source.folder, config, config.context, torch.float32).to(device)
-    wanted = {"train": (texts, options.num_rollouts), "held out": (held_out, num_held_out)}
-    made = {}
-    for name, (sequences, count) in wanted.items():
-        stage(f"rollouts ({name})")
-        made[name] = make_rollouts(
-            decoder,
-            sequences,
-            count=count,
-            eos_ids=config.eos_ids,
-            temperature=options.temperature,
-            seed=options.seed,
-            cache=cache,
-            progress=stage,
-        )
-    room = options.num_prompt_tokens + 2
-    sets = {"rollouts": _with_room(made["train"], room), "text": texts}
-    tests = {
-        "rollouts": _with_room(made["held out"], room),
-        "text": held_out.take(_some(len(held_out), options.seed, num_held_out)),
-    }
-    if not len(sets["rollouts"]) or not len(tests["rollouts"]):
-        raise ArgumentError("every rollout ended at once; give other --data")
-    return Prepared(source, decoder, sets, tests)
-
-
-def used_sets(prepared: Prepared, options: TrainOptions) -> list[Sequences]:
-    """The sets that the options train on."""
-    return [found for name, found in prepared.sets.items() if options.source in (name, "both")]
-
-
-def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:
-    """Where training starts: the mean of all embeddings, or of the most frequent tokens' in the data; [m, hidden]."""
-    embedding = prepared.decoder.embedding.weight
-    if options.init == "frequent":
-        counts = torch.bincount(prepared.sets["text"].ids.flatten(), minlength=len(embedding))
-        embedding = embedding[counts.topk(min(_FREQUENT, len(embedding))).indices.to(embedding.device)]
-    return untrained_prompt_tokens(embedding, options.num_prompt_tokens)
-
-
 def evaluate_all(prepared: Prepared, tokens: Tensor) -> dict[str, Accuracy]:
     """Accuracy on every held-out set."""
     return {name: evaluate(prepared.decoder, tokens, found) for name, found in prepared.held_out.items()}
@@ -173,12 +103,8 @@ def _best_guesses(prepared: Prepared, tokens: Tensor) -> dict[str, list[float]]:
     return {name: evaluate(prepared.decoder, tokens, found).greedy[:, 0].tolist() for name, found in few.items()}
 
 
-def _with_room(sequences: Sequences, room: int) -> Sequences:
-    return sequences.take(torch.nonzero(sequences.end - sequences.first > room)[:, 0])
-
-
-def _some(count: int, seed: int, wanted: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
+def _say_nothing(_: str) -> None:
+    """Of several processes only the main one speaks."""
 
 
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:

@@ -17,7 +17,7 @@ GIVEN_OTHERWISE = {
     "export": {"progress"},
     "calibrate": {"progress"},
     "generate": {"messages", "verify"},  # --chat makes the messages; a command always verifies
-    "train": {"progress", "stage"},
+    "train": {"progress", "stage", "tell"},
 }
 ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}
 """Other ways to give an argument: the prompt, draft=False, data."""

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ppd.documents import read_documents
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.models import registry
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.train.data import Sequences, read_sequences
+from ppd.train.data import Part, split_documents
+from ppd.train.text import open_encoder
 from tests.train.tiny_runs import WORDS, save_model, save_text
 
 VICUNA = (Path(registry.__file__).parent / "chat_templates" / "vicuna.jinja").read_text("utf-8")
@@ -21,8 +23,13 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model")
 
 
-def read(model: Path, *paths: Path, length: int = 16) -> tuple[Sequences, Sequences]:
-    return read_sequences(resolve_model(str(model)), read_config(model), paths, length)
+def read(model: Path, *paths: Path, length: int = 16) -> tuple[Part, Part]:
+    encoder = open_encoder(resolve_model(str(model)), read_config(model))
+    return split_documents(read_documents(paths), encoder, length)
+
+
+def words(ids: list[int]) -> str:
+    return " ".join(WORDS[i] for i in ids)
 
 
 def test_documents_stand_one_after_the_other_with_eos_between(model: Path, tmp_path: Path) -> None:
@@ -31,10 +38,10 @@ def test_documents_stand_one_after_the_other_with_eos_between(model: Path, tmp_p
 
     train, held_out = read(model, tmp_path / "a.txt", tmp_path / "b.txt")
 
-    ids = torch.cat([held_out.ids, train.ids]).flatten()
+    ids = torch.cat([held_out.text.ids, train.text.ids]).flatten()
     w0, w1, end = (WORDS.index(word) for word in ("w0", "w1", "</s>"))
     assert ids.tolist() == ([w0] * 50 + [end] + [w1] * 50)[: len(ids)]
-    assert (train.first.max(), train.end.min()) == (0, 16)
+    assert (train.text.first.max(), train.text.end.min()) == (0, 16)
 
 
 def test_a_document_that_is_held_out_is_never_trained_on(model: Path, tmp_path: Path) -> None:
@@ -44,9 +51,9 @@ def test_a_document_that_is_held_out_is_never_trained_on(model: Path, tmp_path: 
 
     train, held_out = read(model, tmp_path / "texts")
 
-    pieces = [set(map(tuple, part.ids.tolist())) for part in (train, held_out)]
+    pieces = [set(map(tuple, part.text.ids.tolist())) for part in (train, held_out)]
     assert not pieces[0] & pieces[1]
-    assert 3 <= len(held_out) <= 40
+    assert 3 <= len(held_out.text) <= 40
 
 
 def test_what_is_held_out_depends_on_the_text_alone(model: Path, tmp_path: Path) -> None:
@@ -54,14 +61,16 @@ def test_what_is_held_out_depends_on_the_text_alone(model: Path, tmp_path: Path)
     (tmp_path / "a.jsonl").write_text("\n".join(records), "utf-8")
     (tmp_path / "b.jsonl").write_text("\n".join(reversed(records)), "utf-8")
 
-    a, b = (read(model, tmp_path / name, length=17)[1].ids for name in ("a.jsonl", "b.jsonl"))
+    a, b = (read(model, tmp_path / name, length=17)[1].pieces for name in ("a.jsonl", "b.jsonl"))
 
     assert sorted(a.tolist()) == sorted(b.tolist())
 
 
-def test_conversations_end_where_they_end_and_begin_with_the_user(model: Path, tmp_path: Path) -> None:
-    template = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w50{% endif %}"
-    (model / "chat_template.jinja").write_text(template, "utf-8")
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w50{% endif %}"
+
+
+def test_answered_conversations_are_text_that_begins_with_the_user(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
     turns = [("gpt", "w9"), ("human", "w1"), ("gpt", "w2"), ("human", "w3"), ("gpt", "w4")]
     conversation = {"conversations": [{"from": who, "value": text} for who, text in turns]}
     open_end = {"conversations": conversation["conversations"][1:2]}
@@ -69,8 +78,36 @@ def test_conversations_end_where_they_end_and_begin_with_the_user(model: Path, t
 
     train, held_out = read(model, tmp_path / "chat.json")
 
-    ids = torch.cat([held_out.ids, train.ids]).flatten().tolist()
-    assert [WORDS[i] for i in ids[:8]] == ["w1", "w2", "w3", "w4", "</s>", "w1", "w50", "</s>"]
+    ids = torch.cat([held_out.text.ids, train.text.ids]).flatten().tolist()
+    assert words(ids[:6]) == "w1 w2 w3 w4 </s> w1"
+
+
+def test_a_rollout_may_begin_at_every_turn_of_the_assistants(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    turns = [("assistant", "w9"), ("user", "w1"), ("assistant", "w2"), ("user", "w3"), ("assistant", "w4")]
+    long = [{"role": "user", "content": "w5 " * 12}]  # with the generation prompt 13 of 16 tokens
+    messages = [{"role": role, "content": text} for role, text in turns]
+    chats = [messages, messages[1:2], long] * 4
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": chat} for chat in chats]), "utf-8")
+
+    train, held_out = read(model, tmp_path / "chat.json")
+
+    prompts = held_out.prompts + train.prompts
+    assert [words(prompt) for prompt in prompts[:4]] == ["w1 w50", "w1 w2 w3 w50", "w1 w50", "w1 w50"]
+    assert (len(prompts), train.num_too_long) == (12, 4)
+    assert len(train.pieces) == 0
+
+
+def test_questions_without_answers_are_prompts_and_no_text(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    chats = [{"messages": [{"role": "user", "content": f"w{i}"}]} for i in range(50)]
+    (tmp_path / "chat.json").write_text(json.dumps(chats), "utf-8")
+
+    train, held_out = read(model, tmp_path / "chat.json")
+
+    assert (len(train.text), len(held_out.text)) == (0, 0)
+    assert len(train.prompts) + len(held_out.prompts) == 50
+    assert held_out.prompts
 
 
 def test_sharegpt_goes_through_the_vicuna_template(model: Path, tmp_path: Path) -> None:
@@ -78,9 +115,10 @@ def test_sharegpt_goes_through_the_vicuna_template(model: Path, tmp_path: Path) 
     turns = [{"from": who, "value": "w1 w2"} for who in ("gpt", "human", "gpt", "human", "gpt")]
     (tmp_path / "chat.jsonl").write_text((json.dumps({"conversations": turns}) + "\n") * 9, "utf-8")
 
-    train, _ = read(model, tmp_path / "chat.jsonl")
+    train, _ = read(model, tmp_path / "chat.jsonl", length=80)
 
-    assert WORDS.index("w1") in train.ids.flatten().tolist()
+    assert WORDS.index("w1") in train.text.ids.flatten().tolist()
+    assert WORDS.index("w1") in train.prompts[0]
 
 
 def test_a_conversation_that_the_template_refuses_is_one_line(model: Path, tmp_path: Path) -> None:

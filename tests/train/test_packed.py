@@ -1,4 +1,4 @@
-"""The packed pass against the decoder, one group at a time; the teacher and the rollouts against its own answers."""
+"""The packed pass against the decoder, one group at a time; the teacher against its own answers."""
 
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from ppd.train.data import Sequences
 from ppd.train.evaluate import evaluate
 from ppd.train.losses import kl, total_variation, weighted_loss
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
-from ppd.train.rollouts import continue_texts, make_rollouts
 from tests.tiny_models import FEATURES, save_tiny_model
 
 TOLERANCE = 2e-5  # of logits up to 7
@@ -87,69 +86,8 @@ def test_only_prompt_tokens_get_a_gradient_and_it_is_the_one_of_transformers(tmp
     torch.testing.assert_close(tokens.grad, again.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("feature", FEATURES)
-def test_greedy_rollouts_are_the_decoders_own_choices(feature: str, tmp_path: Path) -> None:
-    decoder = decoder_of(feature, tmp_path)
-    prefixes = random_ids(3, 8)
-
-    made = continue_texts(decoder, prefixes, T, 0.0, torch.Generator())
-
-    assert torch.equal(made[:, :8], prefixes)
-    for row in made:
-        assert torch.equal(plain_logits(decoder, decoder.embedding(row)).argmax(-1)[7:-1], row[8:])
-
-
-def test_sampled_rollouts_follow_the_seed(decoder: Decoder) -> None:
-    a, b, c = (continue_texts(decoder, random_ids(3, 8), T, 1.0, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
-
-
 def texts(ids: Tensor) -> Sequences:
     return Sequences(ids, torch.zeros(len(ids), dtype=torch.int64), torch.full((len(ids),), ids.shape[1]))
-
-
-def make(decoder: Decoder, cache: Path, **changed: object) -> Sequences:
-    settings = {"count": 5, "eos_ids": (2,), "temperature": 0.0, "seed": 0, "cache": cache} | changed
-    return make_rollouts(decoder, texts(random_ids(8, 80)), **settings)  # type: ignore[arg-type]
-
-
-def test_rollouts_end_at_the_first_eos_behind_the_prefix(decoder: Decoder, tmp_path: Path) -> None:
-    free = make(decoder, tmp_path / "a", eos_ids=())
-    assert (free.end == 80).all()
-    start = int(free.first[0]) + 1
-    eos = int(free.ids[0, start + 5])
-
-    made = make(decoder, tmp_path / "b", eos_ids=(eos,))
-
-    for ids, first, end in zip(made.ids.tolist(), made.first.tolist(), made.end.tolist(), strict=True):
-        answer = ids[first + 1 :]
-        expected = first + 1 + answer.index(eos) if eos in answer else 80  # EOS is an answer, and nothing follows it
-        assert end == expected
-    assert made.end[0] < 80
-
-
-def test_rollouts_are_made_once_for_the_same_model_texts_and_settings(
-    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = make(decoder, tmp_path)
-    make(decoder, tmp_path, temperature=0.8)
-    assert len(list(tmp_path.iterdir())) == 2
-
-    monkeypatch.setattr("ppd.train.rollouts.continue_texts", None)  # nothing more is computed
-    again = make(decoder, tmp_path)
-
-    assert torch.equal(again.ids, first.ids)
-    assert torch.equal(again.end, first.end)
-
-
-def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path) -> None:
-    first = make(decoder, tmp_path)
-    (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:100])
-
-    assert torch.equal(make(decoder, tmp_path).ids, first.ids)
 
 
 def test_kl_and_total_variation_match_their_definitions() -> None:

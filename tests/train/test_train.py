@@ -8,15 +8,17 @@ import peft
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from ppd.errors import ArgumentError
 from ppd.models.adapter import load_prompt_tokens
 from ppd.train import steps as steps_module
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import initial_tokens, prepare
 from ppd.train.report import TrainReport
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress
-from ppd.train.trainer import initial_tokens, prepare, train
+from ppd.train.trainer import train
 from tests.train.tiny_runs import options, save_model, save_text, steps_in
 
 HIDDEN = 32
@@ -147,7 +149,7 @@ def test_training_lowers_the_loss_on_text_it_did_not_see(model: Path, text: Path
     settings = options(steps=120, batch_size=4, groups=8, learning_rate=0.05)
     report = train(str(model), [text], tmp_path / "run", settings)
 
-    prepared = prepare(str(model), [text], tmp_path / "cache", settings, torch.device("cpu"))
+    prepared = prepare(str(model), [text], tmp_path / "cache", settings, Accelerator())
     ids = prepared.held_out["text"].ids
     positions = torch.arange(28).expand(len(ids), -1)
     with torch.no_grad():
@@ -262,6 +264,7 @@ def test_bad_data_leaves_no_folder_behind(model: Path, tmp_path: Path) -> None:
         ({"init": "zero"}, "expected mean or frequent"),
         ({"source": "web"}, "expected both or rollouts or text"),
         ({"recipe": "x"}, "expected packed or one-group"),
+        ({"dtype": "float16"}, "expected auto or float32 or bfloat16"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changed: dict[str, object], words: str) -> None:

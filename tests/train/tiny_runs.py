@@ -11,6 +11,11 @@ from ppd.train.options import TrainOptions
 from tests.tiny_models import save_tiny_model
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(58))]  # as many as the tiny models have embeddings
+CHAT = (
+    "{% if messages[0].role != 'system' %}w40 w41 </s> {% endif %}{% for m in messages %}"
+    "{{ 'w42' if m.role == 'user' else 'w43' }} {{ m.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}w43{% endif %}"
+)
 FAST: dict[str, Any] = {"steps": 6, "batch_size": 2, "groups": 4, "length": 32, "num_rollouts": 16}
 
 
@@ -20,6 +25,16 @@ def save_model(folder: Path, feature: str = "llama_tied", words: list[str] = WOR
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def save_chat_model(folder: Path, feature: str = "llama") -> Path:
+    """The same with special tokens and a chat template, which adds a system prompt and ends turns with EOS."""
+    save_model(folder, feature)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(CHAT, "utf-8")
     return folder
 
 

@@ -1,0 +1,136 @@
+"""Memory of a run by arithmetic, before it starts: weights, and the most that steps, figures or rollouts hold."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ppd.errors import ArgumentError
+from ppd.memory import GB
+from ppd.models.config import ModelConfig
+from ppd.models.decoder import Decoder
+from ppd.signature import max_capacity
+from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
+from ppd.train.options import TrainOptions
+
+_MOST_ROLLOUTS_AT_ONCE = 64
+_ROLLOUTS_CACHE = 4 * GB
+"""KV cache of the rollouts that are made at once."""
+_STEP_TABLES, _FIGURE_TABLES, _ROLLOUT_TABLES = 8, 5, 4
+"""Tables as large as the float32 logits that are held at once, by the loss with its gradient and so on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingMemory:
+    """Bytes. Steps, figures and rollouts come one after the other.
+
+    Attributes:
+        weights: The frozen model, with its tables of positions.
+        step: What a packed step holds: keys and values of its sequences, what the gradient needs, logits.
+        figures: The same of an evaluation.
+        rollouts: KV cache and logits of the rollouts that are made at once.
+    """
+
+    weights: int
+    step: int
+    figures: int
+    rollouts: int
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at a time."""
+        return self.weights + max(self.step, self.figures, self.rollouts)
+
+    def __str__(self) -> str:
+        parts = {"weights": self.weights, "a step": self.step, "figures": self.figures, "rollouts": self.rollouts}
+        named = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts.items())
+        return f"{self.peak / GB:.1f} GB ({named})"
+
+
+def training_memory(
+    config: ModelConfig, options: TrainOptions, *, weight_bytes: int, product_bytes: int
+) -> TrainingMemory:
+    """The memory of a run on one device, optimiser and libraries apart.
+
+    Args:
+        weight_bytes: Size of an element of the weights, 2 or 4.
+        product_bytes: The same of a step's products, 2 or 4.
+    """
+    length, m = min(options.length, config.context), options.num_prompt_tokens
+    groups = 1 if options.recipe == "one-group" else options.groups
+    with torch.device("meta"):
+        num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
+    positions = 4 * max_capacity(config.context) * config.head_dim  # cosines and sines
+    step = _pass_bytes(config, options.batch_size, length, groups * m, product_bytes, with_gradient=True)
+    step += 4 * _STEP_TABLES * options.batch_size * groups * m * config.vocab_size
+    if weight_bytes > product_bytes:
+        step += product_bytes * num_weights  # the gradient needs the weights as they were multiplied
+    figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, EVALUATED_GROUPS * m, weight_bytes, with_gradient=False)
+    figures += 4 * _FIGURE_TABLES * EVALUATED_AT_ONCE * EVALUATED_GROUPS * m * config.vocab_size
+    at_once = rollouts_at_once(config, length, weight_bytes)
+    row = length * _cached_bytes(config, weight_bytes) + 4 * _ROLLOUT_TABLES * config.vocab_size
+    return TrainingMemory(
+        weights=weight_bytes * num_weights + positions, step=step, figures=figures, rollouts=at_once * row
+    )
+
+
+def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int) -> int:
+    """How many rollouts of a length are made together."""
+    fitting = _ROLLOUTS_CACHE // (length * _cached_bytes(config, item_bytes))
+    return max(1, min(_MOST_ROLLOUTS_AT_ONCE, fitting))
+
+
+def require_memory(memory: TrainingMemory, device: torch.device) -> str:
+    """A line that says what a run takes.
+
+    Raises:
+        ArgumentError: The device has not as much.
+    """
+    has = available_memory(device)
+    if has is None:
+        return f"memory: {memory}"
+    if memory.peak > has:
+        raise ArgumentError(
+            f"training takes {memory}, {device.type} has {has / GB:.1f} GB free; give a smaller --batch-size, --groups "
+            "or --length, or --dtype bfloat16"
+        )
+    return f"memory: {memory} of {has / GB:.1f} GB free on {device.type}"
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that the device has free; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not every system has these names
+        return None
+
+
+def _cached_bytes(config: ModelConfig, item_bytes: int) -> int:
+    """Keys and values of one token."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
+
+
+def _pass_bytes(
+    config: ModelConfig, batch: int, length: int, rows: int, item_bytes: int, *, with_gradient: bool
+) -> int:
+    """A pass over sequences and one over prompt rows, without logits; from above, whichever kernel attends.
+
+    Args:
+        rows: Prompt rows per sequence.
+    """
+    width = config.num_heads * config.head_dim
+    columns = length + rows
+    token = 16 * config.hidden_size + item_bytes * (3 * config.ffn_size + 2 * width)  # of one layer, while it runs
+    columns_again = 2 * config.num_kv_heads * config.head_dim * item_bytes * columns  # prefix and own, side by side
+    scores = config.num_heads * rows * columns * (item_bytes + 1)
+    row = 8 * config.hidden_size + item_bytes * (3 * config.ffn_size + 4 * width)  # float32 hidden states, products
+    kept = (columns_again + scores + rows * row) * (config.num_layers if with_gradient else 1)
+    return batch * (length * _cached_bytes(config, item_bytes) + length * token + kept)

@@ -1,0 +1,176 @@
+"""Prepare: a model with its data, the memory checked and the rollouts made."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ppd.documents import Document, read_documents
+from ppd.errors import ArgumentError
+from ppd.models.adapter import untrained_prompt_tokens
+from ppd.models.config import ModelConfig, read_config
+from ppd.models.decoder import Decoder
+from ppd.models.hub import ModelSource, resolve_model
+from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_documents
+from ppd.train.memory import TrainingMemory, require_memory, training_memory
+from ppd.train.options import TrainOptions
+from ppd.train.questions import user_turn, write_questions
+from ppd.train.rollouts import Workshop, choose_prefixes, make_rollouts, open_workshop
+from ppd.train.text import TextEncoder, open_encoder
+from ppd.train.weights import choose_dtype, has_bfloat16, load_frozen, stored_dtype
+
+NUM_HELD_OUT = 64
+SELF: Literal["self"] = "self"
+"""Data that the model writes itself."""
+_FREQUENT = 256
+
+Data = Sequence[Path] | Literal["self"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its data, ready to be trained on.
+
+    Attributes:
+        sets: Training sequences, by name: "rollouts", and "text" where there is any.
+        held_out: Held-out sequences, by the same names.
+    """
+
+    source: ModelSource
+    decoder: Decoder
+    sets: dict[str, Sequences]
+    held_out: dict[str, Sequences]
+
+
+def prepare(
+    model: str,
+    data: Data,
+    cache: Path,
+    options: TrainOptions,
+    accelerator: Accelerator,
+    stage: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    num_held_out: int = NUM_HELD_OUT,
+) -> Prepared:
+    """Load the model, read the data and make the rollouts (or read those made before).
+
+    Args:
+        data: Files and folders of text, or "self".
+        stage: Called with what is being done.
+        tell: Called with lines that stay: what will be done, and what was.
+
+    Raises:
+        PPDError: The model or the data cannot be used, or the device has too little memory.
+    """
+    source = resolve_model(model)
+    config = read_config(source.folder)
+    encoder = open_encoder(source, config)
+    length = min(options.length, config.context)
+    documents = None if data == SELF else read_documents([Path(path) for path in data])
+    if documents is None:
+        user_turn(encoder)  # or the reason why the model cannot ask itself, before the weights are read
+    parts = None if documents is None else split_documents(documents, encoder, length)
+    dtype = choose_dtype(options.dtype, stored_dtype(source.folder, config), accelerator.device)
+    tell(f"weights: {str(dtype).removeprefix('torch.')} on {accelerator.device.type}")
+    tell(require_memory(_memory(config, options, dtype, accelerator.device), accelerator.device))
+    decoder = load_frozen(source.folder, config, dtype, accelerator.device)
+    workshop = open_workshop(decoder, accelerator, cache, tell)
+    if parts is None:
+        stage("questions")
+        parts = split_documents(_own_questions(workshop, encoder, options), encoder, length)
+    _require_text(parts, options)
+    rollouts = _roll_out(workshop, parts, length, options, num_held_out, stage)
+    sets, held_out = ({"rollouts": found, "text": part.text} for found, part in zip(rollouts, parts, strict=True))
+    held_out["text"] = held_out["text"].take(_some(len(held_out["text"]), options.seed, num_held_out))
+    if not len(sets["text"]) or not len(held_out["text"]):
+        del sets["text"], held_out["text"]
+    return Prepared(source, decoder, sets, held_out)
+
+
+def used_sets(prepared: Prepared, options: TrainOptions) -> list[Sequences]:
+    """The sets that the options train on."""
+    return [found for name, found in prepared.sets.items() if options.source in (name, "both")]
+
+
+def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:
+    """Where training starts: the mean of all embeddings, or of the most frequent tokens' in the data; [m, hidden]."""
+    embedding = prepared.decoder.embedding.weight
+    if options.init == "frequent":
+        some = prepared.sets.get("text", prepared.sets["rollouts"])
+        counted = some.ids[torch.arange(some.ids.shape[1]) < some.end[:, None]]
+        counts = torch.bincount(counted, minlength=len(embedding))
+        embedding = embedding[counts.topk(min(_FREQUENT, len(embedding))).indices.to(embedding.device)]
+    return untrained_prompt_tokens(embedding, options.num_prompt_tokens)
+
+
+def _memory(config: ModelConfig, options: TrainOptions, dtype: torch.dtype, device: torch.device) -> TrainingMemory:
+    product_bytes = 2 if dtype == torch.bfloat16 or has_bfloat16(device) else 4
+    return training_memory(config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes)
+
+
+def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions) -> list[Document]:
+    """As many as leave the rollouts that were asked for when a part is held out."""
+    count = max(8, -(-options.num_rollouts * 100 // (100 - HELD_OUT_PERCENT)))
+    return list(write_questions(workshop, encoder, count, options.seed))
+
+
+def _require_text(parts: tuple[Part, Part], options: TrainOptions) -> None:
+    if options.source == "text" and not all(len(part.text) for part in parts):
+        raise ArgumentError("the data has no text or answers to train on; leave --source text out")
+
+
+def _roll_out(
+    workshop: Workshop,
+    parts: tuple[Part, Part],
+    length: int,
+    options: TrainOptions,
+    num_held_out: int,
+    stage: Callable[[str], None],
+) -> list[Sequences]:
+    """Rollouts of the training and of the held-out part, those apart that are too short to hang prompt rows on."""
+    counts = (options.num_rollouts, num_held_out)
+    chosen = [choose_prefixes(part, count, options.seed) for part, count in zip(parts, counts, strict=True)]
+    workshop.tell(_plan(parts, chosen, length))
+    made = []
+    for name, prefixes in zip(("train", "held out"), chosen, strict=True):
+        report = partial(_progress, stage, name, len(prefixes))
+        found = make_rollouts(
+            workshop,
+            prefixes,
+            length,
+            temperature=options.temperature,
+            seed=options.seed,
+            progress=report,
+        )
+        made.append(_with_room(found, options.num_prompt_tokens + 2))
+    if not all(map(len, made)):
+        raise ArgumentError("every rollout ended at once; give other --data")
+    return made
+
+
+def _progress(stage: Callable[[str], None], name: str, of: int, done: int) -> None:
+    stage(f"rollouts ({name}) {done} of {of}")
+
+
+def _plan(parts: tuple[Part, Part], chosen: list[list[list[int]]], length: int) -> str:
+    """What will be done, in a line."""
+    prefixes = [len(prefix) for some in chosen for prefix in some]
+    too_long = parts[0].num_too_long + parts[1].num_too_long
+    line = (
+        f"rollouts: {len(chosen[0])} to train on, {len(chosen[1])} held out; {sum(prefixes):,} tokens of prompts, "
+        f"at most {sum(length - size for size in prefixes):,} of answers"
+    )
+    return f"{line}; {too_long} prompts leave no room for an answer in {length} tokens" if too_long else line
+
+
+def _with_room(sequences: Sequences, room: int) -> Sequences:
+    return sequences.take(torch.nonzero(sequences.end - sequences.first > room)[:, 0])
+
+
+def _some(count: int, seed: int, wanted: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted]
