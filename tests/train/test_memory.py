@@ -52,7 +52,7 @@ def test_a_step_keeps_no_more_than_predicted_and_not_much_less(
     item = 2 if native else 4
     predicted = training_memory(config, options, weight_bytes=2 if dtype == "bfloat16" else 4, product_bytes=item)
     print(f"{dtype}, native {native}: kept {size:,}, predicted for the step {predicted.step:,}")
-    assert size < predicted.step < 3 * size
+    assert size < predicted.step < 4 * size  # what is not kept for the gradient counts too
 
 
 def test_weights_are_what_is_stored(tmp_path: Path) -> None:

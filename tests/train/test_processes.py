@@ -1,4 +1,4 @@
-"""Two processes on the CPU: they train on sequences of their own, average, and write and speak once."""
+"""Two processes on the CPU: they share the rollouts out, train on sequences of their own, average, and write once."""
 
 import os
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ppd
 from ppd.models.adapter import load_prompt_tokens
@@ -35,3 +36,8 @@ def test_two_processes_train_together_and_repeat_to_the_bit(tmp_path: Path) -> N
     assert not torch.equal(a, alone)  # or the second process did nothing
     assert [line["step"] for line in steps_in(tmp_path / "a")] == [1, 2, 3, 4, 5, 6]
     assert outputs[0].count("supervised positions per second") == 1
+    caches = [sorted((tmp_path / name / "cache").iterdir()) for name in ("a", "alone")]
+    assert [path.name for path in caches[0]] == [path.name for path in caches[1]]  # shared out, and written once
+    for shared, whole in zip(*caches, strict=True):
+        ours, theirs = load_file(shared), load_file(whole)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("ids", "first", "end"))

@@ -19,7 +19,7 @@ from ppd.train.prepare import initial_tokens, prepare
 from ppd.train.report import TrainReport
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress
 from ppd.train.trainer import train
-from tests.train.tiny_runs import options, save_model, save_text, steps_in
+from tests.train.tiny_runs import WORDS, options, save_chat_model, save_model, save_text, steps_in
 
 HIDDEN = 32
 
@@ -168,6 +168,60 @@ def test_every_recipe_changes_the_tokens(model: Path, text: Path, tmp_path: Path
     tokens = tokens_of(report.folder)
     assert tokens.shape == (2, HIDDEN)
     assert not torch.equal(tokens[0], tokens[1])  # they start equal
+
+
+def test_a_model_that_asks_itself_needs_no_data(tmp_path: Path) -> None:
+    model = save_chat_model(tmp_path / "model")
+    lines: list[str] = []
+
+    report = train(str(model), "self", tmp_path / "run", options(length=64), tell=lines.append)
+
+    assert set(report.trained) == {"rollouts"}
+    assert any(line.startswith("questions: 17 in ") for line in lines)
+    assert any(line.startswith("rollouts: 16 to train on, 1 held out; ") for line in lines)
+    assert "data: self" in (report.folder / "README.md").read_text("utf-8")
+    with pytest.raises(ArgumentError, match="no text or answers to train on"):
+        train(str(model), "self", tmp_path / "text", options(length=64, source="text"))
+
+
+def test_questions_alone_are_trained_on_by_their_answers(tmp_path: Path) -> None:
+    model, data = save_chat_model(tmp_path / "model"), tmp_path / "chat.json"
+    data.write_text(json.dumps([{"messages": [{"role": "user", "content": f"w{i} w{i // 3}"}]} for i in range(50)]))
+
+    prepared = prepare(str(model), [data], tmp_path / "cache", options(num_rollouts=99), Accelerator())
+
+    made = prepared.sets["rollouts"]
+    assert set(prepared.sets) == set(prepared.held_out) == {"rollouts"}
+    assert len(made) + len(prepared.held_out["rollouts"]) <= 50
+    assert set(made.ids[torch.arange(len(made)), made.first].tolist()) == {WORDS.index("w43")}  # the answer begins
+
+
+def test_16_bits_stay_16_bits_and_the_tokens_are_trained_in_32(model: Path, text: Path, tmp_path: Path) -> None:
+    prepared = prepare(str(model), [text], tmp_path / "cache", options(dtype="bfloat16"), Accelerator())
+    report = train(str(model), [text], tmp_path / "run", options(dtype="bfloat16"))
+
+    kinds = {name: weight.dtype for name, weight in prepared.decoder.named_parameters()}
+    assert {dtype for name, dtype in kinds.items() if "norm" in name} == {torch.float32}
+    assert {dtype for name, dtype in kinds.items() if "norm" not in name} == {torch.bfloat16}
+    tokens = tokens_of(report.folder)
+    assert not torch.equal(tokens, tokens.bfloat16().float())
+    assert all(torch.isfinite(accuracy.greedy).all() for accuracy in report.trained.values())
+
+
+def test_the_adapter_is_written_with_every_checkpoint(killed: Path) -> None:
+    tokens = torch.load(killed / CHECKPOINT_FILE, weights_only=True)["weight"]
+
+    assert torch.equal(tokens_of(killed), tokens)
+
+
+def test_lines_say_what_is_done(model: Path, text: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    train(str(model), [text], tmp_path / "run", options(), tell=lines.append)
+
+    begins = ["weights: float32 on cpu", "memory: 0.0 GB", "rollouts: 16 to train on, 3 held out; ", "step 1 (17%, "]
+    assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=False)] == begins
+    assert len(lines) == 8  # a tenth of six steps is a step, the end apart
 
 
 def test_the_folder_loads_with_peft_beside_its_model(finished: TrainReport, model: Path) -> None:
