@@ -6,6 +6,7 @@ finished leave the batch, so that a row costs what its own text is long.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ def continue_prefixes(
     Args:
         prefixes: Each shorter than `length`.
         length: T, tokens of prefix and continuation together.
-        progress: Called with the number of finished ones.
+        progress: Called after every step with the number of finished ones.
 
     Returns:
         Prefix and continuation of each; a stop id is kept as the last one.
@@ -96,14 +97,25 @@ def continue_prefixes(
     for start in range(0, len(order), at_once):
         some = order[start : start + at_once]
         with products(decoder):
-            batch = _continue(decoder, [prefixes[i] for i in some], length, stop_ids, sampling.take(some))
+            batch = _continue(
+                decoder,
+                [prefixes[i] for i in some],
+                length,
+                stop_ids,
+                sampling.take(some),
+                partial(_add, progress, start),
+            )
         made |= zip(some, batch, strict=True)
-        progress(len(made))
     return [made[i] for i in range(len(prefixes))]
 
 
 def _continue(
-    decoder: Decoder, prefixes: list[Sequence[int]], length: int, stop_ids: Sequence[int], sampling: Sampling
+    decoder: Decoder,
+    prefixes: list[Sequence[int]],
+    length: int,
+    stop_ids: Sequence[int],
+    sampling: Sampling,
+    progress: Callable[[int], None],
 ) -> list[list[int]]:
     """One batch. Slot i holds the row of prefix `rows[i]`, `pads[i]` columns behind the shared ones are empty."""
     device = decoder.embedding.weight.device
@@ -122,15 +134,21 @@ def _continue(
             made[row].append(token)
         lengths, columns = lengths + goes_on, columns + 1
         goes_on = goes_on & ~torch.isin(tokens, stops) & (lengths < length)
-        if not goes_on.any():
+        num_left = int(goes_on.sum())
+        progress(len(prefixes) - num_left)
+        if not num_left:
             return made
-        if (size := _batch_size(int(goes_on.sum()))) < len(rows):
+        if (size := _batch_size(num_left)) < len(rows):
             kept = _filled_up(goes_on, size)
             cache.keep(kept)
             rows, lengths, pads, tokens, goes_on = (found[kept] for found in (rows, lengths, pads, tokens, goes_on))
         mask = _visible(torch.arange(columns, device=device), shared, pads)[:, None, None] if pads.any() else None
         x = decoder.embedding(tokens[:, None]).float()
         hidden = decoder(x, lengths[:, None] - 1, mask, cache)[:, 0]
+
+
+def _add(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
 
 
 def _prefill(decoder: Decoder, prefixes: list[Sequence[int]], shared: int, pads: Tensor, cache: GrowingCache) -> Tensor:

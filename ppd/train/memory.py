@@ -69,7 +69,8 @@ def training_memory(
     figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, EVALUATED_GROUPS * m, weight_bytes, with_gradient=False)
     figures += 4 * _FIGURE_TABLES * EVALUATED_AT_ONCE * EVALUATED_GROUPS * m * config.vocab_size
     at_once = rollouts_at_once(config, length, weight_bytes)
-    row = length * _cached_bytes(config, weight_bytes) + 4 * _ROLLOUT_TABLES * config.vocab_size
+    row = length * (_cached_bytes(config, weight_bytes) + _token_bytes(config, weight_bytes))
+    row += 4 * _ROLLOUT_TABLES * config.vocab_size
     return TrainingMemory(
         weights=weight_bytes * num_weights + positions, step=step, figures=figures, rollouts=at_once * row
     )
@@ -118,6 +119,12 @@ def _cached_bytes(config: ModelConfig, item_bytes: int) -> int:
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
 
 
+def _token_bytes(config: ModelConfig, item_bytes: int) -> int:
+    """What one layer computes of a token while it runs."""
+    width = config.num_heads * config.head_dim
+    return 16 * config.hidden_size + item_bytes * (3 * config.ffn_size + 2 * width)
+
+
 def _pass_bytes(
     config: ModelConfig, batch: int, length: int, rows: int, item_bytes: int, *, with_gradient: bool
 ) -> int:
@@ -128,9 +135,8 @@ def _pass_bytes(
     """
     width = config.num_heads * config.head_dim
     columns = length + rows
-    token = 16 * config.hidden_size + item_bytes * (3 * config.ffn_size + 2 * width)  # of one layer, while it runs
     columns_again = 2 * config.num_kv_heads * config.head_dim * item_bytes * columns  # prefix and own, side by side
     scores = config.num_heads * rows * columns * (item_bytes + 1)
     row = 8 * config.hidden_size + item_bytes * (3 * config.ffn_size + 4 * width)  # float32 hidden states, products
     kept = (columns_again + scores + rows * row) * (config.num_layers if with_gradient else 1)
-    return batch * (length * _cached_bytes(config, item_bytes) + length * token + kept)
+    return batch * (length * _cached_bytes(config, item_bytes) + length * _token_bytes(config, item_bytes) + kept)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_documents
 from ppd.train.memory import TrainingMemory, require_memory, training_memory
 from ppd.train.options import TrainOptions
 from ppd.train.questions import user_turn, write_questions
-from ppd.train.rollouts import Workshop, choose_prefixes, make_rollouts, open_workshop
+from ppd.train.rollouts import Told, Workshop, choose_prefixes, make_rollouts, open_workshop
 from ppd.train.text import TextEncoder, open_encoder
 from ppd.train.weights import choose_dtype, has_bfloat16, load_frozen, stored_dtype
 
@@ -82,7 +81,7 @@ def prepare(
     workshop = open_workshop(decoder, accelerator, cache, tell)
     if parts is None:
         stage("questions")
-        parts = split_documents(_own_questions(workshop, encoder, options), encoder, length)
+        parts = split_documents(_own_questions(workshop, encoder, options, length), encoder, length)
     _require_text(parts, options)
     rollouts = _roll_out(workshop, parts, length, options, num_held_out, stage)
     sets, held_out = ({"rollouts": found, "text": part.text} for found, part in zip(rollouts, parts, strict=True))
@@ -113,10 +112,10 @@ def _memory(config: ModelConfig, options: TrainOptions, dtype: torch.dtype, devi
     return training_memory(config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes)
 
 
-def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions) -> list[Document]:
+def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions, length: int) -> list[Document]:
     """As many as leave the rollouts that were asked for when a part is held out."""
     count = max(8, -(-options.num_rollouts * 100 // (100 - HELD_OUT_PERCENT)))
-    return list(write_questions(workshop, encoder, count, options.seed))
+    return list(write_questions(workshop, encoder, count, length, options.seed))
 
 
 def _require_text(parts: tuple[Part, Part], options: TrainOptions) -> None:
@@ -138,23 +137,18 @@ def _roll_out(
     workshop.tell(_plan(parts, chosen, length))
     made = []
     for name, prefixes in zip(("train", "held out"), chosen, strict=True):
-        report = partial(_progress, stage, name, len(prefixes))
         found = make_rollouts(
             workshop,
             prefixes,
             length,
             temperature=options.temperature,
             seed=options.seed,
-            progress=report,
+            progress=Told(name, len(prefixes), stage, workshop.tell),
         )
         made.append(_with_room(found, options.num_prompt_tokens + 2))
     if not all(map(len, made)):
         raise ArgumentError("every rollout ended at once; give other --data")
     return made
-
-
-def _progress(stage: Callable[[str], None], name: str, of: int, done: int) -> None:
-    stage(f"rollouts ({name}) {done} of {of}")
 
 
 def _plan(parts: tuple[Part, Part], chosen: list[list[list[int]]], length: int) -> str:

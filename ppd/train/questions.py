@@ -9,6 +9,7 @@ from pathlib import Path
 from ppd.documents import Message
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.train.continuing import sampling_of
+from ppd.train.data import longest_prompt
 from ppd.train.rollouts import Workshop
 from ppd.train.sharing import once
 from ppd.train.text import TextEncoder
@@ -36,11 +37,13 @@ class UserTurn:
         prefix: Token ids before the user's words, a system prompt that the template adds included.
         stop_ids: Tokens that end the user's turn.
         stop_text: Text that ends it where the template has no token for that; else None.
+        num_around: Tokens of a prompt that are not the user's.
     """
 
     prefix: list[int]
     stop_ids: tuple[int, ...]
     stop_text: str | None
+    num_around: int
 
 
 def user_turn(encoder: TextEncoder) -> UserTurn:
@@ -57,12 +60,13 @@ def user_turn(encoder: TextEncoder) -> UserTurn:
         raise TokenizerError(
             f"the chat template of {encoder.name} does not show where the user's words end; give --data PATH"
         )
-    prefix, (first_after, *_) = encoder.encode([before, after.strip()], special=False)
-    ends_by_token = first_after in encoder.special_ids()
+    prefix, suffix = encoder.encode([before, after.strip()], special=False)
+    ends_by_token = suffix[0] in encoder.special_ids()
     return UserTurn(
         prefix=prefix or list(encoder.eos_ids[:1]),
-        stop_ids=tuple({*encoder.eos_ids, first_after}) if ends_by_token else encoder.eos_ids,
+        stop_ids=tuple(sorted({*encoder.eos_ids, suffix[0]})) if ends_by_token else encoder.eos_ids,
         stop_text=None if ends_by_token else after.strip(),
+        num_around=len(prefix) + len(suffix),
     )
 
 
@@ -130,30 +134,38 @@ def _grams(words: Sequence[str]) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + 3]) for i in range(max(1, len(words) - 2))]
 
 
-def write_questions(workshop: Workshop, encoder: TextEncoder, count: int, seed: int) -> list[list[Message]]:
+def write_questions(
+    workshop: Workshop, encoder: TextEncoder, count: int, length: int, seed: int
+) -> list[list[Message]]:
     """Let the model write questions, or read those it wrote before; each is a conversation of one message.
 
     The file is JSON lines as `ppd train --data` reads them.
 
+    Args:
+        length: Tokens of a sequence; a question leaves room for its answer.
+
     Raises:
         TokenizerError: As for `user_turn`.
-        ArgumentError: Too few of what it wrote are questions.
+        ArgumentError: Too few of what it wrote are questions, or there is no room for one.
     """
     turn = user_turn(encoder)
-    settings = (turn, count, seed, LONGEST, _TEMPERATURE, _TOP_P, _REPEATED_SHARE, _SHARED_SHARE)
+    longest = min(LONGEST, longest_prompt(length) - turn.num_around)
+    if longest <= _SHORTEST:
+        raise ArgumentError(f"the chat template takes {turn.num_around} tokens of {length}; give a larger --length")
+    settings = (turn, count, longest, seed, _TEMPERATURE, _TOP_P, _REPEATED_SHARE, _SHARED_SHARE)
     texts = once(
         workshop.accelerator,
         path=lambda: workshop.cache / f"questions-{workshop.key(*settings)}.jsonl",
         read=_read,
-        make=lambda: _write(workshop, encoder, turn, count, seed),
+        make=lambda: _write(workshop, encoder, turn, count, longest, seed),
         write=lambda made: "".join(json.dumps({"messages": _asked(text)}) + "\n" for text in made).encode(),
     )
     return [_asked(text) for text in texts]
 
 
-def _write(workshop: Workshop, encoder: TextEncoder, turn: UserTurn, count: int, seed: int) -> list[str]:
+def _write(workshop: Workshop, encoder: TextEncoder, turn: UserTurn, count: int, longest: int, seed: int) -> list[str]:
     sieve = Sieve(encoder, turn)
-    length, tries = len(turn.prefix) + LONGEST, 0
+    length, tries = len(turn.prefix) + longest, 0
     most_tries = _TRIES_PER_QUESTION * count + _TRIES_AT_ONCE
     while len(sieve.kept) < count and tries < most_tries:
         number = min(_TRIES_AT_ONCE, most_tries - tries, count - len(sieve.kept) + 16)

@@ -1,6 +1,7 @@
 """Rollouts: the model's own continuations of the data, which is what prompt tokens have to guess when they are used."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ppd.train.sharing import once, share_out
 PREFIX_LENGTHS = (32, 64, 96, 128)
 """Tokens of a piece of text that a continuation starts from."""
 _OF_ONE_LENGTH = 64
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,22 @@ class Workshop:
                 progress=lambda done: progress(min(len(prefixes), done * num_processes)),
             ),
         )
+
+
+class Told:
+    """Tells how many rollouts are made: on every call as a stage, twice a minute in a line that stays."""
+
+    def __init__(self, name: str, count: int, stage: Callable[[str], None], tell: Callable[[str], None]) -> None:
+        self._name, self._count, self._stage, self._tell = name, count, stage, tell
+        self._started = self._told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Tell that so many are finished."""
+        line, now = f"rollouts ({self._name}): {done} of {self._count}", time.monotonic()
+        self._stage(line)
+        if now - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = now
+            self._tell(f"{line} after {now - self._started:.0f} s")
 
 
 def open_workshop(
@@ -115,7 +133,10 @@ def make_rollouts(
 
     def make() -> Sequences:
         sampling = sampling_of(temperature, len(prefixes), length, seed)
+        started = time.monotonic()
         rows = workshop.continue_all(prefixes, length, eos_ids, sampling, progress)
+        num_tokens, seconds = sum(map(len, rows)) - sum(map(len, prefixes)), time.monotonic() - started
+        workshop.tell(f"{len(rows)} rollouts made in {seconds:.0f} s: {num_tokens:,} tokens of answers")
         return _as_sequences(rows, prefixes, length, eos_ids)
 
     return once(

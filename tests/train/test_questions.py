@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.train import questions, rollouts
+from ppd.train import rollouts
 from ppd.train.questions import Sieve, UserTurn, user_turn, write_questions
 from ppd.train.rollouts import Workshop, open_workshop
 from ppd.train.text import TextEncoder, open_encoder
@@ -49,7 +49,7 @@ def test_a_turn_that_no_token_ends_is_ended_by_text(tmp_path: Path) -> None:
     sieve.add(ids_of("w1 w2 w3 w4 w51 w52 w7 w8"))
     sieve.add(ids_of("w1 w2 w3 w4 w51 w53 w7 w8"))
 
-    assert turn == UserTurn(ids_of("w50"), (2,), "w51 w52")
+    assert turn == UserTurn(ids_of("w50"), (2,), "w51 w52", num_around=3)
     assert sieve.kept == ["w1 w2 w3 w4"]
     assert sieve.refused == {"unterminated": 1}
 
@@ -107,11 +107,10 @@ def workshop_of(model: Path, cache: Path, lines: list[str] | None = None) -> Wor
 def test_questions_follow_the_seed_and_are_written_once_as_data(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "LONGEST", 60)
     lines: list[str] = []
     encoder = encoder_of(model)
-    made = write_questions(workshop_of(model, tmp_path, lines), encoder, 6, 0)
-    other = write_questions(workshop_of(model, tmp_path), encoder, 6, 1)
+    made = write_questions(workshop_of(model, tmp_path, lines), encoder, 6, 100, 0)
+    other = write_questions(workshop_of(model, tmp_path), encoder, 6, 100, 1)
 
     assert len({question["content"] for (question,) in made}) == 6
     assert other != made
@@ -121,14 +120,14 @@ def test_questions_follow_the_seed_and_are_written_once_as_data(
     assert len(files) == 2
     assert [json.loads(line)["messages"] for line in files[0].read_text("utf-8").splitlines()] in (made, other)
     monkeypatch.setattr(rollouts, "continue_prefixes", None)  # nothing more is computed
-    assert write_questions(workshop_of(model, tmp_path), encoder, 6, 0) == made
+    assert write_questions(workshop_of(model, tmp_path), encoder, 6, 100, 0) == made
 
 
-def test_a_model_that_writes_no_questions_is_one_line(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(questions, "LONGEST", 3)
-
-    with pytest.raises(ArgumentError, match=r"wrote 0 questions in 272 tries, expected 4 \(refused: .*unterminated"):
-        write_questions(workshop_of(model, tmp_path), encoder_of(model), 4, 0)
+def test_a_model_that_writes_no_questions_is_one_line(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"takes 6 tokens of 12; give a larger --length"):
+        write_questions(workshop_of(model, tmp_path), encoder_of(model), 4, 12, 0)
+    with pytest.raises(
+        ArgumentError, match=r"wrote \d+ questions in 1056 tries, expected 200 \(refused: .*unterminated"
+    ):
+        write_questions(workshop_of(model, tmp_path), encoder_of(model), 200, 15, 0)
     assert not list(tmp_path.iterdir())

@@ -219,9 +219,10 @@ def test_lines_say_what_is_done(model: Path, text: Path, tmp_path: Path) -> None
 
     train(str(model), [text], tmp_path / "run", options(), tell=lines.append)
 
-    begins = ["weights: float32 on cpu", "memory: 0.0 GB", "rollouts: 16 to train on, 3 held out; ", "step 1 (17%, "]
+    begins = ["weights: float32 on cpu", "memory: 0.0 GB", "rollouts: 16 to train on, 3 held out; "]
+    begins += ["16 rollouts made in ", "3 rollouts made", "step 1 (17%, "]
     assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=False)] == begins
-    assert len(lines) == 8  # a tenth of six steps is a step, the end apart
+    assert len(lines) == 10  # a tenth of six steps is a step, the end apart
 
 
 def test_the_folder_loads_with_peft_beside_its_model(finished: TrainReport, model: Path) -> None:
