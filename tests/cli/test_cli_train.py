@@ -7,7 +7,7 @@ import torch
 
 from ppd.models.adapter import load_prompt_tokens
 from tests.cli.helpers import Run, fails, misused
-from tests.train.tiny_runs import save_model, save_text, steps_in
+from tests.train.tiny_runs import save_chat_model, save_model, save_text, steps_in
 
 FAST = ("--steps", 3, "--batch-size", 2, "--groups", 4, "--length", 32, "--rollouts", 16)
 
@@ -49,6 +49,18 @@ def test_every_option_arrives(run: Run, model: Path, texts: list[Path], tmp_path
         assert words in card
 
 
+def test_a_chat_model_asks_itself_and_says_so(run: Run, tmp_path: Path) -> None:
+    model = save_chat_model(tmp_path / "chat")
+
+    outcome = run("train", "--model", model, "--data", "self", "--out", tmp_path / "out", *FAST, "--dtype", "bfloat16")
+
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith("weights: bfloat16 on cpu\nmemory: 0.0 GB (")
+    assert "\nquestions: 17 in " in outcome.out
+    assert "\nrollouts: " in outcome.out
+    assert "held-out rollouts: " in outcome.out
+
+
 def test_minutes_end_a_run(run: Run, model: Path, texts: list[Path], tmp_path: Path) -> None:
     sizes = FAST[2:]
 
@@ -66,6 +78,7 @@ def test_bad_input_is_one_line(run: Run, model: Path, texts: list[Path], tmp_pat
     fails(run(*named), "--minutes or --steps")
     fails(run(*named, "--steps", 3, "--minutes", 1), "--minutes or --steps")
     fails(run(*named, "--resume", *FAST), "no earlier run")
+    fails(run("train", "--model", model, "--data", "self", "--out", out, *FAST), "no chat template")
     fails(run(*named, tmp_path / "bad.jsonl", *FAST), "line 1 has the keys ['txt']")
     fails(run(*named, tmp_path / "nowhere", *FAST), "nowhere does not exist")
     fails(run("train", "--model", tmp_path, "--data", texts[0], "--out", out, *FAST), "config.json")
