@@ -18,6 +18,7 @@ from ppd.runtime.engines.host_cache import KVCache
 from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
+    EXACT_GRAPH_FILE,
     FUSED_GRAPH_FILE,
     GRAPH_FILE,
     HEAD_ROWS,
@@ -69,7 +70,7 @@ class OnnxRuntimeEngine:
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        graph = FUSED_GRAPH_FILE if bundle.has(FUSED_GRAPH_FILE) else GRAPH_FILE
+        graph = _graph_of(bundle, options)
         self._session = _open_session(bundle, graph, options)
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
         # Cache and logits have the graph's own type.
@@ -168,6 +169,13 @@ def session_with_tree(
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     return ort.InferenceSession(bundle.path(graph), options, providers=providers)
+
+
+def _graph_of(bundle: Bundle, options: EngineOptions) -> str:
+    """The role of the graph to run: one that was rewritten for this engine, if the bundle has it."""
+    is_quantised = PRECISIONS[bundle.manifest.precision].is_quantised
+    rewritten = EXACT_GRAPH_FILE if options.exact and is_quantised else FUSED_GRAPH_FILE
+    return rewritten if bundle.has(rewritten) else GRAPH_FILE
 
 
 def _open_session(bundle: Bundle, graph: str, options: EngineOptions) -> ort.InferenceSession:
