@@ -42,8 +42,11 @@ class FakeEngine:
 
     name = "fake"
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        assert num_kept < num_rows
+        kept = self.cache[:num_kept]
         self.cache = np.full(capacity_for(num_rows, self.context), UNWRITTEN)
+        self.cache[:num_kept] = kept
 
     def run(self, input_ids, state: int, cache_len: int, head_rows):
         num_rows = len(input_ids)
