@@ -79,6 +79,7 @@ class OnnxRuntimeEngine:
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
         self._cache_values: list[ort.OrtValue] = []
+        self._bound: npt.NDArray[np.floating] | None = None  # the memory that these wrap
         self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
         self._last: _Binding | None = None
 
@@ -92,15 +93,16 @@ class OnnxRuntimeEngine:
         """The KV cache; tests compare it with a naive one."""
         return self._cache
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """As `Engine.restart`."""
-        if self._cache.restart(num_rows):
-            self._bind_cache()
+        self._cache.restart(num_rows, num_kept)
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        if cache_len + num_rows > self._cache.capacity and self._cache.reserve(cache_len, num_rows):
+        if cache_len + num_rows > self._cache.capacity:
+            self._cache.reserve(cache_len, num_rows)
+        if self._bound is not self._cache.array:
             self._bind_cache()
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
@@ -128,6 +130,7 @@ class OnnxRuntimeEngine:
         self._bindings.clear()
         layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
+        self._bound = self._cache.array
 
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
         if num_head_rows > self._logits.shape[1]:
