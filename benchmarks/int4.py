@@ -46,16 +46,18 @@ Fake = Callable[[str, Tensor, Tensor], tuple[Tensor, float]]
 """Name, weight [in, out] and inputs [T, in] → the dequantised weight and its bytes."""
 
 
-def size(weight: Tensor, bits: int, zero_point_bits: int) -> float:
+def size(weight: Tensor, bits: int, zero_point_bits: int, block: int = BLOCK) -> float:
     """Bytes of a weight in blocks, with scales of fp32."""
-    return weight.numel() * bits / 8 + weight.numel() / BLOCK * (4 + zero_point_bits / 8)
+    return weight.numel() * bits / 8 + weight.numel() / block * (4 + zero_point_bits / 8)
 
 
 def ours(form: Form) -> Fake:
     """This project's."""
 
     def fake(_name: str, weight: Tensor, inputs: Tensor) -> tuple[Tensor, float]:
-        return quantise(weight, form, inputs).dequantise(), size(weight, form.bits, 4 * form.zero_points)
+        assert form.block is not None
+        bytes_of = size(weight, form.bits, 4 * form.zero_points, form.block)
+        return quantise(weight, form, inputs).dequantise(), bytes_of
 
     return fake
 
@@ -135,7 +137,8 @@ def methods(num_layers: int) -> dict[str, Fake]:
         "ORT k_quant_mixed": mixed(num_layers),
         "ORT GPTQ": gptq,
         "ours, for TensorRT": ours(Form(4, BLOCK)),
-        "ours": ours(Form(4, BLOCK, zero_points=True)),
+        "ours, blocks of 32": ours(Form(4, BLOCK, zero_points=True)),
+        "ours": ours(Form(4, 64, zero_points=True)),
     }
 
 

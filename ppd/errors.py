@@ -13,6 +13,10 @@ class ArgumentError(PPDError, ValueError):
     """An argument has a value that is not allowed."""
 
 
+class ContextError(ArgumentError):
+    """A prompt fills the context, so that no answer fits behind it."""
+
+
 class ModelError(PPDError, ValueError):
     """A checkpoint cannot be read, or is of an architecture that is not supported."""
 

@@ -79,7 +79,7 @@ _ALL = (
     Precision(
         name="int8",
         bits=8,
-        bytes_per_weight=1.015625,
+        bytes_per_weight=1.01953125,
         tolerance=1e-4,
         tie_gap=0.5,
         accuracy_level=4,
@@ -88,7 +88,7 @@ _ALL = (
     Precision(
         name="int4",
         bits=4,
-        bytes_per_weight=0.640625,
+        bytes_per_weight=0.5703125,
         tolerance=1e-4,
         tie_gap=0.5,
         accuracy_level=4,
@@ -96,8 +96,8 @@ _ALL = (
     ),
 )
 PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision in _ALL}
-"""By name, the most exact first. `bytes_per_weight` counts the fp32 scales of int8's blocks of 256, and the scales and
-zero points of int4's blocks of 32."""
+"""By name, the most exact first. `bytes_per_weight` counts the fp32 scales and the zero points of int8's blocks of 256
+and int4's blocks of 64."""
 
 
 def find_precision(name: str) -> Precision:

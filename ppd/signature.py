@@ -38,6 +38,9 @@ LOWERED_GRAPH_FILE = "model-lowered.onnx"
 FUSED_GRAPH_FILE = "model-onnxruntime.onnx"
 """The graph rewritten for ONNX Runtime's CPU provider; it reads the same weights."""
 
+EXACT_GRAPH_FILE = "model-onnxruntime-exact.onnx"
+"""The same for a quantised model, where products are to be computed in fp32."""
+
 FUSED_HEAD_MULTIPLE = 8
 """ONNX Runtime's attention over a cache takes head sizes that are multiples of it."""
 

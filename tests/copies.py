@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from ppd.bundle import Bundle, refold_tree
-from ppd.signature import FUSED_GRAPH_FILE
+from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE
 from ppd.tree import Tree
 
 OLD_MANIFEST = '{"schema": 1, "digest": "wrong", "num_top_ids": 10, "prompt_tokens": {}}'
@@ -27,5 +27,6 @@ def refolded_copy(bundle: Path, folder: Path, tree: Tree) -> Path:
 
 def standard(bundle: Bundle) -> Bundle:
     """The same bundle as if it held the standard graph alone."""
-    files = {role: entry for role, entry in bundle.manifest.files.items() if role != FUSED_GRAPH_FILE}
+    rewritten = (FUSED_GRAPH_FILE, EXACT_GRAPH_FILE)
+    files = {role: entry for role, entry in bundle.manifest.files.items() if role not in rewritten}
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, files=files))

@@ -11,19 +11,24 @@
    sees a column. The kernel itself is causal; every tree lies inside that mask, because the ancestors and prompt rows
    that a row sees come before it.
 6. The sum of a residual and the norm that reads it become `com.microsoft.SkipSimplifiedLayerNormalization`.
-7. Unused nodes and constants are removed.
+7. `DequantizeLinear → Transpose → MatMul` becomes `com.microsoft.MatMulNBits`, over the same bytes. ONNX Runtime would
+   fuse pairs without a transpose by itself, and rewrite every weight for it each time the graph is loaded. Only zero
+   points of 4 bits and an odd number of blocks are copied: the kernel starts a byte with each output.
+8. Unused nodes and constants are removed.
 
-Weights and tree tables stay where they are. The operator's definition:
-https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
+Rules 1 to 6 are left out where the kernel does not take the model's heads. Weights and tree tables stay where they are.
+The operators' definitions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 With an empty cache the kernel assumes consecutive positions. The causal state has them, and a tree always follows a
 prompt.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ppd.build.rewrite import Rewriter, attribute
 from ppd.errors import ExportError
@@ -37,25 +42,27 @@ _HIDDEN = {onnx.TensorProto.FLOAT: -1e9, onnx.TensorProto.FLOAT16: -6e4}
 """Bias of a column that a row does not see: its exponential is 0, and the type holds it with a score added."""
 
 
-def fuse(model: onnx.ModelProto, num_heads: int) -> onnx.ModelProto | None:
+def fuse(model: onnx.ModelProto, num_heads: int, folder: Path, accuracy_level: int | None) -> onnx.ModelProto | None:
     """Rewrite a graph; see the module's rules.
 
     Args:
         model: The bundle's graph, without its external data loaded; it is not changed.
         num_heads: Number of query heads.
+        folder: Where the graph's weights are.
+        accuracy_level: What the kernels of quantised products compute in, as `Precision.accuracy_level`; None leaves
+            out rule 7, for a session that dequantises the weights once.
 
     Returns:
-        The fused graph; None if the kernel does not support the model's head size.
+        The fused graph; None if no rule changes it.
 
     Raises:
         ExportError: The graph was not exported by this package.
     """
     fused = onnx.ModelProto()
     fused.CopyFrom(model)
-    fusing = _Fusing(fused.graph, num_heads)
-    if not takes_fused_attention(fusing.head_dim):
+    fusing = _Fusing(fused.graph, num_heads, folder, accuracy_level)
+    if not fusing.run():
         return None
-    fusing.run()
     fused.opset_import.append(helper.make_opsetid(_DOMAIN, _VERSION))
     return fused
 
@@ -63,26 +70,77 @@ def fuse(model: onnx.ModelProto, num_heads: int) -> onnx.ModelProto | None:
 class _Fusing(Rewriter):
     """The rewriting of one graph."""
 
-    def __init__(self, graph: onnx.GraphProto, num_heads: int) -> None:
+    def __init__(self, graph: onnx.GraphProto, num_heads: int, folder: Path, accuracy_level: int | None) -> None:
         super().__init__(graph, "fused")
-        self._heads = num_heads
+        self._heads, self._folder, self._level = num_heads, folder, accuracy_level
         self._makers = {output: node for node in graph.node for output in node.output}
         self._readers = {name: node for node in graph.node for name in node.input}
         self._norms = {node.input[0]: node for node in graph.node if node.op_type == "RMSNormalization"}
         self._replaced = set[str]()
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Apply the rules; whether any applies."""
         nodes = list(self.graph.node)
-        self._make_sizes()
-        self._make_bias()
+        takes_attention = takes_fused_attention(self.head_dim)
+        quantised = self._quantised(nodes) if self._level is not None else {}
+        if not takes_attention and not quantised:
+            return False
+        if takes_attention:
+            self._make_sizes()
+            self._make_bias()
         for node in nodes:
-            if node.op_type == "Attention":
+            if node.op_type == "MatMul" and node.input[1] in quantised:
+                self._fuse_product(node, quantised[node.input[1]])
+            elif not takes_attention:
+                self.nodes.append(node)
+            elif node.op_type == "Attention":
                 self._fuse_attention(node)
             elif node.op_type == "Add" and node.output[0] in self._norms:
                 self._fuse_norm(node, self._norms[node.output[0]])
             elif node.op_type != "TensorScatter" and node.output[0] not in self._replaced:
                 self.nodes.append(node)
         self.finish()
+        return True
+
+    def _quantised(self, nodes: Sequence[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
+        """Dequantised weight [in, out] → the `DequantizeLinear` that it is the transpose of."""
+        makers = ((node.output[0], self._makers.get(node.input[0])) for node in nodes if node.op_type == "Transpose")
+        return {name: maker for name, maker in makers if maker is not None and maker.op_type == "DequantizeLinear"}
+
+    def _fuse_product(self, product: onnx.NodeProto, dequantise: onnx.NodeProto) -> None:
+        values, scales, zeros = (self._tensors[name] for name in dequantise.input)
+        block = int(attribute(dequantise, "block_size", 0))
+        bits = {onnx.TensorProto.UINT4: 4, onnx.TensorProto.UINT8: 8}[values.data_type]
+        num_outputs, num_inputs = values.dims
+        num_blocks = num_inputs // block
+        _as_bytes(values, [num_outputs, num_blocks, block * bits // 8])
+        if bits == 8 or num_blocks % 2 == 0:
+            _as_bytes(zeros, [num_outputs, num_blocks * bits // 8])
+        else:
+            self._copy_padded(zeros)
+        self.nodes.append(
+            helper.make_node(
+                "MatMulNBits",
+                [product.input[0], values.name, scales.name, zeros.name],
+                product.output,
+                f"{self.prefix}_{product.name}",
+                domain=_DOMAIN,
+                K=num_inputs,
+                N=num_outputs,
+                bits=bits,
+                block_size=block,
+                accuracy_level=self._level,
+            )
+        )
+
+    def _copy_padded(self, zeros: onnx.TensorProto) -> None:
+        """Put 4-bit zero points [out, blocks] into the graph with each output's first one at the start of a byte."""
+        loaded = onnx.TensorProto()
+        loaded.CopyFrom(zeros)
+        numbers = numpy_helper.to_array(loaded, str(self._folder)).astype(np.uint8)
+        numbers = np.pad(numbers, [(0, 0), (0, 1)])
+        zeros.CopyFrom(numpy_helper.from_array(numbers[:, ::2] | numbers[:, 1::2] << 4, zeros.name))
 
     def _fuse_attention(self, node: onnx.NodeProto) -> None:
         """Fuse one layer's attention; the outputs keep the names of the nodes that they replace."""
@@ -170,6 +228,12 @@ class _Fusing(Rewriter):
 
     def _reader(self, name: str, kind: str) -> onnx.NodeProto:
         return _require(self._readers.get(name), name, kind)
+
+
+def _as_bytes(tensor: onnx.TensorProto, shape: Sequence[int]) -> None:
+    """Describe stored whole numbers by their bytes."""
+    tensor.data_type = onnx.TensorProto.UINT8
+    tensor.dims[:] = shape
 
 
 def _require(node: onnx.NodeProto | None, name: str, kind: str) -> onnx.NodeProto:

@@ -61,6 +61,7 @@ def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> 
     m = session.plans.num_prompt_tokens
     row_with_prompts = session.plans.chain(0, num_prompts=m)
     session.prefill(prompt)
+    session.decide(answer[0])
     for place in range(len(answer) - 2):  # prompt row j behind token `place` guesses the token j + 1 places ahead
         session.step(row_with_prompts, [answer[place]])
         session.commit(Accepted([0], [answer[place + 1]]), 1)

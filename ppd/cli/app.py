@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,24 @@ ExactOption = Annotated[
     bool, typer.Option("--exact", help="Compute quantised products in fp32: slower, but near-ties do not flip.")
 ]
 EngineOption = Annotated[str, typer.Option(help="Engine name, or auto.")]
+MaxNewTokensOption = Annotated[int, typer.Option(metavar="N", help="Maximum number of new tokens.")]
+TemperatureOption = Annotated[
+    float, typer.Option(metavar="T", help="0 is greedy decoding; above 0, tokens are sampled.")
+]
+TopKOption = Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most probable ids.")]
+TopPOption = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Sample from the most probable ids that together reach probability P."),
+]
+SeedOption = Annotated[int, typer.Option(metavar="S", help="Sampling seed; the same seed gives the same tokens.")]
+StopOption = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="A text that ends the answer; may be repeated.")
+]
+AcceptanceOption = Annotated[
+    Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
+]
+DraftOption = Annotated[bool, typer.Option("--draft", help="Always draft.")]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Never draft.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -31,6 +49,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     if version:
         print(f"ppd-edge {ppd.__version__}")
         raise typer.Exit
+
+
+def draft_from(draft: bool, plain: bool) -> bool | Literal["auto"]:
+    """The argument `draft` that `--draft` and `--plain` stand for."""
+    if draft and plain:
+        raise typer.BadParameter("give --draft or --plain, not both")
+    return True if draft else False if plain else "auto"
 
 
 @contextmanager

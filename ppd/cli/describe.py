@@ -7,7 +7,7 @@ from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
-from ppd.signature import FUSED_GRAPH_FILE, FUSED_HEAD_MULTIPLE
+from ppd.signature import FUSED_HEAD_MULTIPLE, takes_fused_attention
 from ppd.targets import load_targets
 from ppd.tree import Rows
 
@@ -84,7 +84,8 @@ def describe_export(
 def _graph_lines(manifest: Manifest) -> list[str]:
     """A line on why ONNX Runtime runs the standard graph, if it does although the bundle is for a CPU."""
     target = load_targets().get(manifest.target)
-    if FUSED_GRAPH_FILE in manifest.files or target is None or target.compute_capability is not None:
+    fused = takes_fused_attention(manifest.model.head_dim)
+    if fused or target is None or target.compute_capability is not None:
         return []
     return [
         "graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "

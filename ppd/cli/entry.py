@@ -13,6 +13,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     bench,
     build,
     calibrate,
+    chat,
     check,
     export,
     generate,

@@ -2,15 +2,29 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app
+from ppd.cli.app import (
+    AcceptanceOption,
+    BundleArgument,
+    DraftOption,
+    EngineOption,
+    ExactOption,
+    MaxNewTokensOption,
+    PlainOption,
+    SeedOption,
+    StopOption,
+    TemperatureOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    app,
+    draft_from,
+)
+from ppd.cli.stats import describe_stats
 from ppd.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from ppd.runtime import Stats
 
 
 @app.command()
@@ -23,24 +37,15 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="Treat the prompt as a user message and apply the chat template.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Maximum number of new tokens.")] = 64,
-    temperature: Annotated[
-        float, typer.Option(metavar="T", help="0 is greedy decoding; above 0, tokens are sampled.")
-    ] = 0.0,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most probable ids.")] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Sample from the most probable ids that together reach probability P."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Sampling seed; the same seed gives the same tokens.")] = 0,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="A text that ends the answer; may be repeated.")
-    ] = None,
-    acceptance: Annotated[
-        Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
-    ] = "exact",
-    draft: Annotated[bool, typer.Option("--draft", help="Always draft.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Never draft.")] = False,
+    max_new_tokens: MaxNewTokensOption = 64,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = 0,
+    stop: StopOption = None,
+    acceptance: AcceptanceOption = "exact",
+    draft: DraftOption = False,
+    plain: PlainOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     engine: EngineOption = "auto",
@@ -48,8 +53,7 @@ def generate(
     exact: ExactOption = False,
 ) -> None:
     """Generate from a bundle, printing text as it comes."""
-    if draft and plain:
-        raise typer.BadParameter("give --draft or --plain, not both")
+    drafting = draft_from(draft, plain)
     if (prompt is None) == (ids is None):
         raise typer.BadParameter("give a PROMPT or --ids, and not both")
     if chat and ids is not None:
@@ -69,7 +73,7 @@ def generate(
         seed=seed,
         stop=stop or (),
         acceptance=acceptance,
-        draft=True if draft else False if plain else "auto",
+        draft=drafting,
     ) as stream:
         for piece in stream:
             if show_text:
@@ -81,7 +85,7 @@ def generate(
     else:
         print(flush=True)
     if stats:
-        _print_stats(stream.result.stats, len(stream.result.token_ids), stream.result.finish_reason)
+        print(describe_stats(stream.result), file=sys.stderr)
 
 
 def _read_stdin() -> str:
@@ -96,13 +100,3 @@ def _parse_ids(text: str) -> list[int]:
         return [int(word) for word in text.replace(",", " ").split()]
     except ValueError as error:
         raise ArgumentError(f'--ids is {text!r:.60}; expected whole numbers, such as --ids "1 2 3"') from error
-
-
-def _print_stats(stats: "Stats", num_tokens: int, finish_reason: str) -> None:
-    length = "-" if stats.acceptance_length is None else f"{stats.acceptance_length:.2f}"
-    speed = "-" if stats.tokens_per_second is None else f"{stats.tokens_per_second:.1f}"
-    print(
-        f"{num_tokens} tokens in {stats.steps} steps after prefill, acceptance length {length}, {speed} tokens/s, "
-        f"first token {stats.first_token_ms:.1f} ms, decode {stats.decode_ms:.1f} ms, finished: {finish_reason}",
-        file=sys.stderr,
-    )

@@ -1,7 +1,8 @@
 """Dequantise: the nodes that a graph needs to read quantised weights, and the weights as its file has them.
 
-A weight [in, out] of a `MatMul` becomes `DequantizeLinear → MatMul`, which ONNX Runtime fuses into one kernel. A row of
-the embedding is gathered as whole numbers and multiplied by its scale: `Gather → Cast → Mul`.
+A weight [in, out] of a `MatMul` becomes `DequantizeLinear → MatMul`. With zero points it is stored [out, in], in the
+bytes that ONNX Runtime's kernel reads, and `DequantizeLinear → Transpose → MatMul` (`ppd/build/fuse.py` makes these the
+kernel). A row of the embedding is gathered as whole numbers and multiplied by its scale: `Gather → Cast → Mul`.
 """
 
 import functools
@@ -21,6 +22,13 @@ from ppd.export.quantise import Form, Quantised
 from ppd.signature import QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX
 
 _REMEDY = "use the torch version of constraints.txt"
+_KINDS = {
+    (8, False): ir.DataType.INT8,
+    (8, True): ir.DataType.UINT8,
+    (4, False): ir.DataType.INT4,
+    (4, True): ir.DataType.UINT4,
+}
+"""Bits, and whether there are zero points → the type of the whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +70,17 @@ def dequantise_in_graph(model: ir.Model, promise: Promise) -> None:
 
 
 def _dequantise_before(model: ir.Model, reader: ir.Node, parts: list[ir.Value], promise: Promise) -> None:
-    weight = reader.inputs[1]
-    block = promise.form.block
-    attributes = {"axis": 1} if block is None else {"axis": 0, "block_size": block}
-    node = ir.node("DequantizeLinear", parts, attributes, name=f"{promise.name}_dequantise")
+    weight, form, name = reader.inputs[1], promise.form, promise.name
     assert weight is not None
-    _describe(node.outputs[0], f"{promise.name}_dequantised", parts[1].dtype, weight.shape)
+    by_output = form.zero_points or form.block is None
+    attributes = {"axis": int(by_output)} | ({"block_size": form.block} if form.block else {})
+    node = ir.node("DequantizeLinear", parts, attributes, name=f"{name}_dequantise")
     model.graph.insert_before(reader, node)
+    if form.zero_points:
+        _describe(node.outputs[0], f"{name}_by_output", parts[1].dtype, parts[0].shape)
+        node = ir.node("Transpose", node.outputs, {"perm": [1, 0]}, name=f"{name}_transpose")
+        model.graph.insert_before(reader, node)
+    _describe(node.outputs[0], f"{name}_dequantised", parts[1].dtype, weight.shape)
     reader.replace_input_with(1, node.outputs[0])
 
 
@@ -97,26 +109,32 @@ def _describe(value: ir.Value, name: str, dtype: ir.DataType | None, shape: ir.S
 def _register(model: ir.Model, weight: ir.Value, promise: Promise, *, is_embedding: bool) -> list[ir.Value]:
     """The initializers of a quantised weight, lazy; the last one written frees the weight."""
     form, name = promise.form, promise.name
-    shape = weight.shape.numpy() if weight.shape is not None else ()
+    shape = tuple(weight.shape.numpy()) if weight.shape is not None else ()
     kind: ir.DataType = weight.dtype or ir.DataType.FLOAT
     computed = functools.lru_cache(maxsize=1)(promise.quantise)
-    num_blocks = shape[0] // form.block if form.block else 1
+    # The rows of an embedding are its outputs; other weights are [in, out], and stored so unless a kernel decides.
+    by_output = form.zero_points or is_embedding
+    num_outputs, num_inputs = shape if is_embedding else shape[::-1]
+    num_blocks = num_inputs // form.block if form.block else 1
+
+    def laid_out(numbers: Tensor) -> np.ndarray:
+        return (numbers if by_output else numbers.T.contiguous()).numpy()
 
     def values() -> np.ndarray:
-        numbers = computed().values
-        return _packable((numbers.T if is_embedding else numbers).contiguous().numpy(), whole)
+        return _packable(laid_out(computed().values), whole)
 
     def scales() -> np.ndarray:
-        scales = computed().scales.numpy().astype(kind.numpy())
-        return scales.reshape(scale_shape)
+        return laid_out(computed().scales).astype(kind.numpy()).reshape(scale_shape)
 
     def zero_points() -> np.ndarray:
         found = computed().zero_points
         assert found is not None
         return _packable(found.numpy(), whole)
 
-    whole = ir.DataType.INT8 if form.bits == 8 else ir.DataType.UINT4 if form.zero_points else ir.DataType.INT4
-    scale_shape = (shape[0], 1) if is_embedding else (num_blocks, shape[1]) if form.block else (shape[1],)
+    whole = _KINDS[form.bits, form.zero_points]
+    scale_shape: tuple[int, ...] = (num_blocks, num_outputs) if form.block else (num_outputs,)
+    if by_output:
+        shape, scale_shape = (num_outputs, num_inputs), (num_outputs, num_blocks)
     parts = [(QUANTISED_SUFFIX, whole, shape, values), (SCALE_SUFFIX, kind, scale_shape, scales)]
     if form.zero_points:
         parts.append((ZERO_POINT_SUFFIX, whole, scale_shape, zero_points))
@@ -174,22 +192,29 @@ def stored(model: ir.Model, promise: Promise) -> Quantised:
             )
         found[suffix] = _numbers(content, value.const_value)
     values, scales = found[QUANTISED_SUFFIX], found[SCALE_SUFFIX].float()
-    if promise.name.endswith(EMBEDDING):
-        return Quantised(values.T, scales.T)
-    return Quantised(values, scales.view(-1, values.shape[1]), found.get(ZERO_POINT_SUFFIX))
+    if promise.form.zero_points or promise.name.endswith(EMBEDDING):
+        return Quantised(values, scales, found.get(ZERO_POINT_SUFFIX))
+    return Quantised(values.T, scales.view(-1, values.shape[1]).T)
 
 
 def _numbers(content: Tensor, tensor: ir.TensorProtocol) -> Tensor:
-    """The tensor of these bytes; 4-bit numbers become int8."""
+    """The tensor of these bytes; 4-bit numbers become int8 or uint8."""
     shape = tensor.shape.numpy()
     if tensor.dtype.bitwidth > 4:
-        kinds = {ir.DataType.INT8: torch.int8, ir.DataType.FLOAT16: torch.float16, ir.DataType.FLOAT: torch.float32}
-        return content.view(kinds[tensor.dtype]).view(shape)
+        return content.view(_STORED[tensor.dtype]).view(shape)
     # Two in a byte, the first in its lower half; a signed shift keeps the sign.
     halves = content.view(torch.int8) if tensor.dtype == ir.DataType.INT4 else content
     lower = (halves << 4) >> 4
     numbers = torch.stack([lower, halves >> 4], -1).flatten()
-    return numbers[: int(np.prod(shape))].view(torch.int8).view(shape)
+    return numbers[: int(np.prod(shape))].view(shape)
+
+
+_STORED = {
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.FLOAT: torch.float32,
+}
 
 
 def _bytes(tensor: ir.TensorProtocol) -> Tensor:

@@ -48,10 +48,10 @@ from ppd.memory import LARGE_MODEL
 from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.precision import PRECISIONS
+from ppd.precision import EXACT_LEVEL, PRECISIONS
 from ppd.runtime.check import Recording, check_engine
 from ppd.runtime.engines import open_engine
-from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree
 
@@ -185,7 +185,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     progress(STAGES[3])
     fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
     if parts.target.compute_capability is None:
-        _write_fused_graph(staging, parts.config.num_heads)
+        _write_fused_graphs(staging, parts)
     (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
@@ -202,11 +202,16 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     return reference
 
 
-def _write_fused_graph(staging: Path, num_heads: int) -> None:
-    """Write the graph that ONNX Runtime runs on a CPU, if it supports the model; it shares the weights' file."""
-    fused = fuse(onnx.load(staging / GRAPH_FILE, load_external_data=False), num_heads)
-    if fused is not None:
-        (staging / FUSED_GRAPH_FILE).write_bytes(fused.SerializeToString())
+def _write_fused_graphs(staging: Path, parts: Parts) -> None:
+    """Write the graphs that ONNX Runtime runs on a CPU, if it supports the model; they share the weights' file."""
+    precision, standard = PRECISIONS[parts.precision], onnx.load(staging / GRAPH_FILE, load_external_data=False)
+    levels = {FUSED_GRAPH_FILE: precision.accuracy_level}
+    if precision.is_quantised:
+        levels[EXACT_GRAPH_FILE] = EXACT_LEVEL if parts.num_parameters > LARGE_MODEL else None
+    for file, level in levels.items():
+        fused = fuse(standard, parts.config.num_heads, staging, level)
+        if fused is not None:
+            (staging / file).write_bytes(fused.SerializeToString())
 
 
 def _check(staging: Path, reference: Recording) -> CheckInfo:

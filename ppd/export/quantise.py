@@ -38,7 +38,7 @@ class Form:
     Attributes:
         bits: 4 or 8.
         block: B, how many inputs share a scale; None for one scale per output.
-        zero_points: Whether each block has a zero point; with 4 bits only.
+        zero_points: Whether each block has a zero point, and the numbers no sign. With 8 bits it is always 128.
     """
 
     bits: int
@@ -51,9 +51,9 @@ class Quantised:
     """A weight as it is stored.
 
     Attributes:
-        values: int8 [in, out]: -127..127, -8..7, or 0..15 with zero points.
-        scales: float32 [in / B, out]; [1, out] without blocks.
-        zero_points: int8 [in / B, out], 0..15; None without.
+        values: int8 [out, in], -127..127 or -8..7; with zero points uint8, 1..255 or 0..15.
+        scales: float32 [out, in / B]; [out, 1] without blocks.
+        zero_points: uint8 [out, in / B]; None without.
     """
 
     values: Tensor
@@ -62,9 +62,10 @@ class Quantised:
 
     def dequantise(self) -> Tensor:
         """What the graph computes with: float32 [in, out]."""
-        blocks = self.values.view(len(self.scales), -1, self.values.shape[1])
-        numbers = blocks.float() if self.zero_points is None else (blocks - self.zero_points[:, None]).float()
-        return numbers.mul_(self.scales[:, None]).view(self.values.shape)
+        numbers = self.values.view(*self.scales.shape, -1).float()
+        if self.zero_points is not None:
+            numbers.sub_(self.zero_points[..., None])
+        return numbers.mul_(self.scales[..., None]).view(self.values.shape).T
 
 
 def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quantised:
@@ -80,15 +81,19 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
     blocks = weight.T.float().reshape(num_outputs, -1, form.block or num_inputs)
     if form.bits == 8:
         values, scales = _rounded(blocks)
-        zeros = None
+        if form.zero_points:
+            values ^= -128  # the same bits as 128 more, without a sign
+        zeros = torch.full_like(scales, 128)
     else:
         with _one_thread():
             if inputs is None:
                 values, scales, zeros = _searched(blocks, torch.ones(blocks.shape[1:]), form)
             else:
                 values, scales, zeros = _compensated(blocks, inputs.float(), form)
-    zero_points = zeros.T.contiguous() if zeros is not None and form.zero_points else None
-    return Quantised(values.view(num_outputs, num_inputs).T.contiguous(), scales.T.contiguous(), zero_points)
+    values = values.view(num_outputs, num_inputs)
+    if form.zero_points:
+        return Quantised(values.view(torch.uint8), scales, zeros.to(torch.uint8))
+    return Quantised(values, scales)
 
 
 def _rounded(blocks: Tensor) -> tuple[Tensor, Tensor]:

@@ -146,14 +146,14 @@ class _Check:
 
     def plain(self, start: int, num_steps: int) -> None:
         """Plain decoding: N = 1 behind a prefill."""
-        self._session.prefill(self._reference.ids[:start])
+        self._read(start)
         for position in range(start, start + num_steps):
             self._plain_step(position, "plain decoding")
             self._session.commit(self._accepted([0], position), 1)
 
     def tree(self, plan: StepPlan, start: int) -> None:
         """A tree state: path by path, filled with the text; the other candidates hold other tokens."""
-        self._session.prefill(self._reference.ids[:start])
+        self._read(start)
         for path in _paths(plan):
             num_nodes = len(plan.nodes)
             tokens = (self._reference.ids[start] + 1 + np.arange(num_nodes)) % self._plans.vocab_size
@@ -168,6 +168,11 @@ class _Check:
         # The last path is kept, and plain decoding goes on behind it: its KV rows have to be in place.
         self._session.commit(self._accepted(path, start), len(path))
         self._plain_step(start + len(path), f"commit in tree state {plan.state}")
+
+    def _read(self, start: int) -> None:
+        """Read the text up to a position, whose token is the root of the next step."""
+        self._session.prefill(self._reference.ids[:start])
+        self._session.decide(int(self._reference.ids[start]))
 
     def _plain_step(self, position: int, phase: str) -> None:
         """One row of the text, in the causal state."""

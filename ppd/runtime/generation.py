@@ -19,7 +19,7 @@ class Generation:
     """A generation under way: `begin`, then `step` until there is a `finish_reason`.
 
     Args:
-        session: What it held is forgotten.
+        session: What it held is forgotten, unless the options say to reuse it.
         text: The answer's text, where the bundle has a tokenizer; it finds stop texts.
 
     Attributes:
@@ -41,7 +41,7 @@ class Generation:
         self._verify: Callable[[StepPlan, list[int]], Accepted] = self._verify_greedy
         if options.temperature > 0:
             self._verify = self._verify_typical if options.acceptance == "typical" else self._verify_sampled
-        self._num_prompt_tokens, self._accepted_per_step = 0, list[int]()
+        self._num_prompt_tokens, self._num_reused, self._accepted_per_step = 0, 0, list[int]()
         self._prefill_s = self._decode_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -53,7 +53,8 @@ class Generation:
             prompt_ids: At least one, and fewer than the context.
         """
         started = time.perf_counter()
-        self._session.prefill(np.array(prompt_ids, np.int64), self._drafter.num_prompts)
+        ids, num_prompts = np.array(prompt_ids, np.int64), self._drafter.num_prompts
+        self._num_reused = self._session.prefill(ids, num_prompts, reuse=self._options.reuse)
         greedy = self._options.temperature == 0
         first = int(self._session.top_ids[0, 0]) if greedy else self._draw(self._distribution(0), 0)
         self._session.decide(first)
@@ -87,6 +88,7 @@ class Generation:
         assert self.finish_reason is not None, "it goes on"
         stats = Stats(
             prompt_tokens=self._num_prompt_tokens,
+            reused_tokens=self._num_reused,
             steps=len(self._accepted_per_step),
             accepted_per_step=tuple(self._accepted_per_step),
             first_token_ms=(encode_s + self._prefill_s) * 1e3,

@@ -164,6 +164,14 @@ class Model:
         """
         return self._prompts.encode(prompt, messages)
 
+    def require_chat(self) -> None:
+        """Refuse a bundle that cannot read messages.
+
+        Raises:
+            TokenizerError: It has no chat template, or no tokenizer.
+        """
+        self._prompts.require_chat()
+
     def drafts(self, draft: Draft = "auto") -> bool:
         """Whether `generate` drafts with this argument.
 

@@ -24,6 +24,7 @@ class Keywords(TypedDict, total=False):
     stop: str | Sequence[str] | None
     acceptance: Acceptance
     draft: Draft
+    reuse: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class Options:
         stop: A text, or several, that ends the generation.
         acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.
         draft: Draft always (True), never (False), or unless the bundle records that plain decoding is faster ("auto").
+        reuse: Keep what the cache holds of the model's last generation as far as the prompt begins with it, and run the
+            rest of the prompt only. Tokens are the same but for near-ties, as when a prompt is read in other chunks.
 
     Raises:
         ArgumentError: A value is not allowed.
@@ -52,6 +55,7 @@ class Options:
     stop: str | Sequence[str] | None = ()
     acceptance: Acceptance = "exact"
     draft: Draft = "auto"
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         _require(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number above 0")
@@ -70,6 +74,7 @@ class Options:
         _require(typical_needs_heat, "acceptance", "typical", "a temperature above 0 with it")
         draft_is_known = isinstance(self.draft, bool) or (isinstance(self.draft, str) and self.draft == "auto")
         _require(draft_is_known, "draft", self.draft, "True, False or auto")
+        _require(isinstance(self.reuse, bool), "reuse", self.reuse, "True or False")
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from ppd.bundle import CHAT_TEMPLATE_FILE, Bundle
 from ppd.documents import Message
-from ppd.errors import ArgumentError, TokenizerError
+from ppd.errors import ArgumentError, ContextError, TokenizerError
 
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -25,13 +25,24 @@ class PromptEncoder:
         """The token ids of a prompt, or of messages, checked.
 
         Raises:
-            ArgumentError: Both or neither are given, there are no tokens, one is outside the vocabulary, or they fill
-                the context.
+            ArgumentError: Both or neither are given, there are no tokens, or one is outside the vocabulary.
+            ContextError: They fill the context.
             TokenizerError: It is text or messages, and the bundle has no tokenizer or no chat template.
         """
         if (prompt is None) == (messages is None):
             raise ArgumentError("expected either a prompt or messages, and not both")
         return self._check(self._from_prompt(prompt) if messages is None else self._from_messages(messages))
+
+    def require_chat(self) -> str:
+        """The chat template, of a bundle that can read what it renders.
+
+        Raises:
+            TokenizerError: The bundle has no chat template, or no tokenizer.
+        """
+        if self._chat_template is None:
+            raise TokenizerError("the bundle has no chat template, so it takes text or token ids, not messages")
+        self._require_tokenizer()
+        return self._chat_template
 
     def _from_prompt(self, prompt: Prompt | None) -> list[Any]:
         if isinstance(prompt, str):
@@ -45,22 +56,24 @@ class PromptEncoder:
         from ppd.runtime.chat import check_messages, render_chat  # Jinja is not needed for text
 
         check_messages(messages)
-        if self._chat_template is None:
-            raise TokenizerError("the bundle has no chat template, so it takes text or token ids, not messages")
-        rendered = render_chat(self._chat_template, messages, self._manifest.special_tokens)
+        rendered = render_chat(self.require_chat(), messages, self._manifest.special_tokens)
         return self._from_text(rendered, add_special_tokens=False)
 
     def _from_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        if self._tokenizer is None:
-            raise TokenizerError(
-                "the bundle has no tokenizer, so it takes token ids, not text; export from a folder with one"
-            )
+        tokenizer = self._require_tokenizer()
         try:
             text.encode()
         except UnicodeEncodeError as error:  # what was typed was not UTF-8
             raise ArgumentError(f"the prompt is not valid Unicode text ({error}); give it as UTF-8") from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    def _require_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise TokenizerError(
+                "the bundle has no tokenizer, so it takes token ids, not text; export from a folder with one"
+            )
+        return self._tokenizer
 
     def _check(self, ids: list[Any]) -> list[int]:
         vocab_size, context = self._manifest.model.vocab_size, self._manifest.context
@@ -72,7 +85,7 @@ class PromptEncoder:
                     f"the prompt has the token id {i!r}; expected whole numbers from 0 to {vocab_size - 1}"
                 )
         if len(ids) >= context:
-            raise ArgumentError(
+            raise ContextError(
                 f"the prompt has {len(ids)} tokens; the context is {context}, the answer included: shorten it"
             )
         return [int(i) for i in ids]

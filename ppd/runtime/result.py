@@ -12,6 +12,7 @@ class Stats:
     """Counts and times of one generation.
 
     Attributes:
+        reused_tokens: Tokens of the prompt that the cache held already, with `reuse`; prefill ran the others.
         steps: Passes after prefill.
         accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
         first_token_ms: Time to the first token, in milliseconds: encoding the prompt, and prefill. Waiting for another
@@ -21,6 +22,7 @@ class Stats:
     """
 
     prompt_tokens: int
+    reused_tokens: int
     steps: int
     accepted_per_step: Sequence[int]
     first_token_ms: float

@@ -10,6 +10,8 @@ from ppd.runtime.verify import Accepted
 
 _NO_GUESSES: Ids = np.zeros((0, 0), np.int64)
 _FIRST_ROW: Ids = np.zeros(1, np.int64)
+_UNKNOWN = -1
+"""In the history: a row of the cache that holds no token of a prompt."""
 
 
 class Session:
@@ -21,7 +23,8 @@ class Session:
     Attributes:
         history: Every token decided, prompt first. While decoding, the last one is the root: its KV lands in the next
             step.
-        cache_len: Committed rows of the cache; they hold `history[:cache_len]`.
+        cache_len: Committed rows of the cache; they hold `history[:cache_len]`, at every moment: whatever is
+            interrupted, a row that may not hold its token is not counted any more, or not yet.
         top_ids: Best ids of the last step's head rows, int64 [R, K]. Valid until the next step.
         guesses: Best ids of the prompt rows of the node accepted last, int64 [s, K]. Valid until the next step.
     """
@@ -33,40 +36,53 @@ class Session:
         self.top_ids = self.guesses = _NO_GUESSES
         self._plan = plans.plain
 
-    def restart(self, num_rows: int) -> None:
-        """Forget everything, and make room for a first step of `num_rows` rows."""
-        self.engine.restart(num_rows)
-        self.history, self.cache_len = [], 0
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        """Forget all but the first `num_kept` committed rows, and make room for `num_rows` rows in all."""
+        self.cache_len = num_kept
+        self.history = self.history[:num_kept]
         self.top_ids = self.guesses = _NO_GUESSES
+        self.engine.restart(num_rows, num_kept)
 
-    def prefill(self, ids: Ids | Sequence[int], num_prompts: int = 0) -> None:
-        """Forget everything and read a prompt, with prompt rows behind its last token.
+    def prefill(self, ids: Ids | Sequence[int], num_prompts: int = 0, *, reuse: bool = False) -> int:
+        """Read a prompt, with prompt rows behind its last token; forget everything else.
 
         Afterwards `top_ids` has the rows of that token and of the prompt rows; `guesses` has those of the prompt rows.
 
         Args:
             ids: At least one.
             num_prompts: Prompt rows, 0 to m.
+            reuse: Keep the committed rows that the prompt begins with, and run the others only.
+
+        Returns:
+            How many of the prompt's tokens were kept, so that they were not run: always fewer than it has.
         """
-        for _ in self.prefill_in_chunks(ids, num_prompts):
-            pass
+        first, *_ = self.prefill_in_chunks(ids, num_prompts, reuse=reuse)
+        return first
 
     def prefill_in_chunks(
-        self, ids: Ids | Sequence[int], num_prompts: int = 0, *, chunk_size: int | None = None, every_row: bool = False
+        self,
+        ids: Ids | Sequence[int],
+        num_prompts: int = 0,
+        *,
+        chunk_size: int | None = None,
+        every_row: bool = False,
+        reuse: bool = False,
     ) -> Iterator[int]:
         """As `prefill`, chunk by chunk.
 
         Args:
             chunk_size: Tokens per chunk; the most that fit by default.
             every_row: Put every row through the LM head, not only the last token's and the prompt rows.
+            reuse: As for `prefill`; chunks are cut from the tokens that are run.
 
         Yields:
             After each chunk, while its `top_ids` are valid: the position of its first token.
         """
         prompt = np.asarray(ids, np.int64)
         size, state = chunk_size or self.plans.chunk_size, self.plans.causal_state
-        self.restart(len(prompt) + num_prompts)
-        for start in range(0, len(prompt), size):
+        num_kept = self._num_reusable(prompt) if reuse else 0
+        self.restart(len(prompt) + num_prompts, num_kept)
+        for start in range(num_kept, len(prompt), size):
             rows = prompt[start : start + size]
             self.history += rows.tolist()
             is_last = start + size >= len(prompt)
@@ -118,4 +134,11 @@ class Session:
 
     def pretend(self, cache_len: int) -> None:
         """Take this many rows as committed, whatever they hold: for timing, which does not depend on them."""
+        self.history = [_UNKNOWN] * cache_len
         self.cache_len = cache_len
+
+    def _num_reusable(self, prompt: Ids) -> int:
+        """How many committed rows the prompt begins with. Its last token is run again, for what comes after it."""
+        held = np.array(self.history[: min(self.cache_len, len(prompt) - 1)], np.int64)
+        differing = np.flatnonzero(held != prompt[: len(held)])
+        return int(differing[0]) if len(differing) else len(held)

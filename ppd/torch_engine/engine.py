@@ -73,9 +73,9 @@ class TorchEngine:
         device = torch.cuda.get_device_name() if self._device.type == "cuda" else "CPU"
         return f"torch {torch.__version__} ({device})"
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """As `Engine.restart`."""
-        self._cache.restart(num_rows)
+        self._cache.restart(num_rows, num_kept)
 
     @torch.no_grad()
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:

@@ -62,6 +62,8 @@ def _weights(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
         if tensor.name.startswith(PARAMETER_PREFIX) or tensor.name == PROMPT_TOKENS
     }
     axes = {node.input[0]: _axis(node) for node in graph.node if node.op_type == "DequantizeLinear"}
+    turned = {node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    by_output = {node.input[0] for node in graph.node if turned.intersection(node.output)}
 
     def read(name: str) -> Array:
         return _read(stored[name], content).astype(np.float32)
@@ -73,7 +75,8 @@ def _weights(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
             spread = functools.partial(_spread, shape=values.shape, axis=axes.get(name, -1))
             if f"{bare}{ZERO_POINT_SUFFIX}" in stored:
                 values = values - spread(read(f"{bare}{ZERO_POINT_SUFFIX}"))
-            weights[bare] = torch.from_numpy(values * spread(read(f"{bare}{SCALE_SUFFIX}")))
+            found = torch.from_numpy(values * spread(read(f"{bare}{SCALE_SUFFIX}")))
+            weights[bare] = found.T if name in by_output else found
         elif not name.endswith((SCALE_SUFFIX, ZERO_POINT_SUFFIX)):
             weights[name] = torch.from_numpy(read(name))
     return weights

@@ -8,28 +8,32 @@ import onnx
 import pytest
 
 from ppd.build.fuse import fuse
+from ppd.build.rewrite import attribute
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import ExportError
+from ppd.export import exporter
 from ppd.export.exporter import export
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.plans import Plans
-from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CAPACITY
+from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CAPACITY, takes_fused_attention
 from ppd.tree import load_tree
 from tests.conftest import FIXTURES
 from tests.copies import refolded_copy, standard
-from tests.tiny_models import save_tiny_model
+from tests.tiny_models import FEATURES, save_tiny_model
 
 WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 MODELS = ("tinypy", "llama_mqa", "llama_head_dim", "llama_biases", "llama_llama3", "qwen3", "qwen3_bias")
+QUANTISED = ("int8", "int4", "int4, odd heads")
 
 
 class Pair:
-    """The standard graph and the fused one, run side by side."""
+    """The standard graph and the fused one, run side by side. Quantised ones compute in fp32."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.plans = Plans(bundle.manifest, bundle.tree)
-        self._engines = [OnnxRuntimeEngine(which, EngineOptions(threads=1)) for which in (standard(bundle), bundle)]
+        options = EngineOptions(threads=1, exact=True)
+        self._engines = [OnnxRuntimeEngine(which, options) for which in (standard(bundle), bundle)]
         self._rng = np.random.default_rng(3)
 
     def text(self, length: int) -> np.ndarray:
@@ -56,13 +60,28 @@ class Pair:
         return [engine.cache.capacity for engine in self._engines]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*MODELS, *QUANTISED])
 def bundle(request: pytest.FixtureRequest, tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("fuse")
     if request.param == "tinypy":
         return open_bundle(refolded_copy(tinypy_bundle, folder / "wide", load_tree(WIDE_TREE)))
+    if request.param in QUANTISED:
+        return quantised(folder, request.param)
     save_tiny_model(request.param, folder / "model")
     return export(str(folder / "model"), "cpu", tree=str(WIDE_TREE), out=folder / "bundle").bundle
+
+
+def quantised(folder: Path, kind: str) -> Bundle:
+    """A model whose projections have one, two and three blocks, with the kernels of exact products."""
+    name, precision = ("qwen3_odd" if "odd" in kind else "llama_gqa"), kind[:4]
+    config, fields = FEATURES[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FEATURES, name, (config, fields | {"hidden_size": 64, "intermediate_size": 96}))
+        patch.setattr(exporter, "LARGE_MODEL", 0)
+        save_tiny_model(name, folder / "model")
+        return export(
+            str(folder / "model"), "cpu", precision=precision, tree=str(WIDE_TREE), out=folder / "bundle"
+        ).bundle
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +140,8 @@ def test_a_commit_that_moves_rows_agrees(pair: Pair) -> None:
 
 
 def test_every_layer_has_one_attention_that_reads_the_projection_and_the_cache(bundle: Bundle) -> None:
+    if not takes_fused_attention(bundle.manifest.model.head_dim):
+        pytest.skip("attention stays as it is")
     graph = onnx.load(bundle.path(FUSED_GRAPH_FILE), load_external_data=False).graph
     attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     assert len(attentions) == bundle.manifest.model.num_layers
@@ -128,7 +149,8 @@ def test_every_layer_has_one_attention_that_reads_the_projection_and_the_cache(b
     assert [tuple(node.output[1:]) for node in attentions] == [
         (f"k_{i}_out", f"v_{i}_out") for i in range(len(attentions))
     ]
-    assert not {"Attention", "TensorScatter", "Transpose"}.intersection(node.op_type for node in graph.node[:-3])
+    left = {"Attention", "TensorScatter", "Transpose", "DequantizeLinear"}
+    assert not left.intersection(node.op_type for node in graph.node[:-3])
     assert len({node.input[10] for node in attentions}) == 1, "one bias serves all layers"
 
 
@@ -141,21 +163,44 @@ def test_the_fused_graph_reads_the_weights_of_the_standard_one(bundle: Bundle) -
         }
         for role in (FUSED_GRAPH_FILE, GRAPH_FILE)
     )
-    assert fused == whole
+    is_four_bits = bundle.manifest.precision == "int4"  # whose zero points of odd numbers of blocks are copied
+    assert fused <= whole
+    assert all(is_four_bits and name.endswith("_zero_point") for name, *_ in whole - fused)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_products_are_rounded_in_one_graph_and_exact_in_the_other(precision: str, tmp_path: Path) -> None:
+    save_tiny_model("llama_gqa", tmp_path / "model")
+    levels = {}
+    for is_large in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporter, "LARGE_MODEL", 0 if is_large else 10**9)
+            made = export(str(tmp_path / "model"), "cpu", precision=precision, out=tmp_path / f"{is_large}").bundle
+        for role in (FUSED_GRAPH_FILE, EXACT_GRAPH_FILE):
+            nodes = onnx.load(made.path(role), load_external_data=False).graph.node
+            products = [node for node in nodes if node.op_type == "MatMulNBits"]
+            levels[is_large, role] = {attribute(node, "accuracy_level", 0) for node in products}
+    assert levels == {
+        (False, FUSED_GRAPH_FILE): {4},
+        (False, EXACT_GRAPH_FILE): set(),  # dequantised when it is loaded
+        (True, FUSED_GRAPH_FILE): {4},
+        (True, EXACT_GRAPH_FILE): {1},
+    }
 
 
 def test_head_sizes_that_the_kernel_does_not_take_leave_the_standard_graph(tmp_path: Path) -> None:
     save_tiny_model("qwen3_odd", tmp_path / "model")
     made = export(str(tmp_path / "model"), "cpu", out=tmp_path / "bundle").bundle
     assert not made.has(FUSED_GRAPH_FILE)
-    assert fuse(onnx.load(made.path(GRAPH_FILE), load_external_data=False), made.manifest.model.num_heads) is None
+    graph = onnx.load(made.path(GRAPH_FILE), load_external_data=False)
+    assert fuse(graph, made.manifest.model.num_heads, made.folder, None) is None
 
 
 def test_a_foreign_graph_is_refused(tinypy_bundle: Path) -> None:
     model = onnx.load(tinypy_bundle / GRAPH_FILE, load_external_data=False)
     next(node for node in model.graph.node if node.op_type == "RotaryEmbedding").op_type = "Identity"
     with pytest.raises(ExportError, match=r"found Identity at .*expected RotaryEmbedding"):
-        fuse(model, 4)
+        fuse(model, 4, tinypy_bundle, None)
     del model.graph.input[4:]
     with pytest.raises(ExportError, match="no input k_0"):
-        fuse(model, 4)
+        fuse(model, 4, tinypy_bundle, None)

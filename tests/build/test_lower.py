@@ -33,7 +33,7 @@ class LoweredEngine:
         }
         self._outputs = [output.name for output in self._session.get_outputs()]
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
         pass
 
     def run(self, input_ids, state: int, cache_len: int, head_rows):

@@ -29,6 +29,7 @@ def test_generate_json_is_one_object_with_the_names_of_the_result(run: Run, tiny
     assert answer.keys() == {"text", "token_ids", "finish_reason", "stats"}
     assert answer["stats"].keys() == {
         "prompt_tokens",
+        "reused_tokens",
         "steps",
         "accepted_per_step",
         "acceptance_length",

@@ -16,7 +16,8 @@ SHOWN = {"as_json", "plot", "stats"}
 GIVEN_OTHERWISE = {
     "export": {"progress"},
     "calibrate": {"progress"},
-    "generate": {"messages", "verify"},  # --chat makes the messages; a command always verifies
+    # --chat makes the messages; a command always verifies; it generates once, so there is nothing to reuse
+    "generate": {"messages", "verify", "reuse"},
     "train": {"progress", "stage", "tell"},
 }
 ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}

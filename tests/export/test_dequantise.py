@@ -23,7 +23,8 @@ from ppd.signature import WEIGHTS_FILE
 from ppd.tree import Tree
 from tests.tiny_models import FEATURES, save_tiny_model
 
-INT4, UINT4, INT8 = onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.INT8
+INT4, UINT4 = onnx.TensorProto.INT4, onnx.TensorProto.UINT4
+INT8, UINT8 = onnx.TensorProto.INT8, onnx.TensorProto.UINT8
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 NUM_QUANTISED = 4 * 2 + 1  # without the embedding
 
@@ -106,13 +107,14 @@ def test_the_file_has_the_types_and_bytes_of_the_precision(
         return [(tensor.data_type, list(tensor.dims)) for tensor in parts if tensor is not None]
 
     down = {
-        ("int8", True): [(INT8, [96, 64]), (scale, [3, 64])],
+        ("int8", True): [(UINT8, [64, 96]), (scale, [64, 3]), (UINT8, [64, 3])],
         ("int8", False): [(INT8, [96, 64]), (scale, [64])],
-        ("int4", True): [(UINT4, [96, 64]), (scale, [3, 64]), (UINT4, [3, 64])],
+        ("int4", True): [(UINT4, [64, 96]), (scale, [64, 3]), (UINT4, [64, 3])],
         ("int4", False): [(INT4, [96, 64]), (scale, [3, 64])],
     }[precision, on_cpu]
     assert described("blocks.1.mlp.down.weight") == down
-    assert described("head.weight") == [(INT8, [64, 70]), (scale, [1, 70] if on_cpu else [70])]
+    head = [(UINT8, [70, 64]), (scale, [70, 1]), (UINT8, [70, 1])] if on_cpu else [(INT8, [64, 70]), (scale, [70])]
+    assert described("head.weight") == head
     assert described("embedding.weight") == ([(INT8, [70, 64]), (scale, [70, 1])] if on_cpu else [])
     places = {entry.key: int(entry.value) for entry in stored["decoder.blocks.1.mlp.down.weight_q"].external_data[1:]}
     assert places["length"] == 96 * 64 // (2 if precision == "int4" else 1)
@@ -120,7 +122,7 @@ def test_the_file_has_the_types_and_bytes_of_the_precision(
     assert len(nodes) == NUM_QUANTISED
     attributes = [{a.name: a.i for a in node.attribute} for node in nodes if "down" in node.name]
     per_output = precision == "int8" and not on_cpu
-    assert attributes == 2 * [{"axis": 1} if per_output else {"axis": 0, "block_size": 32}]
+    assert attributes == 2 * [{"axis": 1} if per_output else {"axis": int(on_cpu), "block_size": 32}]
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("int8", torch.float16), ("int4", torch.float32)])

@@ -10,14 +10,14 @@ from ppd.export.quantise import Form
 @pytest.mark.parametrize(
     ("name", "shape", "on_cpu", "for_tensorrt"),
     [
-        ("blocks.3.mlp.down.weight", (1536, 576), {"int8": Form(8, 256), "int4": Form(4, 32, True)},
+        ("blocks.3.mlp.down.weight", (1536, 576), {"int8": Form(8, 256, True), "int4": Form(4, 64, True)},
          {"int8": Form(8, None), "int4": Form(4, 32)}),
-        ("blocks.3.attention.qkv.weight", (576, 960), {"int8": Form(8, 64), "int4": Form(4, 32, True)},
+        ("blocks.3.attention.qkv.weight", (576, 960), {"int8": Form(8, 64, True), "int4": Form(4, 64, True)},
          {"int8": Form(8, None), "int4": Form(4, 32)}),
-        ("blocks.0.mlp.down.weight", (48, 32), {"int8": Form(8, 16), "int4": Form(4, 16, True)},
+        ("blocks.0.mlp.down.weight", (48, 32), {"int8": Form(8, 16, True), "int4": Form(4, 16, True)},
          {"int8": Form(8, None), "int4": Form(4, 16)}),
         ("blocks.0.mlp.down.weight", (40, 32), {"int8": None, "int4": None}, {"int8": Form(8, None), "int4": None}),
-        ("head.weight", (576, 49152), {"int8": Form(8, 64), "int4": Form(8, 64)},
+        ("head.weight", (576, 49152), {"int8": Form(8, 64, True), "int4": Form(8, 64, True)},
          {"int8": Form(8, None), "int4": Form(8, None)}),
         ("embedding.weight", (49152, 576), {"int8": Form(8, None), "int4": Form(8, None)},
          {"int8": None, "int4": None}),

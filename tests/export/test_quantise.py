@@ -8,7 +8,7 @@ import torch
 
 from ppd.export.quantise import Form, quantise
 
-EIGHT_BITS = [Form(8, 32), Form(8, 16), Form(8, None)]
+EIGHT_BITS = [Form(8, 32), Form(8, 16, zero_points=True), Form(8, None)]
 FOUR_BITS = [Form(4, 32), Form(4, 32, zero_points=True), Form(4, 16, zero_points=True)]
 
 
@@ -39,15 +39,16 @@ def test_8_bits_equal_a_naive_loop(form: Form) -> None:
 
     got = quantise(weight, form)
 
-    assert got.zero_points is None
-    assert got.scales.shape == (96 // size, 7)
+    assert (got.zero_points is not None) == form.zero_points
+    assert got.zero_points is None or bool((got.zero_points == 128).all())
+    assert got.scales.shape == (7, 96 // size)
     for block, column in itertools.product(range(96 // size), range(7)):
         rows = slice(block * size, (block + 1) * size)
         largest = max(abs(float(number)) for number in weight[rows, column])
         scale = np.float32(largest) / np.float32(127) if largest > 0 else np.float32(1)
         values = [round(float(np.float32(number) / scale)) for number in weight[rows, column]]
-        assert float(got.scales[block, column]) == scale
-        assert got.values[rows, column].tolist() == values
+        assert float(got.scales[column, block]) == scale
+        assert got.values[column, rows].tolist() == [value + 128 * form.zero_points for value in values]
         assert torch.equal(got.dequantise()[rows, column], torch.tensor(values) * float(scale))
 
 

@@ -5,14 +5,15 @@ own continuation, mostly right and at varying ranks.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from ppd.bundle import Bundle, file_entry, tree_info
 from ppd.decision import GIVEN, Decision
-from ppd.manifest import CheckInfo, Manifest, PromptTokensInfo
+from ppd.manifest import CheckInfo, FileEntry, Manifest, PromptTokensInfo
 from ppd.models.registry import load_registry
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS, capacity_for, causal_state
@@ -42,8 +43,11 @@ class FakeEngine:
 
     name = "fake"
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        assert num_kept < num_rows
+        kept = self.cache[:num_kept]
         self.cache = np.full(capacity_for(num_rows, self.context), UNWRITTEN)
+        self.cache[:num_kept] = kept
 
     def run(self, input_ids, state: int, cache_len: int, head_rows):
         num_rows = len(input_ids)
@@ -111,10 +115,13 @@ def fake_model(
     seed: int = 0,
     tokenizer: bool = False,
     draft: bool | None = None,
+    folder: Path = Path(),
+    files: Mapping[str, FileEntry] = MappingProxyType({}),
 ) -> Model:
-    """A `Model` around a `FakeEngine`; with the embedded model's tokenizer if asked for."""
-    folder = load_registry()["tinypy"].folder if tokenizer else Path()
-    assert folder is not None
+    """A `Model` around a `FakeEngine`; with the embedded model's tokenizer if asked for, or files of a folder."""
+    if tokenizer:
+        folder = load_registry()["tinypy"].folder
+        files = {"tokenizer.json": file_entry(folder, "tokenizer.json")}
     manifest = Manifest(
         model=model_info(name="fake", vocab_size=vocab_size),
         context=context,
@@ -132,7 +139,7 @@ def fake_model(
         decision=Decision(draft=draft, basis=GIVEN, record=None),
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance={},
-        files={"tokenizer.json": file_entry(folder, "tokenizer.json")} if tokenizer else {},
+        files=dict(files),
     )
     engine = FakeEngine(tree, vocab_size=vocab_size, context=context, seed=seed)
     return Model(Bundle(folder, manifest, tree), engine)

@@ -40,6 +40,7 @@ from tests.runtime.fake_engine import WIDE, fake_model
         {"draft": "yes"},
         {"draft": None},
         {"draft": np.ones(3)},
+        {"reuse": 1},
     ],
 )
 def test_bad_options_are_named(fields: dict[str, object]) -> None:

@@ -33,8 +33,12 @@ class Engine(Protocol):
     def name(self) -> str:
         """Engine, version and device, for reports."""
 
-    def restart(self, num_rows: int) -> None:
-        """Empty the cache and make room for a first step of `num_rows` rows."""
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        """Forget all but the first `num_kept` rows of the cache, and make room for `num_rows` rows in all.
+
+        Args:
+            num_kept: Fewer than `num_rows`.
+        """
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """Run one step.

@@ -19,6 +19,9 @@ def moves(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
 class GrowingCache(ABC):
     """A cache whose capacity follows what it holds, in buckets, because attention's cost does.
 
+    When the capacity changes, the memory is another, and has to be bound again. An engine compares it with what it has
+    bound before each step, so that a growth that was interrupted (Ctrl-C) is noticed too.
+
     Args:
         context: Tokens that prompt and answer may fill; bounds the capacity.
 
@@ -29,34 +32,30 @@ class GrowingCache(ABC):
     def __init__(self, context: int) -> None:
         self._context, self.capacity = context, 0
 
-    def restart(self, num_rows: int) -> bool:
-        """Forget everything; make the capacity the smallest bucket that holds `num_rows`.
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        """Forget all but the first `num_kept` rows; make the capacity the smallest bucket that holds `num_rows`.
 
-        Returns:
-            Whether the memory was replaced and has to be bound again. If not, old rows stay: finite, and masked until
-            they are overwritten.
+        Where the bucket stays, so do old rows: finite, and masked until they are overwritten.
         """
         capacity = capacity_for(num_rows, self._context)
-        return capacity != self.capacity and self._become(capacity, 0)
+        if capacity != self.capacity:
+            self._become(capacity, num_kept)
 
-    def reserve(self, cache_len: int, num_rows: int) -> bool:
-        """Make room for a step of `num_rows` rows behind `cache_len` committed ones, growing by doubling.
-
-        Returns:
-            Whether the memory was replaced and has to be bound again.
-        """
+    def reserve(self, cache_len: int, num_rows: int) -> None:
+        """Make room for a step of `num_rows` rows behind `cache_len` committed ones, growing by doubling."""
         needed = cache_len + num_rows
-        return needed > self.capacity and self._become(capacity_for(needed, self._context), cache_len)
+        if needed > self.capacity:
+            self._become(capacity_for(needed, self._context), cache_len)
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """Keep the KV of the accepted rows of a step behind `cache_len` committed ones, as `moves` has them."""
         for destination, row in moves(rows):
             self._move(cache_len + destination, cache_len + row)
 
-    def _become(self, capacity: int, num_kept_rows: int) -> bool:
+    def _become(self, capacity: int, num_kept_rows: int) -> None:
+        self.capacity = 0  # if this is interrupted or memory is short, the next step or restart does it again
         self._resize(capacity, num_kept_rows)
         self.capacity = capacity
-        return True
 
     @abstractmethod
     def _resize(self, capacity: int, num_kept_rows: int) -> None:

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ppd.errors import EngineError
 from ppd.runtime.engines.host_cache import KVCache
 from ppd.signature import MAX_ROWS, MIN_CAPACITY, capacity_for, max_capacity
 
@@ -28,8 +30,9 @@ def test_commit_equals_a_naive_copy(cache_len: int, rows: set[int]) -> None:
 def test_growth_doubles_and_keeps_committed_rows() -> None:
     cache = cache_with_rows(MIN_CAPACITY)
     before = cache.array.copy()
-    assert not cache.reserve(100, 28)
-    assert cache.reserve(100, 29)
+    cache.reserve(100, 28)
+    assert cache.capacity == MIN_CAPACITY
+    cache.reserve(100, 29)
     assert cache.capacity == 2 * MIN_CAPACITY
     assert np.array_equal(cache.array[:, :, :, :100], before[:, :, :, :100])
     assert not cache.array[:, :, :, 100:].any()
@@ -38,7 +41,7 @@ def test_growth_doubles_and_keeps_committed_rows() -> None:
 def test_a_full_step_fits_behind_a_full_context() -> None:
     cache = KVCache(1, 1, 2, context=300)
     cache.restart(300)
-    assert cache.reserve(300, MAX_ROWS)
+    cache.reserve(300, MAX_ROWS)
     assert cache.capacity == max_capacity(300) == 812
 
 
@@ -46,10 +49,34 @@ def test_restart_shrinks_to_the_smallest_bucket() -> None:
     cache = cache_with_rows(MIN_CAPACITY)
     cache.reserve(100, 900)
     assert cache.capacity == 1024
-    assert cache.restart(10)
+    cache.restart(10)
     assert cache.capacity == MIN_CAPACITY
     assert not cache.array.any()
-    assert not cache.restart(10)
+    array = cache.array
+    cache.restart(10)
+    assert cache.array is array
+
+
+@pytest.mark.parametrize("num_rows", [60, 200, 900])
+def test_restart_keeps_the_first_rows_in_a_smaller_and_in_a_larger_bucket(num_rows: int) -> None:
+    cache = cache_with_rows(300)
+    before = cache.array.copy()
+    cache.restart(num_rows, 50)
+    assert cache.capacity == capacity_for(num_rows, 1000)
+    assert np.array_equal(cache.array[:, :, :, :50], before[:, :, :, :50])
+    assert not cache.array[:, :, :, 50:].any()
+
+
+def test_a_growth_that_failed_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = cache_with_rows(MIN_CAPACITY)
+    before = cache.array.copy()
+    with monkeypatch.context() as short:
+        short.setattr(np, "zeros", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(EngineError, match="no memory for a KV cache of 256 rows"):
+            cache.reserve(100, 29)
+    cache.reserve(100, 1)
+    assert cache.capacity == MIN_CAPACITY
+    assert np.array_equal(cache.array[:, :, :, :100], before[:, :, :, :100])
 
 
 @given(num_rows=st.integers(1, 5000), context=st.integers(2, 4000))

@@ -129,6 +129,30 @@ def test_the_cache_stays_between_generations_until_it_is_too_small(tinypy_bundle
     assert engine.cache.capacity == 2 * MIN_CAPACITY
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_a_cache_whose_growth_was_interrupted_is_bound_again(
+    tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch, reuse: bool
+) -> None:
+    """Ctrl-C comes when the memory is replaced and not bound yet; the next generation wants the same capacity."""
+    model, long = runtime.load(tinypy_bundle, threads=1), [5] * (MIN_CAPACITY - 4)
+    expected = model.generate(long + [6] * 8, max_new_tokens=10).token_ids
+    become = KVCache._become
+
+    def interrupted(cache: KVCache, *args: int) -> None:
+        become(cache, *args)
+        if args[0] > MIN_CAPACITY:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as own:
+        own.setattr(KVCache, "_become", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(long, max_new_tokens=40)
+
+    got = model.generate(long + [6] * 8, max_new_tokens=10, reuse=reuse)
+    assert got.token_ids == expected
+    assert got.stats.reused_tokens == (len(long) if reuse else 0)
+
+
 @pytest.mark.parametrize("lose", ["commit", "growth"])
 def test_rows_that_are_not_kept_show_in_the_tokens(
     wide: runtime.Model, monkeypatch: pytest.MonkeyPatch, lose: str

@@ -55,7 +55,7 @@ class DeviceCache:
         self._cuda.copy_strided(destination, self._pitch, source, width, width, self._num_kv_heads)
 
     def copy_from(self, other: "DeviceCache", num_rows: int) -> None:
-        """Copy the first rows of a smaller cache."""
+        """Copy the first rows of a cache of another capacity."""
         width = num_rows * self._row_bytes
         for to, source in zip(self.addresses, other.addresses, strict=True):
             self._cuda.copy_strided(to, self._pitch, source, other._pitch, width, self._num_kv_heads)
@@ -82,7 +82,7 @@ class GrowingDeviceCache(GrowingCache):
 
     @property
     def addresses(self) -> list[int]:
-        """Addresses of the 2L tensors; none before the first restart."""
+        """Addresses of the 2L tensors, another list whenever the memory is another; none before the first restart."""
         return self._cache.addresses if self._cache else []
 
     def _resize(self, capacity: int, num_kept_rows: int) -> None:
@@ -94,10 +94,10 @@ class GrowingDeviceCache(GrowingCache):
         new = DeviceCache(self._cuda, self._num_tensors, self._num_kv_heads, capacity, self._row_bytes)
         if old is not None:
             new.copy_from(old, num_kept_rows)
-            self._cuda.synchronize()
-            old.free()
-        self._cache = new
         self._cuda.synchronize()
+        self._cache = new
+        if old is not None:
+            old.free()
 
     def _move(self, destination: int, source: int) -> None:
         assert self._cache is not None, "restart comes first"

@@ -18,6 +18,7 @@ from ppd.runtime.engines.host_cache import KVCache
 from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
+    EXACT_GRAPH_FILE,
     FUSED_GRAPH_FILE,
     GRAPH_FILE,
     HEAD_ROWS,
@@ -69,7 +70,7 @@ class OnnxRuntimeEngine:
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
         model = manifest.model
-        graph = FUSED_GRAPH_FILE if bundle.has(FUSED_GRAPH_FILE) else GRAPH_FILE
+        graph = _graph_of(bundle, options)
         self._session = _open_session(bundle, graph, options)
         _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
         # Cache and logits have the graph's own type.
@@ -78,6 +79,7 @@ class OnnxRuntimeEngine:
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
         self._cache_values: list[ort.OrtValue] = []
+        self._bound: npt.NDArray[np.floating] | None = None  # the memory that these wrap
         self._logits = np.zeros((1, 0, self._vocab_size), self._dtype)
         self._last: _Binding | None = None
 
@@ -91,15 +93,16 @@ class OnnxRuntimeEngine:
         """The KV cache; tests compare it with a naive one."""
         return self._cache
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """As `Engine.restart`."""
-        if self._cache.restart(num_rows):
-            self._bind_cache()
+        self._cache.restart(num_rows, num_kept)
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        if cache_len + num_rows > self._cache.capacity and self._cache.reserve(cache_len, num_rows):
+        if cache_len + num_rows > self._cache.capacity:
+            self._cache.reserve(cache_len, num_rows)
+        if self._bound is not self._cache.array:
             self._bind_cache()
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
@@ -127,6 +130,7 @@ class OnnxRuntimeEngine:
         self._bindings.clear()
         layers = self._cache.array.reshape(-1, 1, *self._cache.array.shape[2:])  # [2L, 1, H, S, D]
         self._cache_values = [ort.OrtValue.ortvalue_from_numpy(layer) for layer in layers]
+        self._bound = self._cache.array
 
     def _bind(self, num_rows: int, num_head_rows: int) -> _Binding:
         if num_head_rows > self._logits.shape[1]:
@@ -168,6 +172,13 @@ def session_with_tree(
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     return ort.InferenceSession(bundle.path(graph), options, providers=providers)
+
+
+def _graph_of(bundle: Bundle, options: EngineOptions) -> str:
+    """The role of the graph to run: one that was rewritten for this engine, if the bundle has it."""
+    is_quantised = PRECISIONS[bundle.manifest.precision].is_quantised
+    rewritten = EXACT_GRAPH_FILE if options.exact and is_quantised else FUSED_GRAPH_FILE
+    return rewritten if bundle.has(rewritten) else GRAPH_FILE
 
 
 def _open_session(bundle: Bundle, graph: str, options: EngineOptions) -> ort.InferenceSession:

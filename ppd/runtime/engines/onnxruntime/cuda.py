@@ -105,6 +105,7 @@ class OnnxRuntimeCudaEngine:
         self._cache = GrowingDeviceCache(
             self._cuda, len(self._names), manifest.model.num_kv_heads, row_bytes, manifest.context
         )
+        self._bound: list[int] = []
         self._last: _Binding | None = None
 
     @property
@@ -112,16 +113,17 @@ class OnnxRuntimeCudaEngine:
         """Engine, version and device."""
         return f"onnxruntime {ort.__version__} (CUDA)"
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """As `Engine.restart`."""
-        if self._cache.restart(num_rows):
-            self._bindings.clear()
+        self._cache.restart(num_rows, num_kept)
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         """As `Engine.run`."""
         num_rows = len(input_ids)
-        if self._cache.reserve(cache_len, num_rows):
+        self._cache.reserve(cache_len, num_rows)
+        if self._bound is not self._cache.addresses:
             self._bindings.clear()
+            self._bound = self._cache.addresses
         shape = (num_rows, len(head_rows))
         binding = self._bindings.get(shape) or self._bind(*shape)
         binding.inputs[INPUT_IDS].update_inplace(np.ascontiguousarray(input_ids, np.int64)[None])

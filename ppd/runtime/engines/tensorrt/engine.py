@@ -120,7 +120,7 @@ class TensorRTEngine:
         """The KV cache; tests compare it with a naive one."""
         return self._cache
 
-    def restart(self, num_rows: int) -> None:
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:  # noqa: ARG002 - all rows are
         """As `Engine.restart`. Old rows stay: finite, and masked until they are overwritten."""
         self._require_room(0, num_rows)
 
