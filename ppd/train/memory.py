@@ -14,7 +14,7 @@ from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
 from ppd.train.options import TrainOptions
 
-_MOST_ROLLOUTS_AT_ONCE = 64
+_MOST_ROLLOUTS_AT_ONCE = 128
 _ROLLOUTS_CACHE = 4 * GB
 """KV cache of the rollouts that are made at once."""
 _STEP_TABLES, _FIGURE_TABLES, _ROLLOUT_TABLES = 8, 5, 4
