@@ -101,7 +101,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_embedded_model_resolves_to_its_folder_in_the_package(hub: FakeHub) -> None:
     source = resolve_model("tinypy")
-    assert source.folder.joinpath("model.safetensors").is_file()
+    assert source.path.joinpath("model.safetensors").is_file()
     assert (source.name, source.source, source.revision) == ("tinypy", "tinypy", None)
     assert source.entry is not None
     assert source.entry.context == 512
@@ -112,7 +112,7 @@ def test_folder_is_known_by_its_name_and_never_by_its_path(tmp_path: Path, hub: 
     folder = tmp_path / "my model (v2)"
     folder.mkdir()
     source = resolve_model(str(folder))
-    assert source.folder == folder
+    assert source.path == folder
     assert source.source == "my model (v2)"
     assert source.name == "my-model-v2"
     assert (source.revision, source.entry, hub.downloads) == (None, None, 0)
@@ -127,7 +127,7 @@ def test_current_folder_has_its_real_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoint").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_model("~/checkpoint").folder == tmp_path / "checkpoint"
+    assert resolve_model("~/checkpoint").path == tmp_path / "checkpoint"
 
 
 def test_registry_name_wins_over_a_folder_and_dot_slash_over_the_registry(
@@ -177,7 +177,7 @@ def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> N
     other += [*BINS, "onnx/model.onnx", "fp16/model.safetensors", "tf_model.h5", "vocab.json", "training_args.bin"]
     hub.repositories["lmsys/vicuna-7b-v1.3"] = needed + other
     source = resolve_model("vicuna-7b")
-    assert names_in(source.folder) == set(needed)
+    assert names_in(source.path) == set(needed)
     assert (source.name, source.source, source.revision) == ("vicuna-7b", "vicuna-7b", COMMIT)
     assert source.entry is not None
     assert source.entry.chat_template == "vicuna.jinja"
@@ -185,12 +185,12 @@ def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> N
 
 def test_bin_weights_are_taken_only_where_there_are_no_safetensors(hub: FakeHub) -> None:
     hub.repositories["o/bin"] = ["config.json", "tokenizer.model", "training_args.bin", "sub/model.safetensors", *BINS]
-    assert names_in(resolve_model("o/bin").folder) == {"config.json", "tokenizer.model", *BINS}
+    assert names_in(resolve_model("o/bin").path) == {"config.json", "tokenizer.model", *BINS}
 
 
 def test_safetensors_of_another_name_are_taken_where_there_is_no_model_safetensors(hub: FakeHub) -> None:
     hub.repositories["o/other"] = ["config.json", "weights.safetensors", "fp16/weights.safetensors", *BINS]
-    assert names_in(resolve_model("o/other").folder) == {"config.json", "weights.safetensors"}
+    assert names_in(resolve_model("o/other").path) == {"config.json", "weights.safetensors"}
 
 
 def test_hub_id_of_a_known_model_brings_its_entry(hub: FakeHub) -> None:
@@ -247,7 +247,7 @@ def test_offline_takes_the_snapshot_in_the_cache(hub: FakeHub, weights: list[str
     hub.cached["o/m"] = ["config.json", *weights]
     source = resolve_model("o/m")
     assert source.revision == COMMIT
-    assert set(weights) <= names_in(source.folder)
+    assert set(weights) <= names_in(source.path)
 
 
 def test_offline_with_a_cached_snapshot_without_weights_is_refused(hub: FakeHub) -> None:
@@ -286,7 +286,7 @@ def test_real_library_offline_finds_a_cached_snapshot(offline_cache: Path) -> No
     for name in ("config.json", "pytorch_model.bin"):
         (snapshot / name).write_bytes(b"{}")
     source = resolve_model("o/m")
-    assert source.folder == snapshot
+    assert source.path == snapshot
     assert source.revision == COMMIT
 
 
@@ -349,7 +349,7 @@ def test_embedded_prompt_tokens_lie_in_the_folder_of_their_model(hub: FakeHub) -
     source = known_prompt_tokens(entry)
     assert source is not None
 
-    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").folder).hidden_size)
+    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").path).hidden_size)
 
     assert source.folder.parent == entry.folder
     assert (source.source, source.revision) == ("tinypy/prompt_tokens", None)
