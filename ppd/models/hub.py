@@ -110,8 +110,8 @@ def resolve_model(model: str) -> ModelSource:
 
     Args:
         model: Tried in this order: a name of the registry, which means its package where that is installed; a folder or
-            a GGUF file (write ./NAME if a registry name is in the way); a hub id "owner/name"; one file of a repository,
-            "owner/name:FILE.gguf".
+            a GGUF file (write ./NAME if a registry name is in the way); a hub id "owner/name", or
+            "owner/name:FILE.gguf" for one file of it.
 
     Raises:
         ModelError: It is none of these, or cannot be downloaded and is not in the hub's cache.

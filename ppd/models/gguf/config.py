@@ -152,7 +152,7 @@ def _llama3(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any]:
     factors = read_tensor(file, info).double().numpy()
     if (factors == 1).all():
         return {}
-    factor = float(factors.max())
+    factor = round(float(factors.max()), 4)  # 32 bits make 8.000001 of 8
     for exponent in range(4, 21):
         original = 1 << exponent
         if np.allclose(factors, _llama3_factors(theta, head_dim, factor, original), rtol=1e-4, atol=0):

@@ -47,6 +47,8 @@ def read_tensor(file: GGUFFile, info: TensorInfo, order: npt.NDArray[np.int64] |
     if info.kind in _PLAIN:
         tensor = torch.from_numpy(data).view(_PLAIN[info.kind]).view(info.shape)
         return tensor if order is None else tensor[torch.from_numpy(order)]
+    if len(info.shape) == 1 and order is not None:
+        return read_tensor(file, info)[torch.from_numpy(order)]
     columns = info.shape[-1]
     rows = data.reshape(-1, info.size_bytes * columns // math.prod(info.shape))
     out = np.empty((len(rows), columns), np.float32)
