@@ -52,7 +52,8 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     architecture = file.get("general.architecture", str)
     if architecture not in ARCHITECTURES:
         raise ModelError(
-            f"the architecture is {architecture!r}, which is not supported; supported are {', '.join(ARCHITECTURES)}"
+            f"the architecture is {architecture!r:.40}, which is not supported; "
+            f"supported are {', '.join(ARCHITECTURES)}"
         )
     found = {field: file.metadata.get(f"{architecture}.{key}") for field, key in (_REQUIRED | _OPTIONAL).items()}
     if missing := [key for field, key in _REQUIRED.items() if found[field] is None]:

@@ -24,6 +24,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MAX_COUNT = 1 << 22
 _MAX_TEXT = 1 << 24
+_MAX_NAME = 256
 _MAX_DIMENSIONS = 4
 _DEFAULT_ALIGNMENT = 32
 _SCALARS = {
@@ -135,18 +136,18 @@ class _Reader:
         num_tensors, num_values = self._count("tensors", 24), self._count("values", 13)
         metadata: dict[str, Any] = {}
         for _ in range(num_values):
-            key = self._text()
+            key = self._name()
             if key in metadata:
                 raise self._damaged(f"it has {key} twice")
             metadata[key] = self._value(key)
         file = GGUFFile(path=self._path, metadata=metadata, tensors={})
         if (parts := metadata.get("split.count", 0)) not in (0, 1):
-            raise ModelError(f"{self._path} is one of {parts} parts; join them with llama-gguf-split --merge")
+            raise ModelError(f"{self._path} is one of {parts!r:.20} parts; join them with llama-gguf-split --merge")
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            raise self._damaged(f"general.alignment is {alignment!r}, expected a power of two")
+            raise self._damaged(f"general.alignment is {alignment!r:.40}, expected a power of two")
         for _ in range(num_tensors):
-            name = self._text()
+            name = self._name()
             if name in file.tensors:
                 raise self._damaged(f"it has the tensor {name} twice")
             file.tensors[name] = self._tensor(name)
@@ -191,6 +192,13 @@ class _Reader:
             return self._take(size).decode("utf-8")
         except UnicodeDecodeError as error:
             raise self._damaged(f"the text before byte {self._place} is not UTF-8") from error
+
+    def _name(self) -> str:
+        """A text that is fit for a message."""
+        name = self._text()
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise self._damaged(f"the text before byte {self._place} is no name")
+        return name
 
     def _value(self, key: str) -> Any:
         kind = self._kind(key)

@@ -58,7 +58,7 @@ def tokenizer_from_gguf(file: GGUFFile) -> tuple[str, str | None, dict[str, str]
         return None
     build = {"gpt2": _byte_level, "llama": _sentencepiece}.get(model or "")
     if build is None:
-        raise _refusal(file, f"tokenizer.ggml.model is {model!r}, expected 'gpt2' or 'llama'")
+        raise _refusal(file, f"tokenizer.ggml.model is {model!r:.40}, expected 'gpt2' or 'llama'")
     vocabulary = _read_vocabulary(file, _LLAMA_IDS if model == "llama" else {})
     tokenizer = build(file, vocabulary)
     return tokenizer.to_str(), file.get("tokenizer.chat_template", str), vocabulary.named
@@ -98,7 +98,7 @@ def _byte_level(file: GGUFFile, vocabulary: _Vocabulary) -> Tokenizer:
     """BPE over bytes, as of GPT-2, Llama 3 and Qwen."""
     name = file.get("tokenizer.ggml.pre", str) or "default"
     if name not in CUTS:
-        raise _refusal(file, f"tokenizer.ggml.pre is {name!r}, expected one of {', '.join(CUTS)}")
+        raise _refusal(file, f"tokenizer.ggml.pre is {name!r:.40}, expected one of {', '.join(CUTS)}")
     cut = CUTS[name]
     lines: list[str] = file.get("tokenizer.ggml.merges", list) or []
     merges = [_pair(file, line) for line in file.get_list("tokenizer.ggml.merges", str, len(lines))]

@@ -70,7 +70,15 @@ def test_the_head_is_what_the_packages_own_reader_finds(small: Path) -> None:
 def test_values_of_every_type_are_read(tmp_path: Path) -> None:
     writer = GGUFWriter(tmp_path / "values.gguf", "llama")
     writer.add_custom_alignment(64)
-    values = {"UINT8": 200, "INT8": -3, "UINT16": 60000, "INT16": -300, "UINT32": 4 << 29, "INT32": -7, "UINT64": 1 << 60}
+    values = {
+        "UINT8": 200,
+        "INT8": -3,
+        "UINT16": 60000,
+        "INT16": -300,
+        "UINT32": 4 << 29,
+        "INT32": -7,
+        "UINT64": 1 << 60,
+    }
     values |= {"INT64": -(1 << 60), "FLOAT32": 1e-5, "FLOAT64": 1e-5, "BOOL": True, "STRING": "ü"}
     for kind, value in values.items():
         writer.add_key_value(f"one.{kind}", value, GGUFValueType[kind])
@@ -84,12 +92,14 @@ def test_values_of_every_type_are_read(tmp_path: Path) -> None:
         f"one.{kind}": value for kind, value in values.items()
     }
     for kind, value in values.items():
-        assert file.metadata[f"many.{kind}"] == (pytest.approx([value] * 2, rel=1e-6) if kind == "FLOAT32" else [value] * 2)
+        assert file.metadata[f"many.{kind}"] == (
+            pytest.approx([value] * 2, rel=1e-6) if kind == "FLOAT32" else [value] * 2
+        )
     assert file.tensors["y"].offset - file.tensors["x"].offset == 64
 
 
 def test_a_value_of_another_type_is_named(small: Path) -> None:
-    with pytest.raises(ModelError, match="general.architecture is 'llama', expected a value of type int"):
+    with pytest.raises(ModelError, match=r"general.architecture is 'llama', expected a value of type int"):
         read_gguf(small).get("general.architecture", int)
     with pytest.raises(ModelError, match="tokens has 61 values of type str, expected 60 of type str"):
         read_gguf(small).get_list("tokenizer.ggml.tokens", str, 60)
@@ -211,11 +221,13 @@ def test_whatever_is_damaged_is_a_model_or_one_line(data: st.DataObject, small: 
     file.write_bytes(content)
 
     started = time.perf_counter()
+    message = ""
     try:
         read_all(file)
     except PPDError as error:
-        assert "\n" not in str(error)
-        assert len(str(error)) < 1000
+        message = str(error)
+    assert "\n" not in message
+    assert len(message) < 1000
     assert time.perf_counter() - started < 2
 
 
@@ -227,5 +239,5 @@ def test_the_undamaged_file_is_a_model(small: Path) -> None:
 def test_a_file_that_was_cut_off_says_so(share: float, small: Path, tmp_path: Path) -> None:
     content = small.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ModelError, match="is damaged or cut off: .*; download or copy it again"):
+    with pytest.raises(ModelError, match=r"is damaged or cut off: .*; download or copy it again"):
         read_config(tmp_path / "cut.gguf")

@@ -144,7 +144,7 @@ def test_an_unreadable_tensor_is_found_when_the_file_is_opened(tmp_path: Path) -
         writer.add_tensor("output_norm.weight", np.zeros(32, np.int8), raw_dtype=GGMLQuantizationType.I8)
 
     file = tiny_gguf("llama", tmp_path, change=change)
-    with pytest.raises(ModelError, match="output_norm.weight is stored as I8"), open_weights(file, read_config(file)):
+    with pytest.raises(ModelError, match=r"output_norm.weight is stored as I8"), open_weights(file, read_config(file)):
         pass
 
 
@@ -175,12 +175,20 @@ def test_opening_reads_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("llama.attention.head_count_kv", [4, 2], r"num_key_value_heads is \[4, 2\]"),
         ("llama.attention.head_count_kv", 3, "expected a multiple of num_key_value_heads, 3"),
         ("llama.block_count", 3, "block_count is 3, but it has tensors of 2 layers"),
-        ("llama.embedding_length", 64, r"token_embd.weight has shape \[61, 32\]; its metadata asks for \['words', 64\]"),
+        (
+            "llama.embedding_length",
+            64,
+            r"token_embd.weight has shape \[61, 32\]; its metadata asks for \['words', 64\]",
+        ),
         ("llama.feed_forward_length", 1 << 31, r"ffn_gate.weight has shape \[48, 32\]; its metadata asks for"),
         ("llama.context_length", 1 << 31, "llama.context_length is 2147483648"),
         ("llama.context_length", "long", "sizes that are not whole numbers above 0"),
         ("llama.attention.head_count", None, "its metadata lacks llama.attention.head_count"),
-        ("general.architecture", "gemma2", "architecture is 'gemma2', which is not supported; supported are llama, qwen2"),
+        (
+            "general.architecture",
+            "gemma2",
+            "architecture is 'gemma2', which is not supported; supported are llama, qwen2",
+        ),
         ("split.count", 3, r"one of 3 parts; join them with llama-gguf-split --merge"),
     ],
 )
