@@ -118,9 +118,9 @@ def test_tokenizer_of_smollm2_cuts_digits_and_renders_its_chat_template() -> Non
 
 TOKENIZE = """
 import readline from "node:readline";
-const {getLlama} = await import(process.argv[1]);
+const {getLlama} = await import(process.argv[2]);
 const llama = await getLlama({gpu: false, build: "never", skipDownload: true, logger: () => {}});
-const model = await llama.loadModel({modelPath: process.argv[2], vocabOnly: true});
+const model = await llama.loadModel({modelPath: process.argv[3], vocabOnly: true});
 for await (const line of readline.createInterface({input: process.stdin}))
     console.log(JSON.stringify(model.tokenize(JSON.parse(line), true)));
 process.exit(0);
@@ -129,7 +129,9 @@ process.exit(0);
 
 def tokenized_by_llama_cpp(file: Path, texts: list[str]) -> list[list[int]]:
     module = (NODE / "node_modules" / "node-llama-cpp" / "dist" / "index.js").resolve().as_uri()
-    command = ["node", "--input-type=module", "--eval", TOKENIZE, module, str(file)]
+    script = file.with_suffix(".mjs")
+    script.write_text(TOKENIZE, "utf-8")
+    command = ["node", str(script), module, str(file)]
     lines = "".join(f"{json.dumps(text)}\n" for text in texts)
     done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
     return [json.loads(line) for line in done.stdout.splitlines()]
