@@ -132,7 +132,10 @@ def _open_gguf(path: Path, config: ModelConfig) -> Weights:
         from ppd.models.gguf.tensors import Tensors
     source = Tensors(read_gguf(path), config)
     weights = Weights(source, config)
-    source.check(weights.stored_shapes)
+    try:
+        source.check(weights.stored_shapes)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     return weights
 
 

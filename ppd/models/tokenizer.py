@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ppd.errors import TokenizerError
+from ppd.errors import ModelError, TokenizerError
 from ppd.extras import needs
 from ppd.models.registry import ModelEntry
 
@@ -58,7 +58,11 @@ def _read_gguf_tokenizer(path: Path) -> tuple[str, str | None, dict[str, str]] |
     with needs("export"):
         from ppd.models.gguf.file import read_gguf
         from ppd.models.gguf.tokenizer import tokenizer_from_gguf
-    return tokenizer_from_gguf(read_gguf(path))
+    file = read_gguf(path)
+    try:
+        return tokenizer_from_gguf(file)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _read_folder(folder: Path) -> tuple[str, str | None, dict[str, str]] | None:

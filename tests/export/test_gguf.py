@@ -12,8 +12,7 @@ from ppd.cli.describe import describe_bundle
 from ppd.export.exporter import export
 from ppd.models.config import read_config
 from ppd.train.trainer import prepare
-from tests.models.gguf.test_gguf_file import add_tokenizer
-from tests.models.gguf_files import tiny_gguf
+from tests.models.gguf_files import add_tokenizer, tiny_gguf
 from tests.train.tiny_runs import options
 
 

@@ -54,6 +54,46 @@ def add_tensor(writer: GGUFWriter, name: str, array: np.ndarray[Any, Any], kind:
     writer.add_tensor(name, content, raw_dtype=chosen)
 
 
+def add_tokenizer(writer: GGUFWriter) -> None:
+    """A byte-level tokenizer as large as the tiny models' embeddings, fillers included."""
+    characters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<s>", "<x>", "</s>", *characters, *(f"{a}e" for a in characters)]
+    fillers = [f"[PAD{i}]" for i in range(61 - len(tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*tokens, *fillers])
+    writer.add_token_types([3] * 3 + [1] * 52 + [5] * len(fillers))
+    writer.add_token_merges([f"{a} e" for a in characters])
+    writer.add_chat_template("{{ messages }}")
+
+
+def write_tokenizer(file: Path, model: str, tokens: list[str], types: list[int], **values: Any) -> Path:
+    """A file with a tokenizer, an embedding of as many rows, and the sizes without which llama.cpp opens none.
+
+    Args:
+        values: Further keys of `tokenizer.ggml`; None leaves one out.
+    """
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model(model)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    for name, value in values.items():
+        add = {int: writer.add_uint32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array}.get(
+            type(value)
+        )
+        if add is not None:
+            add(f"tokenizer.ggml.{name}", value)
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 1), np.float16))
+    finish(writer)
+    return file
+
+
 def finish(writer: GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -28,7 +28,7 @@ def require_readable(file: GGUFFile, name: str) -> None:
         gguf.dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError as error:
         raise ModelError(
-            f"{file.path}: the tensor {name} is stored as {kind.name}, which cannot be read; download the file "
+            f"the tensor {name} is stored as {kind.name}, which cannot be read; download the file "
             "in another precision, such as Q8_0"
         ) from error
 

@@ -61,7 +61,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GGUFFile:
-    """What the head of a file says.
+    """What the head of a file says. Errors about it do not name the file; who reads it does.
 
     Attributes:
         metadata: Numbers, texts, and lists of either.
@@ -81,7 +81,7 @@ class GGUFFile:
         value = self.metadata.get(key)
         if value is None or type(value) is kind:
             return value
-        raise ModelError(f"{self.path}: {key} is {value!r:.60}, expected a value of type {kind.__name__}")
+        raise ModelError(f"{key} is {value!r:.60}, expected a value of type {kind.__name__}")
 
     def get_list(self, key: str, kind: type[T], length: int) -> list[T]:
         """A list of the metadata; empty if there is none.
@@ -94,7 +94,7 @@ class GGUFFile:
             return []
         if len(values) != length or (values and type(values[0]) is not kind):
             found = f"{len(values)} values of type {type(values[0]).__name__ if values else 'nothing'}"
-            raise ModelError(f"{self.path}: {key} has {found}, expected {length} of type {kind.__name__}")
+            raise ModelError(f"{key} has {found}, expected {length} of type {kind.__name__}")
         return values
 
 

@@ -54,20 +54,20 @@ class Tensors:
         Raises:
             ModelError: A tensor is missing, unexpected, of the wrong shape, or of a type that cannot be dequantised.
         """
-        path, found = self._file.path, self._file.tensors
+        found = self._file.tensors
         shapes = {stored_name(name): shape for name, shape in expected.items()}
         if missing := sorted(shapes.keys() - found.keys()):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise ModelError(f"{path} lacks the tensor {missing[0]}{more}; its metadata asks for it")
+            raise ModelError(f"it lacks the tensor {missing[0]}{more}; its metadata asks for it")
         if extra := sorted(found.keys() - shapes.keys() - {ROPE_FACTORS}):
             raise ModelError(
-                f"{path} has the tensor {extra[0]}, which a {self._config.architecture} does not have; "
+                f"it has the tensor {extra[0]}, which a {self._config.architecture} does not have; "
                 "pass a file of a supported variant"
             )
         for name, shape in shapes.items():
             if found[name].shape != shape:
                 raise ModelError(
-                    f"{path}: the tensor {name} has shape {list(found[name].shape)}; metadata ask for {list(shape)}"
+                    f"the tensor {name} has shape {list(found[name].shape)}; metadata ask for {list(shape)}"
                 )
             require_readable(self._file, name)
 

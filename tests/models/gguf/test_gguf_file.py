@@ -1,6 +1,8 @@
 """The head of a GGUF file, and files that are damaged, cut off or lie about their sizes."""
 
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -17,7 +19,7 @@ from ppd.models.checkpoint import open_weights
 from ppd.models.config import read_config
 from ppd.models.gguf.file import read_gguf
 from ppd.models.tokenizer import read_tokenizer
-from tests.models.gguf_files import finish, tiny_gguf
+from tests.models.gguf_files import add_tokenizer, finish, tiny_gguf
 
 PAIR = struct.Struct("<QQ")  # numbers of tensors and values, behind magic and version
 
@@ -26,18 +28,6 @@ PAIR = struct.Struct("<QQ")  # numbers of tensors and values, behind magic and v
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with everything that is read: quantised weights, and a byte-level tokenizer of 61 tokens."""
     return tiny_gguf("llama_gqa", tmp_path_factory.mktemp("small"), "Q8_0", add_tokenizer)
-
-
-def add_tokenizer(writer: GGUFWriter) -> None:
-    characters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    tokens = ["<s>", "<x>", "</s>", *characters, *(f"{a}e" for a in characters)]
-    fillers = [f"[PAD{i}]" for i in range(61 - len(tokens))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*tokens, *fillers])
-    writer.add_token_types([3] * 3 + [1] * 52 + [5] * len(fillers))
-    writer.add_token_merges([f"{a} e" for a in characters])
-    writer.add_chat_template("{{ messages }}")
 
 
 def read_all(file: Path) -> None:
@@ -202,6 +192,25 @@ def test_what_stands_twice_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"cannot read .*missing.gguf \(No such file or directory\)"):
         read_gguf(tmp_path / "missing.gguf")
+
+
+def test_the_package_is_imported_for_a_gguf_file_only(small: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ppd.models.config import read_config; "
+        "from ppd.models.tokenizer import read_tokenizer; from ppd.models.registry import load_registry; "
+        "folder = load_registry()['tinypy'].folder; read_config(folder); read_tokenizer(folder, None); "
+        "before = 'gguf' in sys.modules; read_config(Path(sys.argv[1])); print(before, 'gguf' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(small)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_without_the_package_the_extra_is_named(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("ppd.models.gguf.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(PPDError, match=r'gguf is not installed; run pip install "ppd-edge\[export\]"'):
+        read_config(small)
 
 
 # --- any damage ---

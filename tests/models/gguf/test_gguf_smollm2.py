@@ -25,7 +25,8 @@ from ppd.models.gguf.file import read_gguf
 from ppd.models.gguf.pre_tokenizers import CUTS
 from ppd.models.registry import load_registry
 from ppd.models.tokenizer import read_tokenizer
-from tests.models.gguf.test_gguf_tokenizer import TEXTS, write_tokenizer
+from tests.models.gguf.test_gguf_tokenizer import TEXTS
+from tests.models.gguf_files import write_tokenizer
 from tests.models.sentencepiece_models import stdlib_lines
 
 ENTRY = load_registry()["smollm2-135m"]

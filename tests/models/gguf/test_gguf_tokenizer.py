@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sentencepiece
 from gguf import GGUFWriter
@@ -15,7 +14,7 @@ from ppd.models.config import read_config
 from ppd.models.gguf.pre_tokenizers import CUTS
 from ppd.models.registry import load_registry
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
-from tests.models.gguf_files import finish, tiny_gguf
+from tests.models.gguf_files import tiny_gguf, write_tokenizer
 from tests.models.sentencepiece_models import LANGUAGES, Pair, stdlib_lines
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -86,33 +85,6 @@ def trained(pre: str) -> Tokenizer:
     tokenizer.train_from_iterator([*stdlib_lines(3), *LANGUAGES * 2], trainer)
     tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
     return tokenizer
-
-
-def write_tokenizer(file: Path, model: str, tokens: list[str], types: list[int], **values: Any) -> Path:
-    """A file with a tokenizer, an embedding of as many rows, and the sizes without which llama.cpp opens none.
-
-    Args:
-        values: Further keys of `tokenizer.ggml`; None leaves one out.
-    """
-    writer = GGUFWriter(file, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(32)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model(model)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    for name, value in values.items():
-        add = {int: writer.add_uint32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array}.get(
-            type(value)
-        )
-        if add is not None:
-            add(f"tokenizer.ggml.{name}", value)
-    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 1), np.float16))
-    finish(writer)
-    return file
 
 
 def write_byte_level(file: Path, tokenizer: Tokenizer, **values: Any) -> Path:
