@@ -80,7 +80,8 @@ def _read_vocabulary(file: GGUFFile, default_ids: dict[str, int]) -> _Vocabulary
         raise _refusal(file, f"tokenizer.ggml.token_type has {min(unknown)}, expected {min(_Type)} to {max(_Type)}")
     if len(set(tokens)) != len(tokens):
         raise _refusal(file, f"of its {len(tokens)} tokens {len(set(tokens))} are different")
-    num_words = file.tensors["token_embd.weight"].shape[0]
+    embedding = file.tensors.get("token_embd.weight")
+    num_words = embedding.shape[0] if embedding is not None else 0
     if not 0 < len(tokens) <= num_words:
         raise _refusal(file, f"it has {len(tokens)} tokens, but the embedding {num_words} rows")
     ids = {name: file.get(f"tokenizer.ggml.{key}_token_id", int) for name, key in _NAMES.items()}

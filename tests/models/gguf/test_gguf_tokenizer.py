@@ -14,7 +14,7 @@ from ppd.models.config import read_config
 from ppd.models.gguf.pre_tokenizers import CUTS
 from ppd.models.registry import load_registry
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
-from tests.models.gguf_files import tiny_gguf, write_tokenizer
+from tests.models.gguf_files import add_tokenizer, tiny_gguf, write_tokenizer
 from tests.models.sentencepiece_models import LANGUAGES, Pair, stdlib_lines
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -224,6 +224,15 @@ def test_lists_of_other_lengths_or_types_are_named(tmp_path: Path) -> None:
         read_tokenizer(write_tokenizer(tmp_path / "a.gguf", "gpt2", ["a", "b"], [1]), None)
     with pytest.raises(ModelError, match=r"merges has 1 values of type int, expected 1 of type str"):
         read_tokenizer(write_tokenizer(tmp_path / "b.gguf", "gpt2", ["a"], [1], merges=[1], pre="gpt-2"), None)
+
+
+def test_more_tokens_than_rows_of_the_embedding_are_refused(tmp_path: Path) -> None:
+    def change(writer: GGUFWriter) -> None:
+        add_tokenizer(writer)
+        del writer.tensors[0]["token_embd.weight"]
+
+    with pytest.raises(TokenizerError, match="it has 55 tokens, but the embedding 0 rows"):
+        read_tokenizer(tiny_gguf("llama", tmp_path, change=change), None)
 
 
 def test_a_file_without_a_tokenizer_has_none(tmp_path: Path) -> None:
