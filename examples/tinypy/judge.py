@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument("--unseen", type=Path)
     args = parser.parse_args()
     source = resolve_model("tinypy")
-    config = read_config(source.folder)
+    config = read_config(source.path)
     encoder = open_encoder(source, config)
-    decoder = load_decoder(source.folder, config, config.context, torch.float32)
+    decoder = load_decoder(source.path, config, config.context, torch.float32)
     sets: dict[str, Sequences] = {"held-out text": split_documents(read_documents(args.data), encoder, LENGTH)[1].text}
     if args.unseen is not None:
         unseen = split_documents(read_documents(sorted(args.unseen.iterdir())), encoder, LENGTH)[0].text

@@ -67,17 +67,17 @@ def prepare(
         PPDError: The model or the data cannot be used, or the device has too little memory.
     """
     source = resolve_model(model)
-    config = read_config(source.folder)
+    config = read_config(source.path)
     encoder = open_encoder(source, config)
     length = min(options.length, config.context)
     documents = None if data == SELF else read_documents([Path(path) for path in data])
     if documents is None:
         user_turn(encoder)  # or the reason why the model cannot ask itself, before the weights are read
     parts = None if documents is None else split_documents(documents, encoder, length)
-    dtype = choose_dtype(options.dtype, stored_dtype(source.folder, config), accelerator.device)
+    dtype = choose_dtype(options.dtype, stored_dtype(source.path, config), accelerator.device)
     tell(f"weights: {str(dtype).removeprefix('torch.')} on {accelerator.device.type}")
     tell(require_memory(_memory(config, options, dtype, accelerator.device), accelerator.device))
-    decoder = load_frozen(source.folder, config, dtype, accelerator.device)
+    decoder = load_frozen(source.path, config, dtype, accelerator.device)
     workshop = open_workshop(decoder, accelerator, cache, tell)
     if parts is None:
         stage("questions")

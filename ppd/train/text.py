@@ -88,7 +88,7 @@ def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:
     Raises:
         TokenizerError: The model has no tokenizer, or a damaged one.
     """
-    files = read_tokenizer(source.folder, source.entry)
+    files = read_tokenizer(source.path, source.entry)
     if files is None:
         raise TokenizerError(f"{source.name} has no tokenizer; put its tokenizer.json beside config.json")
     tokenizer = Tokenizer.from_str(files.tokenizer_json)

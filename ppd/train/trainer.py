@@ -36,7 +36,7 @@ def train(
     """Train prompt tokens for a model.
 
     Args:
-        model: A registry name, a Hugging Face folder, or a hub id.
+        model: A registry name, a Hugging Face folder, a GGUF file, or a hub id.
         data: Files and folders of text or conversations, or "self": the model asks itself, by its chat template.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.

@@ -14,13 +14,13 @@ _JUDGED = "blocks.0.mlp.down.weight"
 """The weight whose type counts as the checkpoint's: norms are often kept wider."""
 
 
-def stored_dtype(folder: Path, config: ModelConfig) -> torch.dtype:
+def stored_dtype(path: Path, config: ModelConfig) -> torch.dtype:
     """The type that a checkpoint's projections have.
 
     Raises:
         ModelError: The checkpoint cannot be read.
     """
-    with open_weights(folder, config) as weights:
+    with open_weights(path, config) as weights:
         return weights.parts(_JUDGED)[0].dtype
 
 
@@ -37,13 +37,13 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> torch
     return torch.bfloat16 if asked == "bfloat16" else torch.float32
 
 
-def load_frozen(folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Decoder:
+def load_frozen(path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Decoder:
     """The decoder, its norms in float32 whatever the rest is: hidden states are, and cost little.
 
     Raises:
         ModelError: As for `load_decoder`.
     """
-    decoder = load_decoder(folder, config, config.context, dtype)
+    decoder = load_decoder(path, config, config.context, dtype)
     for module in decoder.modules():
         if isinstance(module, nn.RMSNorm):
             module.float()
