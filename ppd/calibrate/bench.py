@@ -106,6 +106,8 @@ def bench(
         raise ArgumentError(
             "the bundle's tree does not draft, so there is nothing to compare; fold one with ppd refold"
         )
+    if prompts is not None and not prompts:
+        raise ArgumentError("prompts is empty; expected at least one, or None for the built-in set")
     given = _default_questions(model) if prompts is None else [_as_question(prompt) for prompt in prompts]
     chosen = choose_questions(given, per_category=questions, categories=category, seed=seed)
     run = _Run(model, chosen, max_new_tokens, turns, draft, seed)
@@ -142,7 +144,7 @@ class _Run:
             else:
                 self.questions.append(question)
         if not self.questions:
-            raise ArgumentError("no prompt fits the model's context; give shorter --prompts")
+            raise ContextError("no prompt fits the model's context; give shorter --prompts")
 
     def measure(self, progress: Progress) -> None:
         """Warm up, then measure every question once a turn."""

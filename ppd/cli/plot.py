@@ -1,5 +1,7 @@
-"""Pictures: of a calibration, what a step of N rows costs, what its best tree gives, and the tree that was chosen; of a
-bench, the speed-up of each category.
+"""Pictures of a calibration and of a bench.
+
+Of a calibration: what a step of N rows costs, what its best tree gives, and the tree that was chosen. Of a bench: the
+speed-up of each category.
 """
 
 from collections.abc import Mapping
@@ -108,7 +110,7 @@ def plot(path: Path, picture: Picture) -> None:
 
 
 def plot_bench(path: Path, report: BenchReport) -> None:
-    """Draw the speed-up of each row of a bench's table as a bar, with its interval. Arguments and errors as for `plot`."""
+    """Draw a bar with its interval for each row of a bench's table. Errors as for `plot`."""
     names, rows = zip(*rows_of(report), strict=True)
     figure = _new_figure()
     figure.set_size_inches(max(5, 1.5 + 0.6 * len(rows)), 4.5)
