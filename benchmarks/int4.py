@@ -190,12 +190,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*")
     args = parser.parse_args()
     source = resolve_model(args.model)
-    config = read_config(source.folder)
-    tokenizer = read_tokenizer(source.folder, source.entry)
+    config = read_config(source.path)
+    tokenizer = read_tokenizer(source.path, source.entry)
     if tokenizer is None:
-        parser.error(f"{source.folder} has no tokenizer")
+        parser.error(f"{source.path} has no tokenizer")
     report: dict[str, dict[str, float]] = {}
-    with open_weights(source.folder, config) as opened:
+    with open_weights(source.path, config) as opened:
         weights, forms = UntiedWeights(opened) if config.tied else opened, Forms("int4")
         config = dataclasses.replace(config, tied=False)
         read = lambda name: weights.read(name).float()  # noqa: E731

@@ -122,7 +122,7 @@ def hashed_meanwhile(bundle: Bundle) -> Iterator[None]:
 
     def hash_all() -> list[str]:
         try:
-            return [_sha256(path, stop) for path in paths]
+            return [sha256_of(path, stop) for path in paths]
         except OSError as error:
             raise _gone(error) from error
 
@@ -160,7 +160,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 def file_entry(folder: Path, name: str) -> FileEntry:
     """Describe a file that lies in `folder`."""
     path = folder / name
-    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=_sha256(path))
+    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -287,7 +287,7 @@ def _verify_file(root: Path, entry: FileEntry, *, hashed: bool) -> None:
         size = path.stat().st_size
         if size != entry.size_bytes:
             raise BundleError(f"{path} has {size} bytes, the manifest says {entry.size_bytes}: it is damaged; {AGAIN}")
-        if hashed and _sha256(path) != entry.sha256:
+        if hashed and sha256_of(path) != entry.sha256:
             raise _damaged(path)
     except OSError as error:
         raise BundleError(f"{path} is missing or cannot be read ({error.strerror}); {AGAIN}") from error
@@ -305,7 +305,7 @@ def _is_large(role: str) -> bool:
     return role == WEIGHTS_FILE or role.startswith("engines/")
 
 
-def _sha256(path: Path, stop: threading.Event | None = None) -> str:
+def sha256_of(path: Path, stop: threading.Event | None = None) -> str:
     """The file's SHA-256; if another thread stops it, that of what was read so far."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:

@@ -42,12 +42,14 @@ class FileEntry:
 class ModelInfo:
     """The exported model: what the runtime needs to hold its cache and check its input, and what a reader asks.
 
-    `calibration_prompts` names the set of `ppd.documents.embedded_prompts` that the model is measured on.
+    `calibration_prompts` names the set of `ppd.documents.embedded_prompts` that the model is measured on; `sha256` is
+    that of the GGUF file it was read from, and null for a folder.
     """
 
     name: str
     source: str
     revision: str | None
+    sha256: str | None
     architecture: str
     num_parameters: int
     vocab_size: int

@@ -10,6 +10,7 @@ _TINY = ModelInfo(
     name="made-up",
     source="made-up",
     revision=None,
+    sha256=None,
     architecture="llama",
     num_parameters=0,
     vocab_size=40,

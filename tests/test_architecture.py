@@ -55,7 +55,7 @@ LAYERS = {
     "ppd": layer("runtime calibrate export train", ""),
     "core": layer("", "numpy"),
     "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
-    "models": layer("core", "numpy torch safetensors huggingface_hub tokenizers sentencepiece google.protobuf"),
+    "models": layer("core", "numpy torch safetensors gguf huggingface_hub tokenizers sentencepiece google.protobuf"),
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),

@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--unseen", type=Path)
     args = parser.parse_args()
     source = resolve_model("tinypy")
-    config = read_config(source.folder)
-    decoder = load_decoder(source.folder, config, config.context, torch.float32)
+    config = read_config(source.path)
+    decoder = load_decoder(source.path, config, config.context, torch.float32)
     sets: dict[str, Sequences] = {"held-out text": read_sequences(source, config, args.data, LENGTH)[1]}
     if args.unseen is not None:
         unseen = read_sequences(source, config, sorted(args.unseen.iterdir()), LENGTH)[0]

@@ -17,7 +17,8 @@ def describe_bundle(bundle: Bundle) -> str:
     manifest = bundle.manifest
     model, prompts = manifest.model, manifest.prompt_tokens
     lines = [
-        f"model          {model.name} ({model.architecture}) from {model.source}{_at(model.revision)}",
+        f"model          {model.name} ({model.architecture}) from {model.source}{_at(model.revision)}"
+        f"{f', SHA-256 {model.sha256}' if model.sha256 else ''}",
         f"shape          {model.num_parameters:,} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",

@@ -12,7 +12,8 @@ from ppd.extras import needs
 @app.command()
 def export(
     model: Annotated[
-        str, typer.Option(metavar="NAME|PATH|HUB_ID", help="A known name (ppd models), a folder, or a hub id.")
+        str,
+        typer.Option(metavar="NAME|PATH|HUB_ID", help="A known name (ppd models), a folder, a GGUF file, or a hub id."),
     ],
     gpu: Annotated[str, typer.Option(metavar="TARGET", help="The device the bundle is for (ppd targets).")],
     prompt_tokens: Annotated[

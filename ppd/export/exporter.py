@@ -105,7 +105,7 @@ def export(
     """Export a model to a verified bundle.
 
     Args:
-        model: A name of the registry, a Hugging Face folder, or a hub id.
+        model: A name of the registry, a Hugging Face folder, a GGUF file, or a hub id.
         target: Name of a device preset.
         prompt_tokens: Folder, file or hub id of trained prompt tokens; None for those that the registry knows, else the
             training-free default; "none" for that default.
@@ -128,10 +128,10 @@ def export(
     source = resolve_model(model)
     folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force, is_ours=looks_like_bundle)
-    config = read_config(source.folder)
+    config = read_config(source.path)
     forms = Forms(resolved_precision, for_tensorrt=preset.compute_capability is not None)
     progress(STAGES[1])
-    with open_weights(source.folder, config) as opened:
+    with open_weights(source.path, config) as opened:
         parts = load_parts(
             source,
             config,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import ppd
-from ppd.bundle import file_entry, tree_info
+from ppd.bundle import file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
@@ -33,6 +33,7 @@ class Parts:
     """Everything that goes into a bundle, except the weights.
 
     Attributes:
+        sha256: Of the GGUF file; None for a folder.
         context: Tokens that prompt and answer may fill.
         dtype: The graph's type for what is not quantised.
         prompt_tokens: float32 [m, hidden].
@@ -40,6 +41,7 @@ class Parts:
     """
 
     source: ModelSource
+    sha256: str | None
     config: ModelConfig
     context: int
     precision: str
@@ -96,7 +98,7 @@ def load_parts(
         PPDError: An argument cannot be used.
     """
     context = choose_context(config, source.name, context)
-    tokenizer = read_tokenizer(source.folder, source.entry)
+    tokenizer = read_tokenizer(source.path, source.entry)
     trained: PromptTokensSource | None = None
     if prompt_tokens != "none":
         trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
@@ -108,7 +110,8 @@ def load_parts(
     if len(table) >= MAX_ROWS:
         raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
     num_parameters = weights.num_parameters
-    info = model_info(source, config, num_parameters)
+    sha256 = sha256_of(source.path) if source.path.is_file() else None
+    info = model_info(source, config, num_parameters, sha256)
     if tree == "auto":
         folder = trained.folder if trained else None
         chosen = tree_for_target(target, info, precision, context, len(table), folder)
@@ -120,6 +123,7 @@ def load_parts(
     chosen.tree.require_fit(len(table), num_top_ids)
     return Parts(
         source=source,
+        sha256=sha256,
         config=config,
         context=context,
         precision=precision,
@@ -134,12 +138,13 @@ def load_parts(
     )
 
 
-def model_info(source: ModelSource, config: ModelConfig, num_parameters: int) -> ModelInfo:
+def model_info(source: ModelSource, config: ModelConfig, num_parameters: int, sha256: str | None) -> ModelInfo:
     """What the manifest says of the model."""
     return ModelInfo(
         name=source.name,
-        source=(source.entry and source.entry.hub_id) or source.source,
+        source=(source.entry and sha256 is None and source.entry.hub_id) or source.source,
         revision=source.revision,
+        sha256=sha256,
         architecture=config.architecture,
         num_parameters=num_parameters,
         vocab_size=config.vocab_size,
@@ -155,7 +160,7 @@ def model_info(source: ModelSource, config: ModelConfig, num_parameters: int) ->
 def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
     """The manifest of what lies in a folder, before the check."""
     return Manifest(
-        model=model_info(parts.source, parts.config, parts.num_parameters),
+        model=model_info(parts.source, parts.config, parts.num_parameters, parts.sha256),
         context=parts.context,
         eos_ids=list(parts.config.eos_ids),
         special_tokens=parts.tokenizer.special_tokens if parts.tokenizer is not None else {},

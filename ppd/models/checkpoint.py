@@ -1,16 +1,20 @@
-"""Load a Hugging Face folder's weights into the decoder, memory-mapped, so that the peak is near one copy of them."""
+"""Load a checkpoint's weights into the decoder: a Hugging Face folder's, memory-mapped, or a GGUF file's, one by one.
+
+So the peak is near one copy of them.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ppd.errors import ModelError
+from ppd.extras import needs
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 
@@ -33,8 +37,8 @@ _OUTSIDE_LAYERS = {
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
 
 
-def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.dtype) -> Decoder:
-    """Build the decoder and fill it from `*.safetensors`, single or sharded (or `pytorch_model*.bin`, tensors only).
+def load_decoder(path: Path, config: ModelConfig, context: int, dtype: torch.dtype) -> Decoder:
+    """Build the decoder and fill it from a folder or file that `open_weights` takes.
 
     The module allocates no weights of its own; a tensor that already has `dtype` stays memory-mapped, unless it is made
     of several.
@@ -47,9 +51,16 @@ def load_decoder(folder: Path, config: ModelConfig, context: int, dtype: torch.d
     """
     with torch.device("meta"):
         decoder = Decoder(config, context)
-    with open_weights(folder, config) as weights:
+    with open_weights(path, config) as weights:
         decoder.load_state_dict({name: weights.read(name).to(dtype) for name in weights.names}, assign=True)
     return decoder.requires_grad_(False).eval()
+
+
+class Source(Protocol):
+    """Tensors by the names of a Hugging Face folder, read when asked for."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """One tensor; memory-mapped where its type is one of torch's."""
 
 
 class Weights:
@@ -60,7 +71,7 @@ class Weights:
         num_parameters: Total number of elements.
     """
 
-    def __init__(self, source: Mapping[str, Tensor], config: ModelConfig) -> None:
+    def __init__(self, source: Source, config: ModelConfig) -> None:
         with torch.device("meta"):
             expected = Decoder(config, 2).state_dict()
         self._source = source
@@ -69,7 +80,7 @@ class Weights:
         self.num_parameters = sum(weight.numel() for weight in expected.values())
 
     def read(self, name: str) -> Tensor:
-        """One weight in the checkpoint's own type; projections are [in, out] (a view).
+        """One weight in the checkpoint's own type, or float32 where torch has no such type; projections are [in, out].
 
         Memory-mapped if the checkpoint has it in one piece, else joined from its pieces.
 
@@ -95,19 +106,37 @@ class Weights:
 
 
 @contextmanager
-def open_weights(folder: Path, config: ModelConfig) -> Iterator[Weights]:
-    """Open `*.safetensors`, single or sharded, or `pytorch_model*.bin`; every tensor's name and shape is checked.
+def open_weights(path: Path, config: ModelConfig) -> Iterator[Weights]:
+    """Open a folder's `*.safetensors`, single or sharded, or `pytorch_model*.bin` (tensors only), or a GGUF file.
+
+    Every tensor's name and shape is checked.
 
     Raises:
         ModelError: A file or tensor is missing, unexpected, damaged, or of the wrong shape; the message names it.
     """
+    if path.is_file():
+        yield _open_gguf(path, config)
+        return
     with ExitStack() as stack:
-        source = _open_weights(folder, stack)
+        source = _open_weights(path, stack)
         weights = Weights(source, config)
-        _check_names(folder, set(weights.stored_shapes), source.keys(), config)
+        _check_names(path, set(weights.stored_shapes), source.keys(), config)
         for name in weights.names:
             weights.parts(name)
         yield weights
+
+
+def _open_gguf(path: Path, config: ModelConfig) -> Weights:
+    with needs("export"):
+        from ppd.models.gguf.file import read_gguf
+        from ppd.models.gguf.tensors import Tensors
+    source = Tensors(read_gguf(path), config)
+    weights = Weights(source, config)
+    try:
+        source.check(weights.stored_shapes)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return weights
 
 
 def _is_projection(name: str, weight: Tensor) -> bool:
@@ -133,7 +162,7 @@ def _stored_shapes(name: str, like: Tensor, config: ModelConfig) -> dict[str, tu
     }
 
 
-def _read(source: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+def _read(source: Source, name: str, shape: tuple[int, ...]) -> Tensor:
     tensor = source[name]
     if not tensor.is_floating_point():
         raise ModelError(

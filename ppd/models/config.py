@@ -1,4 +1,4 @@
-"""Architectures: the part of a Hugging Face `config.json` that decides what the model computes.
+"""Architectures: the part of a Hugging Face `config.json`, or of a GGUF file, that decides what the model computes.
 
 One class of decoder covers the Llama family. A new member of it is a new entry in `FAMILIES`; a field that would change
 the computation and is not supported is an error, never ignored.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ppd.errors import ModelError
+from ppd.extras import needs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,17 +142,19 @@ class ModelConfig:
         return self.num_heads * self.head_dim, kv_size, kv_size
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Read `config.json` and, where there is one, `generation_config.json` of a Hugging Face folder.
+def read_config(path: Path) -> ModelConfig:
+    """Read `config.json` and, where there is one, `generation_config.json` of a Hugging Face folder, or a GGUF file.
 
     Raises:
         ModelError: A file is missing or malformed, or the architecture or a field is not supported.
     """
-    config, path = _read_json(folder / "config.json"), folder / "generation_config.json"
+    if path.is_file():
+        return _read_gguf_config(path)
+    config, generation = _read_json(path / "config.json"), path / "generation_config.json"
     try:
-        return config_from_hf(config, _read_json(path) if path.exists() else {})
+        return config_from_hf(config, _read_json(generation) if generation.exists() else {})
     except ModelError as error:
-        raise ModelError(f"{folder / 'config.json'}: {error}") from error
+        raise ModelError(f"{path / 'config.json'}: {error}") from error
 
 
 def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> ModelConfig:
@@ -192,6 +195,17 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
         context=_context(config, family),
         eos_ids=_eos_ids(config, generation_config),
     )
+
+
+def _read_gguf_config(path: Path) -> ModelConfig:
+    with needs("export"):
+        from ppd.models.gguf.config import config_from_gguf
+        from ppd.models.gguf.file import read_gguf
+    file = read_gguf(path)
+    try:
+        return config_from_hf(config_from_gguf(file), {})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Where a model's or an adapter's files are: in this package, in a folder, or on the Hugging Face hub.
+"""Where a model's or an adapter's files are: in this package or another, on this disk, or on the Hugging Face hub.
 
 Downloads take only the files that are read later, from the top level of the repository. `huggingface_hub` is imported
 only when something has to be downloaded.
 """
 
+import dataclasses
 import logging
 import re
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from pathlib import Path
 from types import ModuleType
 
 from ppd.errors import ModelError, PPDError, PromptTokensError
-from ppd.models.registry import DEFAULT_PROMPTS, EMBEDDED, ModelEntry, find_entry, nearest_names
+from ppd.models.registry import DEFAULT_PROMPTS, EMBEDDED, ModelEntry, Package, find_entry, nearest_names
 
 _LOGGER = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILE = re.compile(rf"({_HUB_ID.pattern}):([\w-][\w.-]*(?:/[\w-][\w.-]*)*\.gguf)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUBFOLDERS = ["*/*"]
+_GGUF = ".gguf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +28,14 @@ class ModelSource:
 
     Attributes:
         name: Short name, safe in a file name; output folders are named after it.
-        folder: The folder with config.json, the weights and the tokenizer.
-        source: Where it came from, for provenance: registry name, hub id or folder name; never a path.
+        path: The folder with config.json, the weights and the tokenizer, or the GGUF file that holds all three.
+        source: Where it came from, for provenance: registry name, hub id, package, folder or file name; never a path.
         revision: Commit of the hub repository; None if it does not come from the hub.
         entry: What the registry knows about it; None for other models.
     """
 
     name: str
-    folder: Path
+    path: Path
     source: str
     revision: str | None
     entry: ModelEntry | None
@@ -106,28 +109,47 @@ def resolve_model(model: str) -> ModelSource:
     """Find a checkpoint, downloading it if need be.
 
     Args:
-        model: Tried in this order: a name of the registry; a folder (write ./NAME if a registry name is in the way); a
-            hub id "owner/name".
+        model: Tried in this order: a name of the registry, which means its package where that is installed; a folder or
+            a GGUF file (write ./NAME if a registry name is in the way); a hub id "owner/name", or
+            "owner/name:FILE.gguf" for one file of it.
 
     Raises:
         ModelError: It is none of these, or cannot be downloaded and is not in the hub's cache.
     """
     if not isinstance(model, str):
-        raise ModelError(f"model is {model!r:.60}; expected a name, a folder or a hub id as text")
+        raise ModelError(f"model is {model!r:.60}; expected a name, a folder, a GGUF file or a hub id as text")
     entry = find_entry(model)
+    return _on_this_disk(model, entry) or _on_the_hub(model, entry)
+
+
+def _on_this_disk(model: str, entry: ModelEntry | None) -> ModelSource | None:
     if entry is not None and entry.folder is not None:
-        return ModelSource(name=entry.name, folder=entry.folder, source=entry.name, revision=None, entry=entry)
-    if entry is None or model == entry.hub_id:
-        folder = _existing_folder(model)
-        if folder is not None:
-            name = folder.resolve().name
-            return ModelSource(name=_file_name_safe(name), folder=folder, source=name, revision=None, entry=None)
+        return ModelSource(name=entry.name, path=entry.folder, source=entry.name, revision=None, entry=entry)
+    if entry is not None and model == entry.name:
+        path = entry.package.find() if entry.package is not None else None
+        if entry.package is None or path is None:
+            return None
+        source = f"{entry.package.name}:{path.name}"
+        return ModelSource(name=entry.name, path=path, source=source, revision=None, entry=entry)
+    path = _existing_folder(model) or _existing_gguf(model)
+    if path is None:
+        return None
+    name = path.resolve().name
+    short = name.removesuffix(_GGUF) if path.is_file() else name
+    return ModelSource(name=_file_name_safe(short), path=path, source=name, revision=None, entry=None)
+
+
+def _on_the_hub(model: str, entry: ModelEntry | None) -> ModelSource:
+    if one_file := _HUB_FILE.fullmatch(model):
+        path = _download_file(*one_file.groups())
+        name = _file_name_safe(path.name.removesuffix(_GGUF))
+        return ModelSource(name=name, path=path, source=model, revision=_revision(path), entry=None)
     hub_id = entry.hub_id if entry is not None else model
     if hub_id is None or not _HUB_ID.fullmatch(hub_id):
         raise ModelError(_unknown_model(model))
-    folder = _download(hub_id, _MODEL)
+    path = _download(hub_id, _MODEL if entry is None or entry.package is None else _with_package(entry.package))
     name = entry.name if entry is not None else _file_name_safe(hub_id.split("/")[1])
-    return ModelSource(name=name, folder=folder, source=model, revision=_revision(folder), entry=entry)
+    return ModelSource(name=name, path=path, source=model, revision=_revision(path), entry=entry)
 
 
 def resolve_prompt_tokens(spec: str) -> PromptTokensSource:
@@ -173,19 +195,30 @@ def _existing_folder(text: str) -> Path | None:
     return path if text and path.is_dir() else None
 
 
+def _existing_gguf(text: str) -> Path | None:
+    """A file that is, or should be, a GGUF file."""
+    path = Path(text).expanduser()
+    return path if path.suffix == _GGUF and path.is_file() else None
+
+
+def _with_package(package: Package) -> _Wanted:
+    return dataclasses.replace(_MODEL, remedy=f"or {package.install}; {_MODEL.remedy}")
+
+
 def _file_name_safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "model"
 
 
-def _revision(folder: Path) -> str | None:
-    return folder.name if _COMMIT.fullmatch(folder.name) else None
+def _revision(path: Path) -> str | None:
+    """The commit of a snapshot's folder, or of a file in it."""
+    return next((name for name in reversed(path.parts) if _COMMIT.fullmatch(name)), None)
 
 
 def _unknown_model(model: str) -> str:
     if Path(model).expanduser().is_file():
-        return f"model {model!r} is a file, expected the folder it lies in, with config.json beside it"
+        return f"model {model!r} is a file, expected the folder it lies in, with config.json beside it, or FILE.gguf"
     return (
-        f"model {model!r} is not a known name, a folder here or a hub id owner/name; "
+        f"model {model!r} is not a known name, a folder or a GGUF file here, or a hub id owner/name[:FILE.gguf]; "
         f"nearest names: {', '.join(nearest_names(model))} (ppd models lists them all); "
         "a checkpoint on this disk is passed as a folder, for example --model ./my-model"
     )
@@ -215,8 +248,22 @@ def _download(hub_id: str, wanted: _Wanted) -> Path:
         _LOGGER.info("%s: using the copy in the cache (%s)", hub_id, _first_line(error))
     if folder is None:
         expected = " or ".join(group[0] for group in wanted.weights)
-        raise wanted.error(f"{hub_id} on the hub has no {expected}; {wanted.remedy}")
+        gguf = next((name for name in names if name.endswith(_GGUF)), None)
+        remedy = f"choose one of its GGUF files: --model {hub_id}:{gguf}; {wanted.remedy}" if gguf else wanted.remedy
+        raise wanted.error(f"{hub_id} on the hub has no {expected}; {remedy}")
     return folder
+
+
+def _download_file(hub_id: str, file: str) -> Path:
+    """One file of the newest snapshot, or of the cached one if the hub cannot be reached."""
+    hub = _import_hub(_MODEL)
+    try:
+        return Path(hub.hf_hub_download(hub_id, file))  # falls back to its cache by itself
+    except hub.errors.RemoteEntryNotFoundError as error:
+        listing = f"https://huggingface.co/{hub_id}/tree/main"
+        raise ModelError(f"{hub_id} on the hub has no file {file}; choose one of {listing}") from error
+    except Exception as error:  # which exceptions a dead connection raises depends on the client's HTTP library
+        raise ModelError(f"{_failure(hub, hub_id, error)}; or pass a GGUF file: --model path/to/{file}") from error
 
 
 def _snapshot(

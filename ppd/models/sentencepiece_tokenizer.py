@@ -43,6 +43,25 @@ _SAMPLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A sentencepiece model that is to be converted.
+
+    Attributes:
+        content: What a `tokenizer.model` holds.
+        path: Where it comes from, for messages.
+        remedy: What to do if it is not converted.
+    """
+
+    content: bytes
+    path: Path
+    remedy: str = REMEDY
+
+    def refusal(self, reason: str) -> TokenizerError:
+        """The error that says why it is not converted."""
+        return TokenizerError(f"{self.path} cannot be converted: {reason}; {self.remedy}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Pieces:
     """The vocabulary of a model file.
 
@@ -63,6 +82,11 @@ class _Pieces:
 def tokenizer_from_sentencepiece(
     path: Path, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int]
 ) -> Tokenizer:
+    """Convert a `tokenizer.model`, as `tokenizer_from_model` does."""
+    return tokenizer_from_model(_read_file(path), add_bos=add_bos, add_eos=add_eos, added_tokens=added_tokens)
+
+
+def tokenizer_from_model(source: Model, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int]) -> Tokenizer:
     """Convert a model of Llama's kind: BPE with byte fallback, text taken as it is, a space put before it.
 
     Args:
@@ -72,19 +96,19 @@ def tokenizer_from_sentencepiece(
         A tokenizer that encodes text without special tokens exactly as the sentencepiece library does.
 
     Raises:
-        TokenizerError: The file is not such a model, `added_tokens` do not continue its ids, or a sample is encoded
+        TokenizerError: It is not such a model, `added_tokens` do not continue its ids, or a sample is encoded
             differently.
     """
-    model = _read_model(path)
-    _check_settings(model, path)
-    pieces = _read_pieces(model, path)
-    tokenizer = Tokenizer(_bpe_from_pieces(pieces, path))
+    original, model = _read_model(source)
+    _check_settings(model, source)
+    pieces = _read_pieces(model, source)
+    tokenizer = Tokenizer(_bpe_from_pieces(pieces, source))
     _set_pipeline(tokenizer, pieces.user_defined)
-    _add_special_tokens(tokenizer, pieces, added_tokens, path)
-    _set_bos_eos(tokenizer, pieces, add_bos=add_bos, add_eos=add_eos, path=path)
+    _add_special_tokens(tokenizer, pieces, added_tokens, source)
+    _set_bos_eos(tokenizer, pieces, add_bos=add_bos, add_eos=add_eos, source=source)
     texts = [*_SAMPLE, *_user_defined_sample(pieces)]
     special = (*pieces.special, *added_tokens)
-    _check_sample(tokenizer, (text for text in texts if not any(token in text for token in special)), path)
+    _check_sample(tokenizer, original, (text for text in texts if not any(token in text for token in special)), source)
     return tokenizer
 
 
@@ -97,24 +121,29 @@ def special_pieces(path: Path) -> dict[str, str]:
     Raises:
         TokenizerError: The file is not a sentencepiece model.
     """
-    return _named_pieces(_read_model(path))
+    return _named_pieces(_read_model(_read_file(path))[1])
 
 
-def _refusal(path: Path, reason: str) -> TokenizerError:
-    return TokenizerError(f"{path} cannot be converted: {reason}; {REMEDY}")
-
-
-def _read_model(path: Path) -> Any:
+def _read_file(path: Path) -> Model:
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        return Model(content=path.read_bytes(), path=path)
+    except OSError as error:
+        raise Model(content=b"", path=path).refusal(f"it cannot be read ({error.strerror})") from error
+
+
+def _read_model(source: Model) -> tuple[Any, Any]:
+    """The model as the sentencepiece library runs it, and its pieces and settings."""
+    try:
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(source.content)
     except (OSError, RuntimeError) as error:
-        raise _refusal(path, f"it is not a readable sentencepiece model ({error})") from error
+        raise source.refusal(f"it is not a readable sentencepiece model ({error})") from error
     model = model_pb2.ModelProto()  # type: ignore[attr-defined]  # the generated module defines it as it is imported
     model.ParseFromString(processor.serialized_model_proto())
-    return model
+    return processor, model
 
 
-def _check_settings(model: Any, path: Path) -> None:
+def _check_settings(model: Any, source: Model) -> None:
     """Refuse every setting that the pipeline below does not reproduce."""
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     settings: tuple[tuple[str, object, object], ...] = (
@@ -129,19 +158,19 @@ def _check_settings(model: Any, path: Path) -> None:
     )
     for name, found, expected in settings:
         if found != expected:
-            raise _refusal(path, f"{name} is {found!r}, expected {expected!r}")
+            raise source.refusal(f"{name} is {found!r}, expected {expected!r}")
 
 
-def _read_pieces(model: Any, path: Path) -> _Pieces:
+def _read_pieces(model: Any, source: Model) -> _Pieces:
     kinds = model.SentencePiece.Type
     by_kind: dict[int, list[str]] = {kind: [] for kind in kinds.values()}
     for piece in model.pieces:
         by_kind[piece.type].append(piece.piece)
     expected_bytes = {f"<0x{byte:02X}>" for byte in range(256)}
     if set(by_kind[kinds.Value("BYTE")]) != expected_bytes:
-        raise _refusal(path, f"it has {len(by_kind[kinds.Value('BYTE')])} byte pieces, expected <0x00> to <0xFF>")
+        raise source.refusal(f"it has {len(by_kind[kinds.Value('BYTE')])} byte pieces, expected <0x00> to <0xFF>")
     if by_kind[kinds.Value("UNUSED")]:
-        raise _refusal(path, f"it has {len(by_kind[kinds.Value('UNUSED')])} pieces of type UNUSED, expected none")
+        raise source.refusal(f"it has {len(by_kind[kinds.Value('UNUSED')])} pieces of type UNUSED, expected none")
     return _Pieces(
         ids={piece.piece: index for index, piece in enumerate(model.pieces)},
         scores={piece.piece: piece.score for piece in model.pieces if piece.type == kinds.Value("NORMAL")},
@@ -157,14 +186,14 @@ def _named_pieces(model: Any) -> dict[str, str]:
     return {name: model.pieces[index].piece for name, index in ids.items() if 0 <= index < len(model.pieces)}
 
 
-def _bpe_from_pieces(pieces: _Pieces, path: Path) -> models.BPE:
+def _bpe_from_pieces(pieces: _Pieces, source: Model) -> models.BPE:
     merged = [piece for piece in pieces.scores if len(piece) > 1]
     num_scores = len({pieces.scores[piece] for piece in merged})
     if num_scores != len(merged):
-        raise _refusal(path, f"its {len(merged)} merged pieces have {num_scores} different scores, expected one each")
+        raise source.refusal(f"its {len(merged)} merged pieces have {num_scores} different scores, expected one each")
     missing = {character for piece in merged for character in piece} - pieces.scores.keys()
     if missing:
-        raise _refusal(path, f"merged pieces hold characters that are not pieces: {sorted(missing)[:5]}")
+        raise source.refusal(f"merged pieces hold characters that are not pieces: {sorted(missing)[:5]}")
     return models.BPE(
         vocab=pieces.ids,
         merges=_merges(pieces.scores),
@@ -211,23 +240,22 @@ def _regex_literal(text: str) -> str:
     return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
-def _add_special_tokens(tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Mapping[str, int], path: Path) -> None:
+def _add_special_tokens(tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Mapping[str, int], source: Model) -> None:
     new = sorted((token for token in added_tokens if token not in pieces.ids), key=lambda token: added_tokens[token])
     expected = pieces.ids | {token: len(pieces.ids) + index for index, token in enumerate(new)}
     for token, token_id in added_tokens.items():
         if expected[token] != token_id:
-            raise _refusal(
-                path,
+            raise source.refusal(
                 f"added token {token!r} has id {token_id}, expected {expected[token]}: ids have to follow the model's",
             )
     tokens = dict.fromkeys((*pieces.special, *(token for token in added_tokens if token in pieces.ids), *new))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
 
 
-def _set_bos_eos(tokenizer: Tokenizer, pieces: _Pieces, *, add_bos: bool, add_eos: bool, path: Path) -> None:
+def _set_bos_eos(tokenizer: Tokenizer, pieces: _Pieces, *, add_bos: bool, add_eos: bool, source: Model) -> None:
     ends = {"bos_token": add_bos, "eos_token": add_eos}
     for name in (name for name, wanted in ends.items() if wanted and name not in pieces.named):
-        raise _refusal(path, f"add_{name} is true, but the model has no such piece")
+        raise source.refusal(f"add_{name} is true, but the model has no such piece")
     before = [pieces.named["bos_token"]] if add_bos else []
     after = [pieces.named["eos_token"]] if add_eos else []
     if before or after:
@@ -244,10 +272,9 @@ def _user_defined_sample(pieces: _Pieces) -> Iterable[str]:
         yield from (f"{mark}{piece}{mark}" for piece in pieces.ids)
 
 
-def _check_sample(tokenizer: Tokenizer, texts: Iterable[str], path: Path) -> None:
-    original = sentencepiece.SentencePieceProcessor(model_file=str(path))
+def _check_sample(tokenizer: Tokenizer, original: Any, texts: Iterable[str], source: Model) -> None:
     for text in texts:
         expected = original.encode(text)
         found = tokenizer.encode(text, add_special_tokens=False).ids
         if found != expected:
-            raise _refusal(path, f"{text!r} is encoded as {found}, but sentencepiece gives {expected}")
+            raise source.refusal(f"{text!r} is encoded as {found}, but sentencepiece gives {expected}")

@@ -1,4 +1,7 @@
-"""A checkpoint's tokenizer (tokenizer.json, or tokenizer.model converted), its chat template and special tokens."""
+"""A checkpoint's tokenizer, chat template and special tokens.
+
+The tokenizer is a tokenizer.json, or converted to one from a tokenizer.model or a GGUF file.
+"""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from ppd.errors import TokenizerError
+from ppd.errors import ModelError, TokenizerError
+from ppd.extras import needs
 from ppd.models.registry import ModelEntry
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -29,18 +33,40 @@ class TokenizerFiles:
     special_tokens: dict[str, str]
 
 
-def read_tokenizer(folder: Path, entry: ModelEntry | None) -> TokenizerFiles | None:
-    """Read the tokenizer beside a checkpoint.
+def read_tokenizer(path: Path, entry: ModelEntry | None) -> TokenizerFiles | None:
+    """Read the tokenizer of a checkpoint, a Hugging Face folder or a GGUF file.
 
     Args:
-        entry: Its chat template is used where the folder has none.
+        entry: Its chat template is used where the checkpoint has none.
 
     Returns:
-        The tokenizer; None if the folder has neither tokenizer.json nor tokenizer.model.
+        The tokenizer; None if the folder has neither tokenizer.json nor tokenizer.model, or the file has none.
 
     Raises:
         TokenizerError: A file is damaged, or the tokenizer.model is of a kind that cannot be converted.
     """
+    found = _read_gguf_tokenizer(path) if path.is_file() else _read_folder(path)
+    if found is None:
+        return None
+    text, template, special_tokens = found
+    if template is None and entry is not None:
+        template = entry.read_chat_template()
+    return TokenizerFiles(tokenizer_json=text, chat_template=template, special_tokens=special_tokens)
+
+
+def _read_gguf_tokenizer(path: Path) -> tuple[str, str | None, dict[str, str]] | None:
+    with needs("export"):
+        from ppd.models.gguf.file import read_gguf
+        from ppd.models.gguf.tokenizer import tokenizer_from_gguf
+    file = read_gguf(path)
+    try:
+        return tokenizer_from_gguf(file)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _read_folder(folder: Path) -> tuple[str, str | None, dict[str, str]] | None:
+    """The text of a tokenizer.json, the chat template and the special tokens; None if there is no tokenizer."""
     json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
     config = _read_object(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(config, _read_object(folder / "special_tokens_map.json"))
@@ -52,10 +78,7 @@ def read_tokenizer(folder: Path, entry: ModelEntry | None) -> TokenizerFiles | N
         special_tokens = named | special_tokens
     else:
         return None
-    template = _chat_template(folder, config)
-    if template is None and entry is not None:
-        template = entry.read_chat_template()
-    return TokenizerFiles(tokenizer_json=text, chat_template=template, special_tokens=special_tokens)
+    return text, _chat_template(folder, config), special_tokens
 
 
 def _convert(file: Path, config: dict[str, Any]) -> tuple[str, dict[str, str]]:

@@ -63,7 +63,7 @@ def read_sequences(
         TokenizerError: The model has no tokenizer, no chat template for conversations, or no embedding for some of the
             tokenizer's ids.
     """
-    files = read_tokenizer(source.folder, source.entry)
+    files = read_tokenizer(source.path, source.entry)
     if files is None:
         raise TokenizerError(f"{source.name} has no tokenizer; put its tokenizer.json beside config.json")
     tokenizer = Tokenizer.from_str(files.tokenizer_json)

