@@ -34,8 +34,8 @@ def describe_bench(report: BenchReport) -> str:
         "",
         f"{report.model}, {report.engine}; greedy, up to {report.max_new_tokens} new tokens, {report.turns} "
         f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer.",
-        "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions (of a single "
-        "one, over its pairs).",
+        "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
+        "(of a single one, over its pairs).",
     ]
     if not report.drafted:
         lines.append("The bundle decodes plainly, so both runs of a pair do; --draft measures drafting.")
