@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ppd.bundle import open_bundle
-from ppd.calibrate.bench import bench, read_prompts
+from ppd.calibrate.bench import bench
+from ppd.questions import read_questions
 from ppd.runtime import Model
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import current_gpu
@@ -40,7 +41,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What one bundle does on this GPU."""
     gpu, bundle = current_gpu(), open_bundle(folder, verify=False)
     manifest, engine = bundle.manifest, open_engine(bundle, options.engine)
-    prompts = read_prompts(options.prompts) if options.prompts else None
+    prompts = read_questions(options.prompts) if options.prompts else None
     model = Model(bundle, engine)
     report = bench(model, prompts=prompts, max_new_tokens=options.tokens, turns=options.turns, draft=True)
     return {
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--prompts", type=Path, help="one prompt per line; a built-in set by default")
+    parser.add_argument("--prompts", type=Path, help="as for ppd bench; a built-in set by default")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path)

@@ -1,15 +1,18 @@
 """Documents: what training and calibration read. Text and source files, folders of them, JSON lines, conversations.
 
-A document is text, or the messages of a conversation for the model's chat template.
+A document is text, or the messages of a conversation for the model's chat template. Any file may be gzipped.
 """
 
+import gzip
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ppd.errors import ArgumentError
+from ppd.formats import FORMATS, Record, read_record
 
 Message = Mapping[str, Any]
 """One message of a conversation: an object with role and content."""
@@ -19,21 +22,17 @@ Document = str | list[Message]
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
 JSON_SUFFIXES = (".json", ".jsonl")
 _logger = logging.getLogger(__name__)
-_ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
-    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
-)
 _PROMPTS = Path(__file__).parent / "prompts"
-_FORMATS = '{"text": …}, {"messages": [{"role", "content"}, …]} or {"conversations": [{"from", "value"}, …]}'
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
     """Read files and folders.
 
     Args:
-        paths: Text or source files, whole; JSON lines, or one JSON list, of objects with `text`, `messages` or
-            ShareGPT's `conversations`; folders, of which every text, source and JSON-lines file is read (a `.json` file
-            in a folder is more often a configuration than data: name it by itself). Files in a folder that are not
-            UTF-8 text are skipped with a warning; in a file that is named, that is an error.
+        paths: Text or source files, whole; JSON lines, or one JSON list, of objects in a format of `ppd/formats.py`;
+            folders, of which every text, source and JSON-lines file is read (a `.json` file in a folder is more often a
+            configuration than data: name it by itself). Files in a folder that are not UTF-8 text are skipped with a
+            warning; in a file that is named, that is an error.
 
     Returns:
         The documents, in the order of the paths and of the names in a folder. Empty ones are left out.
@@ -45,7 +44,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
     for path in paths:
         found = [document for document in _read(path) if _has_text(document)]
         if not found:
-            raise ArgumentError(f"{path} has no text; expected text files, or JSON lines such as {_FORMATS}")
+            raise ArgumentError(f"{path} has no text; expected text files, or JSON lines such as {FORMATS}")
         documents += found
     if not documents:
         raise ArgumentError("no data was given; expected files or folders of text")
@@ -64,22 +63,29 @@ def embedded_prompts(name: str) -> list[str]:
     return [text.strip("\n") for text in known[name].read_text("utf-8").split("\n---\n") if text.strip()]
 
 
-def until_answer(messages: Sequence[Message]) -> list[Message]:
-    """A conversation up to the assistant's first answer, which is what a model is asked to continue."""
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    return list(messages[: answers[0]] if answers and answers[0] else messages)
+def asked(messages: Sequence[Message]) -> tuple[list[Message], tuple[str, ...]]:
+    """What a user asks in a conversation, whose answers are left out.
+
+    Returns:
+        The first question, behind the system prompt if there is one (empty where nothing is asked); and the later ones.
+    """
+    questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if not questions:
+        return [], ()
+    before = [message for message in messages[: questions[0]] if message["role"] == "system"]
+    return [*before, messages[questions[0]]], tuple(messages[i]["content"] for i in questions[1:])
 
 
 def _read(path: Path) -> Iterator[Document]:
     if path.is_file():
-        yield from _documents(path, _text(path))
+        yield from _documents(path, read_text(path))
         return
     if not path.is_dir():
         raise ArgumentError(f"{path} does not exist; expected a file or a folder of text")
     known, passed_over = (*TEXT_SUFFIXES, ".jsonl"), []
-    for file in sorted(file for file in path.rglob("*") if file.suffix in known and file.is_file()):
+    for file in sorted(file for file in path.rglob("*") if suffix_of(file) in known and file.is_file()):
         try:
-            text = _text(file)
+            text = read_text(file)
         except _NotTextError:
             passed_over.append(file)
             continue
@@ -94,10 +100,24 @@ class _NotTextError(ArgumentError):
     """A file is not UTF-8 text."""
 
 
-def _text(file: Path) -> str:
+def suffix_of(file: Path) -> str:
+    """The suffix that says what is in a file, gzipped or not."""
+    return file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+
+
+def read_text(file: Path) -> str:
+    """The text of a file, gzipped or not, without a byte order mark.
+
+    Raises:
+        ArgumentError: It cannot be read, or is not UTF-8 text.
+    """
     try:
         content = file.read_bytes()
+        if file.suffix == ".gz":
+            content = gzip.decompress(content)
         text = content.decode("utf-8-sig")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _NotTextError(f"{file} is not gzipped, or cut short ({error}); expected a .gz file") from error
     except OSError as error:
         raise ArgumentError(f"cannot read {file} ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
@@ -107,21 +127,30 @@ def _text(file: Path) -> str:
     return text
 
 
+def records_from(file: Path, text: str) -> Iterator[Record]:
+    """The records of a JSON file: one list of objects, or one object per line.
+
+    Raises:
+        ArgumentError: It is not JSON, or a record is in no known format; the message names file and line.
+    """
+    for where, record in _objects(file, text):
+        yield read_record(record, where)
+
+
 def _documents(file: Path, text: str) -> Iterator[Document]:
-    if file.suffix not in JSON_SUFFIXES:
+    if suffix_of(file) in JSON_SUFFIXES:
+        yield from (record.document for record in records_from(file, text))
+    else:
         yield text
-        return
-    for where, record in _records(file, text):
-        yield _document(record, where)
 
 
-def _records(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _objects(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     """The objects of a file: one JSON list, or one object per line."""
     if text.lstrip().startswith("["):
         try:
             whole = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ArgumentError(f"{file} is not JSON ({error}); expected a list of {_FORMATS}") from error
+            raise ArgumentError(f"{file} is not JSON ({error}); expected a list of {FORMATS}") from error
         yield from ((f"{file}, entry {i}", record) for i, record in enumerate(whole))
         return
     for number, line in enumerate(text.split("\n"), 1):  # `splitlines` would break at U+2028, which JSON allows
@@ -129,26 +158,7 @@ def _records(file: Path, text: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"{file}, line {number}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ArgumentError(f"{file}, line {number} is not JSON ({error}); expected {_FORMATS}") from error
-
-
-def _document(record: Any, where: str) -> Document:
-    if not isinstance(record, dict):
-        raise ArgumentError(f"{where} is {record!r:.40}; expected {_FORMATS}")
-    if isinstance(record.get("text"), str):
-        text: str = record["text"]
-        return text
-    for key, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
-        if isinstance(record.get(key), list):
-            return [_message(turn, role, content, f"{where}, {key}") for turn in record[key]]
-    raise ArgumentError(f"{where} has the keys {sorted(record)!r:.80}; expected {_FORMATS}")
-
-
-def _message(turn: Any, role: str, content: str, where: str) -> Message:
-    known = isinstance(turn, dict) and isinstance(turn.get(role), str) and turn[role] in _ROLES
-    if not known or not isinstance(turn.get(content), str):
-        raise ArgumentError(f"{where} has the turn {turn!r:.60}; expected {role} (user, assistant, …) and {content}")
-    return {"role": _ROLES[turn[role]], "content": turn[content]}
+                raise ArgumentError(f"{file}, line {number} is not JSON ({error}); expected {FORMATS}") from error
 
 
 def _has_text(document: Document) -> bool:

@@ -22,6 +22,8 @@ CORE = (
     "files",
     "targets",
     "documents",
+    "formats",
+    "questions",
     "precision",
     "decision",
     "measures",

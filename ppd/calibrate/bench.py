@@ -1,14 +1,15 @@
 """Bench: plain decoding against drafting, on this device, in turns."""
 
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ppd.errors import ArgumentError
-from ppd.runtime.forks import first_fork, top_two_gap
+from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
+from ppd.documents import Message
+from ppd.errors import ArgumentError, ContextError
+from ppd.questions import MT_BENCH, Question, choose_questions
+from ppd.runtime.forks import first_fork
 from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
 from ppd.runtime.prompt import Prompt
@@ -22,150 +23,206 @@ DEFAULT_PROMPTS = (
     "Write a short story about a robot that learns to paint.\n",
 )
 _RANDOM_PROMPT_TOKENS = 16
+_DEFAULT_TURNS = 5
+_NUM_WARM_UP = 5
+
+Progress = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchReport:
-    """Medians over prompts and turns.
+class BenchReport(Figures):
+    """Figures of all questions, and of each category.
 
     Attributes:
-        plain_tokens_per_second: Without the first token.
-        speedup: Median of the paired ratios: a plain and a drafting run of the same prompt, one after the other.
-        speedup_low: Lower end of the 95 % interval of the median ratio; `speedup_high` is the upper.
-        ppd_first_token_ms: Median time to the first token when drafting, whose prefill also runs the prompt rows.
+        categories: Those with an answer that has a time, in the order of the questions.
+        mt_bench: MT-Bench's eight together, where there are others too.
+        left_out: Turns that were not asked, because they do not fit the context.
         drafted: Whether the second run of each pair drafted; a calibrated bundle may decode plainly.
-        acceptance_length: Tokens emitted per step, over all prompts.
-        identical: Whether every drafting run gave the tokens of its plain run.
-        forks: Prompts whose tokens differ.
-        excused_forks: Forks where plain decoding's own two best logits are a near-tie.
-        turns: Pairs of runs per prompt.
+        turns: Pairs of runs per question.
         engine: Name, version and device.
     """
 
-    plain_tokens_per_second: float
-    ppd_tokens_per_second: float
-    speedup: float
-    speedup_min: float
-    speedup_max: float
-    speedup_low: float
-    speedup_high: float
-    plain_first_token_ms: float
-    ppd_first_token_ms: float
+    categories: Mapping[str, Figures]
+    mt_bench: Figures | None
+    left_out: int
     drafted: bool
-    acceptance_length: float
-    identical: bool
-    forks: int
-    excused_forks: int
-    prompts: int
     turns: int
     max_new_tokens: int
     engine: str
     model: str
 
 
+class StoppedError(KeyboardInterrupt):
+    """Ctrl-C, after something was measured.
+
+    Attributes:
+        report: Of the pairs that were complete.
+    """
+
+    def __init__(self, report: BenchReport) -> None:
+        super().__init__()
+        self.report = report
+
+
 def bench(
     model: Model,
     *,
-    prompts: Sequence[Prompt] | None = None,
+    prompts: Sequence[Prompt | Question] | None = None,
+    category: Collection[str] = (),
+    questions: int | None = None,
+    seed: int = 0,
     max_new_tokens: int = 64,
-    turns: int = 5,
+    turns: int | None = None,
     draft: Draft = "auto",
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _text, _share: None,
 ) -> BenchReport:
-    """Time greedy plain decoding and drafting, one after the other, for every prompt and turn.
+    """Time greedy plain decoding and drafting, one after the other, for every question.
+
+    Which of the two is first alternates. What a question asks later stands behind plain decoding's answers, so that
+    both read the same. Nothing is reused: every prompt is read whole.
 
     Args:
         model: Its tree has to draft.
-        prompts: Texts, token ids or conversations; None for a built-in set, or for random ids where the bundle has no
-            tokenizer.
+        prompts: Questions (`ppd.questions.read_questions`), texts, token ids or conversations; None for a built-in set,
+            or for random ids where the bundle has no tokenizer.
+        category: Only questions of these categories; none for all. "mt-bench" stands for its eight.
+        questions: At most so many of each category, drawn at random; None for all.
+        seed: Of that choice, and of the resampling behind the intervals.
         max_new_tokens: Tokens per run, at least 2.
-        turns: Pairs of runs per prompt, after one pair that warms up.
+        turns: Pairs of runs per question, after a pair for each of the first five that warms up; None for 1, or 5 with
+            the built-in set.
         draft: What to compare with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
+        progress: Called with a text and the share that is done, before each question.
 
     Raises:
         ArgumentError: An argument is not allowed, no run had a step to time, or the tree does not draft.
+        StoppedError: Ctrl-C, after something was measured, whose report it has.
+        TokenizerError: There are conversations, and the bundle has no chat template.
     """
+    turns = turns if turns is not None else _DEFAULT_TURNS if prompts is None else 1
     if max_new_tokens < 2 or turns < 1:
         raise ArgumentError(f"max_new_tokens is {max_new_tokens} and turns {turns}; expected at least 2 and 1")
     if not model.bundle.tree.drafts:
         raise ArgumentError(
             "the bundle's tree does not draft, so there is nothing to compare; fold one with ppd refold"
         )
-    prompt_ids = [model.encode(prompt) for prompt in prompts] if prompts else _default_prompts(model)
-    pairs: list[tuple[Result, Result]] = []
-    for turn in range(turns + 1):
-        progress("warm-up" if turn == 0 else f"turn {turn} of {turns}")
-        new = [_pair(model, ids, max_new_tokens, draft) for ids in prompt_ids]
-        if turn:
-            pairs += new
-    timed = [(a.stats, b.stats) for a, b in pairs if a.stats.steps]
-    speeds = [(a.tokens_per_second or 0.0, b.tokens_per_second or 0.0) for a, b in timed]
-    if not speeds:
-        raise ArgumentError(
-            "every answer ended with its first token, so there is nothing to time; give other --prompts"
-        )
-    ratios = [ppd / plain for plain, ppd in speeds]
-    low, high = median_interval(ratios)
-    gaps = [gap for ids, pair in zip(prompt_ids, new, strict=True) if (gap := _fork_gap(model, ids, pair)) is not None]
-    return BenchReport(
-        plain_tokens_per_second=statistics.median(plain for plain, _ in speeds),
-        ppd_tokens_per_second=statistics.median(ppd for _, ppd in speeds),
-        speedup=statistics.median(ratios),
-        speedup_min=min(ratios),
-        speedup_max=max(ratios),
-        speedup_low=low,
-        speedup_high=high,
-        plain_first_token_ms=statistics.median(plain.stats.first_token_ms for plain, _ in pairs),
-        ppd_first_token_ms=statistics.median(ppd.stats.first_token_ms for _, ppd in pairs),
-        drafted=model.drafts(draft),
-        acceptance_length=sum(sum(b.accepted_per_step) for _, b in timed) / sum(b.steps for _, b in timed),
-        identical=all(a.token_ids == b.token_ids for a, b in pairs),
-        forks=len(gaps),
-        excused_forks=sum(gap < model.bundle.manifest.tie_gap for gap in gaps),
-        prompts=len(prompt_ids),
-        turns=turns,
-        max_new_tokens=max_new_tokens,
-        engine=model.engine.name,
-        model=model.bundle.manifest.model.name,
-    )
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read prompts from a text file, one per line; empty lines are skipped.
-
-    Raises:
-        ArgumentError: The file cannot be read, or has no prompts.
-    """
+    if prompts is not None and not prompts:
+        raise ArgumentError("prompts is empty; expected at least one, or None for the built-in set")
+    given = _default_questions(model) if prompts is None else [_as_question(prompt) for prompt in prompts]
+    chosen = choose_questions(given, per_category=questions, categories=category, seed=seed)
+    run = _Run(model, chosen, max_new_tokens, turns, draft, seed)
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"cannot read {path} ({error}); expected a text file with one prompt per line") from error
-    if not lines:
-        raise ArgumentError(f"{path} has no prompts; expected one per line")
-    return lines
+        run.measure(progress)
+    except KeyboardInterrupt as stop:
+        if any(pair.is_timed for pair in run.pairs):
+            raise StoppedError(run.report()) from stop
+        raise
+    return run.report()
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a median, from order statistics (normal approximation of the sign test)."""
-    ordered, half = sorted(values), 0.98 * len(values) ** 0.5
-    low, high = int(len(ordered) / 2 - half), int(len(ordered) / 2 + half)
-    return ordered[max(0, low)], ordered[min(len(ordered) - 1, high)]
+class _Run:
+    """One bench.
+
+    Attributes:
+        questions: Those whose first prompt fits the context.
+        pairs: What was measured so far.
+    """
+
+    def __init__(
+        self, model: Model, questions: Sequence[Question], max_new_tokens: int, turns: int, draft: Draft, seed: int
+    ) -> None:
+        self._model, self._max_new_tokens, self._turns = model, max_new_tokens, turns
+        self._draft, self._seed = draft, seed
+        self.questions: list[Question] = []
+        self.pairs: list[Pair] = []
+        self._left_out = 0
+        for question in questions:
+            try:
+                model.encode(question.prompt)
+            except ContextError:
+                self._left_out += 1 + len(question.later)
+            else:
+                self.questions.append(question)
+        if not self.questions:
+            raise ContextError("no prompt fits the model's context; give shorter --prompts")
+
+    def measure(self, progress: Progress) -> None:
+        """Warm up, then measure every question once a turn."""
+        for question in self.questions[:_NUM_WARM_UP]:
+            progress("warm-up", None)
+            self._both(self._model.encode(question.prompt), ppd_first=False)
+        total = len(self.questions) * self._turns
+        for turn in range(self._turns):
+            for number, question in enumerate(self.questions):
+                done = turn * len(self.questions) + number
+                progress(f"{question.category}, {done + 1} of {total}", done / total)
+                self._ask(number, question, turn)
+
+    def report(self) -> BenchReport:
+        """What was measured so far."""
+        by_category: dict[str, list[Pair]] = {}
+        for pair in self.pairs:
+            by_category.setdefault(pair.category, []).append(pair)
+        timed = {name: pairs for name, pairs in by_category.items() if any(pair.is_timed for pair in pairs)}
+        eight = [pair for name in MT_BENCH for pair in by_category.get(name, [])]
+        return BenchReport(
+            **asdict(self._figures(self.pairs)),
+            categories={name: self._figures(pairs) for name, pairs in timed.items()},
+            mt_bench=self._figures(eight) if set(MT_BENCH) < set(timed) else None,
+            left_out=self._left_out,
+            drafted=self._model.drafts(self._draft),
+            turns=self._turns,
+            max_new_tokens=self._max_new_tokens,
+            engine=self._model.engine.name,
+            model=self._model.bundle.manifest.model.name,
+        )
+
+    def _ask(self, number: int, question: Question, turn: int) -> None:
+        """Measure a question, and what is asked later as far as the context goes."""
+        prompt: Prompt = question.prompt
+        for position in range(1 + len(question.later)):
+            try:
+                ids = self._model.encode(prompt)
+            except ContextError:
+                self._left_out += 0 if turn else len(question.later[position - 1 :])
+                return
+            plain, ppd = self._both(ids, ppd_first=bool((turn + number + position) % 2))
+            gap = None if turn else self._fork_gap(ids, plain, ppd)
+            self.pairs.append(Pair(number, question.category, plain, ppd, gap))
+            if position < len(question.later):
+                prompt = [*prompt, _message("assistant", plain.text), _message("user", question.later[position])]
+
+    def _both(self, ids: list[int], *, ppd_first: bool) -> tuple[Result, Result]:
+        """Plain decoding's answer and drafting's, whichever runs first."""
+        answers = {draft: self._answer(ids, draft) for draft in ([True, False] if ppd_first else [False, True])}
+        return answers[False], answers[True]
+
+    def _answer(self, ids: list[int], ppd: bool) -> Result:
+        return self._model.generate(ids, max_new_tokens=self._max_new_tokens, draft=self._draft if ppd else False)
+
+    def _fork_gap(self, ids: list[int], plain: Result, ppd: Result) -> float | None:
+        """The gap between plain decoding's two best logits where the answers fork; it decodes up to there again."""
+        fork = first_fork(plain.token_ids, ppd.token_ids)
+        if fork is None:
+            return None
+        self._model.generate(ids, max_new_tokens=fork + 1, draft=False)
+        second, first = np.partition(self._model.session.logits(0), -2)[-2:]
+        return float(first - second)
+
+    def _figures(self, pairs: Sequence[Pair]) -> Figures:
+        return figures_from_pairs(pairs, tie_gap=self._model.bundle.manifest.tie_gap, seed=self._seed)
 
 
-def _pair(model: Model, ids: list[int], max_new_tokens: int, draft: Draft) -> tuple[Result, Result]:
-    plain = model.generate(ids, max_new_tokens=max_new_tokens, draft=False)
-    return plain, model.generate(ids, max_new_tokens=max_new_tokens, draft=draft)
+def _as_question(prompt: Prompt | Question) -> Question:
+    return prompt if isinstance(prompt, Question) else Question(prompt, "prompts")
 
 
-def _fork_gap(model: Model, ids: list[int], pair: tuple[Result, Result]) -> float | None:
-    fork = first_fork(pair[0].token_ids, pair[1].token_ids)
-    if fork is None:
-        return None
-    return top_two_gap(model.session, ids + pair[0].token_ids[:fork])
+def _message(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
 
 
-def _default_prompts(model: Model) -> list[list[int]]:
+def _default_questions(model: Model) -> list[Question]:
     if model.has_tokenizer:
-        return [model.encode(text) for text in DEFAULT_PROMPTS]
+        return [Question(text, "built-in") for text in DEFAULT_PROMPTS]
     rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
-    return [rng.integers(0, vocab_size, _RANDOM_PROMPT_TOKENS).tolist() for _ in DEFAULT_PROMPTS]
+    return [Question(rng.integers(0, vocab_size, _RANDOM_PROMPT_TOKENS).tolist(), "random") for _ in DEFAULT_PROMPTS]

@@ -16,7 +16,7 @@ from ppd.calibrate.bench import BenchReport, bench
 from ppd.calibrate.latency import SIZES, measure_latency
 from ppd.calibrate.record import Measured, files_from_measured
 from ppd.decision import CalibrationInfo
-from ppd.documents import Document, embedded_prompts, until_answer
+from ppd.documents import Document, asked, embedded_prompts
 from ppd.errors import ArgumentError
 from ppd.extras import needs
 from ppd.planning.choose import choose_tree, predicted_speedup
@@ -82,7 +82,7 @@ def calibrate(
     A TensorRT engine is built twice: a wide one to measure with, then one for the tree that was found.
 
     Args:
-        prompts: Texts, whose first 400 characters are taken, or conversations, taken up to the first answer; None for
+        prompts: Texts, whose first 400 characters are taken, or conversations, whose first question is taken; None for
             the embedded set, or random ids where the bundle has no tokenizer.
         minutes: About how long to measure acceptance and latency, half each.
         progress: Called with each of `calibration_stages` as it begins, and with the phases of an engine's build.
@@ -174,7 +174,7 @@ def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[i
     ids: list[list[int]] = []
     for text in texts:
         with contextlib.suppress(ArgumentError):  # a conversation may be longer than the context: others are not
-            ids.append(model.encode(text[:_MAX_CHARACTERS] if isinstance(text, str) else until_answer(text)))
+            ids.append(model.encode(text[:_MAX_CHARACTERS] if isinstance(text, str) else asked(text)[0]))
         if len(ids) == _MAX_PROMPTS:
             break
     if not ids:

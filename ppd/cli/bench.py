@@ -2,45 +2,91 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app, print_table, progress
+from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app, bar
+
+if TYPE_CHECKING:
+    from ppd.calibrate.bench import BenchReport
+
+_INTERRUPTED = 130
 
 
 @app.command()
 def bench(
     bundle: BundleArgument,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="One prompt per line; default: a built-in set.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, or a text "
+            "file with one prompt per line; may be gzipped. Default: a built-in set.",
+        ),
     ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this category (mt-bench: its eight); may be repeated."),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(metavar="N", help="Draw N questions of each category; default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of that draw and of the intervals.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", help="New tokens per run.")] = 64,
-    turns: Annotated[int, typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt.")] = 5,
+    turns: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt; default: 1, of the built-in set 5."),
+    ] = None,
     draft: Annotated[
         bool, typer.Option("--draft", help="Draft even where calibration found plain decoding faster.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the speed-up of each category.")] = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
 ) -> None:
-    """Time plain decoding against drafting on this device, in turns; print medians."""
-    import dataclasses
+    """Time plain decoding against drafting on this device, in turns; print a table in Markdown.
 
+    Ctrl-C prints what was measured so far.
+    """
+    from ppd.calibrate.bench import StoppedError
     from ppd.calibrate.bench import bench as run
-    from ppd.calibrate.bench import read_prompts
+    from ppd.cli.plot import require_plot
+    from ppd.questions import read_questions
     from ppd.runtime.model import load
 
-    model = load(bundle, engine=engine, threads=threads, exact=exact)
-    lines = read_prompts(prompts) if prompts is not None else None
-    with progress([f"turn {turn} of {turns}" for turn in range(1, turns + 1)]) as advance:
-        report = run(
-            model, prompts=lines, max_new_tokens=max_new_tokens, turns=turns, draft=draft or "auto", progress=advance
-        )
-    values = dataclasses.asdict(report)
-    if as_json:
-        print(json.dumps(values))
-    else:
-        shown = {name: f"{value:.3f}" if isinstance(value, float) else str(value) for name, value in values.items()}
-        print_table(("figure", "value"), [(name.replace("_", " "), text) for name, text in shown.items()])
+    if plot is not None:
+        require_plot(plot)
+    asked = read_questions(prompts) if prompts is not None else None
+    model, stopped = load(bundle, engine=engine, threads=threads, exact=exact), False
+    try:
+        with bar() as progress:
+            report = run(
+                model,
+                prompts=asked,
+                category=category or (),
+                questions=questions,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
+                turns=turns,
+                draft=draft or "auto",
+                progress=progress,
+            )
+    except StoppedError as error:
+        report, stopped = error.report, True
+    _show(report, as_json, plot)
+    if stopped:
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _show(report: "BenchReport", as_json: bool, plot: Path | None) -> None:
+    import dataclasses
+
+    from ppd.cli.bench_table import describe_bench
+    from ppd.cli.plot import plot_bench
+
+    print(json.dumps(dataclasses.asdict(report)) if as_json else describe_bench(report))
+    if plot is not None:
+        plot_bench(plot, report)

@@ -1,4 +1,8 @@
-"""The picture of a calibration: what a step of N rows costs, what its best tree gives, and the tree that was chosen."""
+"""Pictures of a calibration and of a bench.
+
+Of a calibration: what a step of N rows costs, what its best tree gives, and the tree that was chosen. Of a bench: the
+speed-up of each category.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ppd.bundle import Bundle
+from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.latency import SIZES
 from ppd.calibrate.record import measured_from_bundle
+from ppd.cli.bench_table import rows_of
 from ppd.decision import CALIBRATED, EstimateInfo
 from ppd.errors import ArgumentError
 from ppd.extras import require
@@ -100,6 +106,27 @@ def plot(path: Path, picture: Picture) -> None:
     for axes in (times, gain):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(n) for n in sizes])
+    _save(figure, path)
+
+
+def plot_bench(path: Path, report: BenchReport) -> None:
+    """Draw a bar with its interval for each row of a bench's table. Errors as for `plot`."""
+    names, rows = zip(*rows_of(report), strict=True)
+    figure = _new_figure()
+    figure.set_size_inches(max(5, 1.5 + 0.6 * len(rows)), 4.5)
+    axes = figure.subplots()
+    speedups = [row.speedup for row in rows]
+    # A resampled interval may leave a median of few values outside by a rounding.
+    below = [max(0.0, row.speedup - row.speedup_low) for row in rows]
+    above = [max(0.0, row.speedup_high - row.speedup) for row in rows]
+    axes.bar(range(len(rows)), speedups, yerr=(below, above), capsize=3)
+    axes.axhline(1, color="grey", linewidth=1, linestyle=":")
+    axes.set_xticks(range(len(rows)), names, rotation=45, ha="right")
+    axes.set(ylabel="speed-up, 95 % interval", title=f"{report.model}: drafting against plain decoding")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:

@@ -22,6 +22,8 @@ from ppd.runtime import load
 from tests.infos import RECORD
 
 REPORT = BenchReport(
+    questions=1,
+    pairs=1,
     plain_tokens_per_second=1.0,
     ppd_tokens_per_second=1.0,
     speedup=1.0,
@@ -33,10 +35,12 @@ REPORT = BenchReport(
     ppd_first_token_ms=1.0,
     drafted=True,
     acceptance_length=1.5,
-    identical=True,
+    identical_share=1.0,
     forks=0,
     excused_forks=0,
-    prompts=1,
+    categories={},
+    mt_bench=None,
+    left_out=0,
     turns=1,
     max_new_tokens=4,
     engine="made up",
@@ -64,7 +68,7 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
     assert 1 <= info.num_prompts <= 2
     assert opened.manifest.decision.draft == drafting_pays(report.bench)
     assert tuple(stages) == calibration_stages(own_bundle, "auto")
-    assert report.bench.identical
+    assert report.bench.identical_share == 1
     assert opened.tree == report.search.tree
     assert np.all(report.measured.latency.host_ms > 0)
     assert np.all(report.measured.latency.milliseconds > report.measured.latency.host_ms)

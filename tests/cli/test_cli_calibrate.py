@@ -1,7 +1,6 @@
-"""`ppd calibrate`, and what `ppd bench` and `ppd inspect` make of it."""
+"""`ppd calibrate`, and what `ppd inspect` makes of it."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -63,18 +62,6 @@ def test_a_bundle_without_a_record_is_not_drawn(run: Run, own_bundle: Path, tmp_
     fails(run("inspect", own_bundle, "--plot", picture), "neither calibrated nor estimated", "run ppd calibrate")
     fails(run("inspect", own_bundle, "--plot", tmp_path / "curves.nope"), "curves.nope", ".svg")
     assert not picture.exists()
-
-
-@pytest.mark.parametrize("draft", [True, False])
-def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, own_bundle: Path, draft: bool) -> None:
-    outcome = run(
-        "bench", own_bundle, "--turns", 1, "--max-new-tokens", 8, "--json", "--threads", 1, *["--draft"] * draft
-    )
-
-    assert outcome.code == 0, outcome
-    report = json.loads(outcome.out)
-    assert report["drafted"] == (draft or open_bundle(own_bundle).manifest.decision.draft is not False)
-    assert report["identical"] or report["excused_forks"] == report["forks"]
 
 
 @pytest.mark.parametrize(

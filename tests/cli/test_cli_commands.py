@@ -115,7 +115,7 @@ def test_misuse_of_a_command_is_a_usage_error(run: Run, arguments: list[str]) ->
     misused(run(*arguments))
 
 
-# ---- check, inspect, bench, targets, models
+# ---- check, inspect, targets, models
 
 
 def test_check_tells_what_was_compared(run: Run, tinypy_bundle: Path) -> None:
@@ -146,39 +146,6 @@ def test_inspect_json_is_the_manifest(run: Run, tinypy_bundle: Path) -> None:
 
     assert (outcome.code, outcome.err) == (0, "")
     assert json.loads(outcome.out) == json.loads((tinypy_bundle / MANIFEST_FILE).read_bytes())
-
-
-def test_bench_json_has_the_figures(run: Run, tinypy_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\nclass Stack:\n", "utf-8")
-    flags = ("--turns", 1, "--max-new-tokens", 8, "--threads", 1, "--prompts", tmp_path / "prompts.txt")
-    outcome = run("bench", tinypy_bundle, "--json", *flags)
-    figures = json.loads(outcome.out)
-
-    assert (outcome.code, outcome.err) == (0, "")
-    assert {"plain_tokens_per_second", "ppd_tokens_per_second", "speedup", "acceptance_length"} <= figures.keys()
-    assert all(figures[name] > 0 for name in ("plain_tokens_per_second", "ppd_tokens_per_second", "speedup"))
-    assert figures["acceptance_length"] >= 1
-    assert figures["identical"] is True
-    assert (figures["prompts"], figures["turns"], figures["max_new_tokens"]) == (2, 1, 8)
-    assert figures["speedup_min"] <= figures["speedup"] <= figures["speedup_max"]
-    assert figures["model"] == "tinypy"
-
-
-def test_bench_prints_a_table(run: Run, tinypy_bundle: Path) -> None:
-    outcome = run("bench", tinypy_bundle, "--turns", 1, "--max-new-tokens", 2, "--threads", 1)
-
-    assert (outcome.code, outcome.err) == (0, "")
-    assert re.search(r"^plain tokens per second +\d+\.\d{3}$", outcome.out, re.MULTILINE)
-    assert re.search(r"^identical +True$", outcome.out, re.MULTILINE)
-
-
-@pytest.mark.parametrize("flags", [["--turns", 0], ["--turns", -1], ["--max-new-tokens", 1], ["--prompts", "missing"]])
-def test_a_bench_that_cannot_be_run_is_one_line(
-    run: Run, tinypy_bundle: Path, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    fails(run("bench", tinypy_bundle, "--json", *flags), "expected")
 
 
 def test_targets_lists_every_preset(run: Run) -> None:

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 import ppd
+from ppd.calibrate.bench import bench
 from ppd.cli import app
 from ppd.train.options import TrainOptions
 
@@ -19,16 +20,22 @@ GIVEN_OTHERWISE = {
     # --chat makes the messages; a command always verifies; it generates once, so there is nothing to reuse
     "generate": {"messages", "verify", "reuse"},
     "train": {"progress", "stage", "tell"},
+    "bench": {"progress", "model", "verify"},
 }
 ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}
 """Other ways to give an argument: the prompt, draft=False, data."""
+
+
+FUNCTIONS = {"bench": (ppd.load, bench)}
+"""What a command calls, where that is not the package's function of its name."""
 
 
 @pytest.mark.parametrize("name", GIVEN_OTHERWISE)
 def test_a_command_has_a_flag_for_every_argument(name: str) -> None:
     (command,) = (found.callback for found in app.registered_commands if found.callback.__name__ == name)
     flags = {RENAMED.get(flag, flag) for flag in inspect.signature(command).parameters}
-    arguments = set(inspect.signature(getattr(ppd, name)).parameters)
+    functions = FUNCTIONS[name] if name in FUNCTIONS else (getattr(ppd, name),)
+    arguments = {argument for function in functions for argument in inspect.signature(function).parameters}
     if name == "train":
         flags = {"num_prompt_tokens" if flag == "prompt_tokens" else flag for flag in flags}
         arguments = arguments - {"options"} | {field.name for field in dataclasses.fields(TrainOptions)}

@@ -1,0 +1,61 @@
+"""What `ppd bench` prints: a table in Markdown, and what was run."""
+
+from ppd.calibrate.bench import BenchReport
+from ppd.calibrate.figures import Figures
+
+_TITLES = (
+    "category",
+    "questions",
+    "pairs",
+    "speed-up",
+    "τ",
+    "plain, tokens/s",
+    "drafting, tokens/s",
+    "plain, first token, ms",
+    "drafting, first token, ms",
+    "forks (near-ties)",
+    "identical",
+)
+
+
+def rows_of(report: BenchReport) -> list[tuple[str, Figures]]:
+    """Name and figures of each row: the categories, and behind several MT-Bench's eight together and all."""
+    rows = list(report.categories.items())
+    if report.mt_bench is not None:
+        rows.append(("mt-bench", report.mt_bench))
+    return rows if len(rows) == 1 else [*rows, ("all", report)]
+
+
+def describe_bench(report: BenchReport) -> str:
+    """The table, then what was measured, and how."""
+    lines = [f"| {' | '.join(_TITLES)} |", "| --- |" + " ---: |" * (len(_TITLES) - 1)]
+    lines += [f"| {' | '.join(_cells(name, figures))} |" for name, figures in rows_of(report)]
+    lines += [
+        "",
+        f"{report.model}, {report.engine}; greedy, up to {report.max_new_tokens} new tokens, {report.turns} "
+        f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer.",
+        "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
+        "(of a single one, over its pairs).",
+    ]
+    if not report.drafted:
+        lines.append("The bundle decodes plainly, so both runs of a pair do; --draft measures drafting.")
+    if report.left_out:
+        lines.append(f"Left out, as they do not fit the context: {report.left_out} turns.")
+    return "\n".join(lines)
+
+
+def _cells(name: str, figures: Figures) -> list[str]:
+    interval = f" ({figures.speedup_low:.2f} to {figures.speedup_high:.2f})" if figures.pairs > 1 else ""
+    return [
+        name.replace("|", "\\|"),
+        str(figures.questions),
+        str(figures.pairs),
+        f"{figures.speedup:.2f}{interval}",
+        f"{figures.acceptance_length:.2f}",
+        f"{figures.plain_tokens_per_second:.1f}",
+        f"{figures.ppd_tokens_per_second:.1f}",
+        f"{figures.plain_first_token_ms:.1f}",
+        f"{figures.ppd_first_token_ms:.1f}",
+        f"{figures.forks} ({figures.excused_forks})",
+        f"{100 * figures.identical_share:.0f} %",
+    ]
