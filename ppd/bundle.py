@@ -26,6 +26,7 @@ from ppd.tree import Tree, json_from_tree, tree_from_json, tree_tables_bytes
 TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "chat_template.jinja"
 PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
+NGRAMS_FILE = "ngrams.bin"
 _NEEDED = (GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE, TREE_FILE)
 """Roles that every bundle has, so that nothing an engine reads goes unhashed."""
 _MAX_TRIES = 5

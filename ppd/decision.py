@@ -95,7 +95,8 @@ class Decision:
     """What `draft="auto"` does with the folded tree, and why.
 
     Attributes:
-        draft: Null if it is unknown which is faster; generation then drafts.
+        draft: Whether the tree's guesses are among the sources that are chosen from step by step; null if it is unknown
+            whether they pay: they then are. A tree that the user gave drafts at every step unless this is false.
         basis: "calibrated here", on this device; "calibrated elsewhere", when the prompt tokens were trained;
             "estimated" for the target; "unknown", where acceptance or device is: the tree is then hand-made; "given",
             for a tree that the user chose.

@@ -39,6 +39,22 @@ class LatencyCurve:
         return self.at(np.arange(1, self.sizes[-1] + 1))
 
 
+def short_curve_from_json(data: Any) -> LatencyCurve:
+    """L(N) behind the shortest cache of a `latency.json`, where further rows are relatively dearest.
+
+    Raises:
+        ArgumentError: A key is missing, or a value has another type or shape.
+    """
+    try:
+        sizes, values = data["sizes"], np.array(data["milliseconds"][0], np.float64)
+        valid = len(sizes) == len(values) and sizes[0] == 1 and sizes == sorted(set(sizes)) and bool((values > 0).all())
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ArgumentError(f"the times are malformed ({error})") from error
+    if not valid:
+        raise ArgumentError("the times are not positive, or not those of ascending sizes from 1")
+    return LatencyCurve(sizes=sizes, values=values.tolist(), unit=MILLISECONDS, source="measured on this device")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marginals:
     """The chance of every guess, whatever stood before it.

@@ -17,6 +17,9 @@ MAX_TOP_IDS = 10
 MAX_ROWS = 512
 """C: rows of the folded tree tables, the most that one step can have."""
 
+CHAIN_LENGTHS = (1, 2, 3, 5, 7, 11, 15)
+"""Candidates that a chain of guesses may have: few enough for engines to keep a buffer or a graph of each."""
+
 MIN_CAPACITY = 128
 """Smallest KV cache capacity S in rows; it doubles from here."""
 

@@ -27,6 +27,7 @@ CORE = (
     "precision",
     "decision",
     "measures",
+    "ngrams",
     "memory",
     "extras",
     "verbs",
@@ -54,7 +55,7 @@ LAYERS = {
     # The package itself: five names of public functions, which it imports only when they are asked for.
     "ppd": layer("runtime calibrate export train", ""),
     "core": layer("", "numpy"),
-    "runtime": layer("core", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
+    "runtime": layer("core planning", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors gguf huggingface_hub tokenizers sentencepiece google.protobuf"),
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),

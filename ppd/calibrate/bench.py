@@ -37,7 +37,7 @@ class BenchReport(Figures):
         categories: Those with an answer that has a time, in the order of the questions.
         mt_bench: MT-Bench's eight together, where there are others too.
         left_out: Turns that were not asked, because they do not fit the context.
-        drafted: Whether the second run of each pair drafted; a calibrated bundle may decode plainly.
+        sources: What the second run of each pair drafted from.
         turns: Pairs of runs per question.
         engine: Name, version and device.
     """
@@ -45,7 +45,7 @@ class BenchReport(Figures):
     categories: Mapping[str, Figures]
     mt_bench: Figures | None
     left_out: int
-    drafted: bool
+    sources: list[str]
     turns: int
     max_new_tokens: int
     engine: str
@@ -82,7 +82,6 @@ def bench(
     both read the same. Nothing is reused: every prompt is read whole.
 
     Args:
-        model: Its tree has to draft.
         prompts: Questions (`ppd.questions.read_questions`), texts, token ids or conversations; None for a built-in set,
             or for random ids where the bundle has no tokenizer.
         category: Only questions of these categories; none for all. "mt-bench" stands for its eight.
@@ -91,7 +90,8 @@ def bench(
         max_new_tokens: Tokens per run, at least 2.
         turns: Pairs of runs per question, after a pair for each of the first five that warms up; None for 1, or 5 with
             the built-in set.
-        draft: What to compare with plain decoding: what the bundle does ("auto"), or drafting in any case (True).
+        draft: What to compare with plain decoding, as in `Options`: what the bundle does ("auto"), some sources, or
+            prompt tokens at every step (True).
         progress: Called with a text and the share that is done, before each question.
 
     Raises:
@@ -102,10 +102,8 @@ def bench(
     turns = turns if turns is not None else _DEFAULT_TURNS if prompts is None else 1
     if max_new_tokens < 2 or turns < 1:
         raise ArgumentError(f"max_new_tokens is {max_new_tokens} and turns {turns}; expected at least 2 and 1")
-    if not model.bundle.tree.drafts:
-        raise ArgumentError(
-            "the bundle's tree does not draft, so there is nothing to compare; fold one with ppd refold"
-        )
+    if not model.sources(draft):
+        raise ArgumentError("draft is False, so there is nothing to compare with plain decoding")
     if prompts is not None and not prompts:
         raise ArgumentError("prompts is empty; expected at least one, or None for the built-in set")
     given = _default_questions(model) if prompts is None else [_as_question(prompt) for prompt in prompts]
@@ -170,7 +168,7 @@ class _Run:
             categories={name: self._figures(pairs) for name, pairs in timed.items()},
             mt_bench=self._figures(eight) if set(MT_BENCH) < set(timed) else None,
             left_out=self._left_out,
-            drafted=self._model.drafts(self._draft),
+            sources=sorted(self._model.sources(self._draft)),
             turns=self._turns,
             max_new_tokens=self._max_new_tokens,
             engine=self._model.engine.name,

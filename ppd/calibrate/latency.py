@@ -112,7 +112,7 @@ def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
     times = []
     for _ in range(_HOST_ROUNDS):
         started = time.perf_counter()
-        plan, candidates = drafter.propose([0], guesses)
+        plan, candidates, _ = drafter.propose([0], guesses)
         tokens = plan.nodes[:] = [0, *candidates]
         best: list[int] = top_ids[: len(tokens), 0].tolist()
         accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,7 +40,14 @@ StopOption = Annotated[
 AcceptanceOption = Annotated[
     Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
 ]
-DraftOption = Annotated[bool, typer.Option("--draft", help="Always draft.")]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCES",
+        help="Draft from ppd, lookup and table, or some of them: ppd,lookup. Default: auto, all that the bundle has. "
+        "always: prompt tokens at every step, whether that pays or not.",
+    ),
+]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Never draft.")]
 
 
@@ -51,11 +58,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def draft_from(draft: bool, plain: bool) -> bool | Literal["auto"]:
-    """The argument `draft` that `--draft` and `--plain` stand for."""
+def draft_from(draft: str | None, plain: bool = False) -> Any:
+    """The argument `draft` that `--draft` and `--plain` stand for; the library checks it."""
     if draft and plain:
         raise typer.BadParameter("give --draft or --plain, not both")
-    return True if draft else False if plain else "auto"
+    if draft in (None, "auto"):
+        return False if plain else "auto"
+    return True if draft == "always" else tuple(draft.split(","))
 
 
 @contextmanager

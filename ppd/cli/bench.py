@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ExactOption, ThreadsOption, app, bar
+from ppd.cli.app import (
+    BundleArgument,
+    DraftOption,
+    EngineOption,
+    ExactOption,
+    ThreadsOption,
+    app,
+    bar,
+    draft_from,
+)
 
 if TYPE_CHECKING:
     from ppd.calibrate.bench import BenchReport
@@ -38,9 +47,7 @@ def bench(
         int | None,
         typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt; default: 1, of the built-in set 5."),
     ] = None,
-    draft: Annotated[
-        bool, typer.Option("--draft", help="Draft even where calibration found plain decoding faster.")
-    ] = False,
+    draft: DraftOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the speed-up of each category.")] = None,
     engine: EngineOption = "auto",
@@ -55,8 +62,10 @@ def bench(
     from ppd.calibrate.bench import bench as run
     from ppd.cli.plot import require_plot
     from ppd.questions import read_questions
-    from ppd.runtime.model import load
+    from ppd.runtime import Options, load
 
+    drafting = draft_from(draft)
+    Options(draft=drafting)
     if plot is not None:
         require_plot(plot)
     asked = read_questions(prompts) if prompts is not None else None
@@ -71,7 +80,7 @@ def bench(
                 seed=seed,
                 max_new_tokens=max_new_tokens,
                 turns=turns,
-                draft=draft or "auto",
+                draft=drafting,
                 progress=progress,
             )
     except StoppedError as error:

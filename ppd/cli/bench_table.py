@@ -33,12 +33,10 @@ def describe_bench(report: BenchReport) -> str:
     lines += [
         "",
         f"{report.model}, {report.engine}; greedy, up to {report.max_new_tokens} new tokens, {report.turns} "
-        f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer.",
+        f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer; drafting from {', '.join(report.sources)}.",
         "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
         "(of a single one, over its pairs).",
     ]
-    if not report.drafted:
-        lines.append("The bundle decodes plainly, so both runs of a pair do; --draft measures drafting.")
     if report.left_out:
         lines.append(f"Left out, as they do not fit the context: {report.left_out} turns.")
     return "\n".join(lines)

@@ -34,11 +34,10 @@ if TYPE_CHECKING:
     from ppd.runtime import Conversation
 
 _BOM = b"\xef\xbb\xbf"
-_DRAFTING: dict[str, Any] = {"on": True, "off": False, "auto": "auto"}
 _HELP = """\
 /restart            begin a new conversation; the system prompt stays
 /system TEXT        set the system prompt; without TEXT, the template's own
-/draft on|off|auto  whether to draft
+/draft SOURCES      draft from ppd, lookup or table, or several: ppd,lookup; auto, always, or off
 /stats              counts and times of the last answer
 /help               this list
 /exit               leave, as Ctrl-D does
@@ -58,7 +57,7 @@ def chat(
     seed: SeedOption = 0,
     stop: StopOption = None,
     acceptance: AcceptanceOption = "exact",
-    draft: DraftOption = False,
+    draft: DraftOption = None,
     plain: PlainOption = False,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
@@ -80,7 +79,7 @@ def chat(
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
-    model.drafts(drafting)
+    model.sources(drafting)
     _Chat(runtime.Conversation(model, system), options).run()
 
 
@@ -147,16 +146,17 @@ class _Chat:
         _note("the system prompt is set" if text else "the system prompt is the template's own")
 
     def _set_draft(self, word: str) -> None:
-        if word not in _DRAFTING:
-            _note(f"/draft is {word!r:.40}; expected on, off or auto")
-            return
+        from ppd.runtime import Options
+
+        draft = draft_from(word or "auto", plain=False) if word != "off" else False
         try:
-            drafts = self._conversation.model.drafts(_DRAFTING[word])
+            Options(draft=draft)
+            drafts = self._conversation.model.sources(draft)
         except ArgumentError as error:
             _note(f"error: {error}")
             return
-        self._options["draft"] = _DRAFTING[word]
-        _note("answers are drafted" if drafts else "answers are decoded plainly")
+        self._options["draft"] = draft
+        _note(f"answers are drafted from {', '.join(sorted(drafts))}" if drafts else "answers are decoded plainly")
 
     def _stats(self, _: str) -> None:
         result = self._conversation.result

@@ -240,7 +240,7 @@ def _speed_lines(decision: Decision) -> list[str]:
             f"{info.measured_speedup:.3f} measured ({info.created[:10]}, {info.engine} on {info.machine})"
         )
     if decision.draft is not None and decision.basis != CALIBRATED:
-        lines.append("               measure this device with ppd calibrate, or say --draft or --plain")
+        lines.append("               measure this device with ppd calibrate, or say --draft always or --plain")
     return lines
 
 

@@ -44,7 +44,7 @@ def generate(
     seed: SeedOption = 0,
     stop: StopOption = None,
     acceptance: AcceptanceOption = "exact",
-    draft: DraftOption = False,
+    draft: DraftOption = None,
     plain: PlainOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ppd.runtime import Result  # the runtime is imported when a command runs
+    from ppd.runtime import Result, Stats  # the runtime is imported when a command runs
 
 
 def describe_stats(result: "Result") -> str:
@@ -15,5 +15,14 @@ def describe_stats(result: "Result") -> str:
     return (
         f"{len(result.token_ids)} tokens in {stats.steps} steps after prefill, acceptance length {length}, "
         f"{speed} tokens/s, {reused}first token {stats.first_token_ms:.1f} ms, decode {stats.decode_ms:.1f} ms, "
-        f"finished: {result.finish_reason}"
+        f"finished: {result.finish_reason}" + _sources(stats)
     )
+
+
+def _sources(stats: "Stats") -> str:
+    """Steps of each source, and how many of its guesses were right, where any was used."""
+    found = stats.by_source
+    if set(found) <= {"plain"}:
+        return ""
+    words = {name: f"{n} {name}" + (f" ({right} right)" if right else "") for name, (n, right) in found.items()}
+    return "; steps: " + ", ".join(words.values())

@@ -16,6 +16,7 @@ from ppd.build.fuse import fuse
 from ppd.bundle import (
     CHAT_TEMPLATE_FILE,
     MODEL_FILE,
+    NGRAMS_FILE,
     PROMPT_TOKENS_FILE,
     REFERENCE_FILE,
     TOKENIZER_FILE,
@@ -190,6 +191,8 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     # Not `save_file`, which makes a file that only its owner may read.
     (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
+    if parts.ngrams is not None:
+        (staging / NGRAMS_FILE).write_bytes(parts.ngrams)
     if parts.tokenizer is not None:
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
         if parts.tokenizer.chat_template is not None:

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 import ppd
-from ppd.bundle import file_entry, sha256_of, tree_info
+from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
-from ppd.errors import ArgumentError, ModelError
+from ppd.errors import ArgumentError, ModelError, PromptTokensError
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
+from ppd.ngrams import NgramTable
 from ppd.planning.for_target import ChosenTree, tree_for_target
 from ppd.precision import PRECISIONS
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
@@ -38,6 +39,7 @@ class Parts:
         dtype: The graph's type for what is not quantised.
         prompt_tokens: float32 [m, hidden].
         trained: Where the prompt tokens came from; None if they are untrained.
+        ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
     """
 
     source: ModelSource
@@ -52,6 +54,7 @@ class Parts:
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor
     trained: PromptTokensSource | None
+    ngrams: bytes | None
     chosen: ChosenTree
 
 
@@ -134,8 +137,26 @@ def load_parts(
         tokenizer=tokenizer,
         prompt_tokens=table,
         trained=trained,
+        ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
     )
+
+
+def _ngrams(trained: PromptTokensSource | None, vocab_size: int) -> bytes | None:
+    """The table of n-grams beside trained prompt tokens, if there is one.
+
+    Raises:
+        BundleError: It is damaged.
+        PromptTokensError: It was made for another vocabulary.
+    """
+    path = trained.folder / NGRAMS_FILE if trained is not None and trained.folder.is_dir() else None
+    if path is None or not path.is_file():
+        return None
+    if (found := NgramTable(path).vocab_size) != vocab_size:
+        raise PromptTokensError(
+            f"{path} was made for a vocabulary of {found} words; the model has {vocab_size}: remove it, or train again"
+        )
+    return path.read_bytes()
 
 
 def model_info(source: ModelSource, config: ModelConfig, num_parameters: int, sha256: str | None) -> ModelInfo:

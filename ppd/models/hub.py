@@ -98,7 +98,7 @@ _MODEL = _Wanted(
     remedy="or pass a folder that holds config.json and the weights: --model path/to/folder",
 )
 _PROMPT_TOKENS = _Wanted(
-    files=("adapter_config.json",),
+    files=("adapter_config.json", "ngrams.bin"),
     weights=(("adapter_model.safetensors",), ("adapter_model.bin",)),
     error=PromptTokensError,
     remedy="or pass a folder with adapter_config.json and adapter_model.safetensors: --prompt-tokens path/to/folder",

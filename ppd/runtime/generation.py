@@ -42,6 +42,7 @@ class Generation:
         if options.temperature > 0:
             self._verify = self._verify_typical if options.acceptance == "typical" else self._verify_sampled
         self._num_prompt_tokens, self._num_reused, self._accepted_per_step = 0, 0, list[int]()
+        self._sources: list[str] = []
         self._prefill_s = self._decode_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -69,13 +70,14 @@ class Generation:
         """Draft, run, verify and commit one step; return its tokens."""
         started = time.perf_counter()
         session = self._session
-        plan, candidates = self._drafter.propose(session.history, session.guesses)
+        plan, candidates, source = self._drafter.propose(session.history, session.guesses)
         tokens = [session.history[-1], *candidates]
         session.step(plan, tokens)
         accepted = self._verify(plan, tokens)
         num_tokens = self._emit(accepted.tokens)
         session.commit(accepted, num_tokens)
         self._accepted_per_step.append(num_tokens)
+        self._sources.append(source)
         self._decode_s += time.perf_counter() - started
         return accepted.tokens[:num_tokens]
 
@@ -91,6 +93,7 @@ class Generation:
             reused_tokens=self._num_reused,
             steps=len(self._accepted_per_step),
             accepted_per_step=tuple(self._accepted_per_step),
+            source_per_step=tuple(self._sources),
             first_token_ms=(encode_s + self._prefill_s) * 1e3,
             prefill_ms=self._prefill_s * 1e3,
             decode_ms=self._decode_s * 1e3,

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ppd.bundle import TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
+from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
+from ppd.decision import GIVEN
 from ppd.documents import Message
 from ppd.errors import ArgumentError, TokenizerError
-from ppd.runtime.drafters import Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.ngrams import NgramTable
+from ppd.runtime.drafters import LOOKUP, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters.worth import worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
 from ppd.runtime.options import Draft, Keywords, Options, takes_options
@@ -81,7 +84,7 @@ class Model:
 
     Attributes:
         session: The engine and the tokens that its cache holds.
-        drafter: What drafts when drafting is wanted: the prompt tokens, unless it is replaced.
+        drafter: What drafts at every step with `draft=True`: the prompt tokens, unless it is replaced.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None = None) -> None:
@@ -90,6 +93,7 @@ class Model:
         self.session = Session(engine, Plans(manifest, bundle.tree))
         self.drafter: Drafter = PromptTokenDrafter(self.session.plans)
         self._plain = PlainDrafter(self.session.plans)
+        self._choosing: dict[frozenset[str], ChoosingDrafter] = {}
         self._eos_ids = frozenset(manifest.eos_ids)
         self._tokenizer = tokenizer or _tokenizer_of(bundle)
         self._prompts = PromptEncoder(bundle, self._tokenizer)
@@ -172,25 +176,56 @@ class Model:
         """
         self._prompts.require_chat()
 
-    def drafts(self, draft: Draft = "auto") -> bool:
-        """Whether `generate` drafts with this argument.
+    def sources(self, draft: Draft = "auto") -> frozenset[str]:
+        """Whose guesses `generate` verifies with this argument; none if it decodes plainly.
 
         Raises:
-            ArgumentError: Drafting is asked for, and the tree has no prompt rows.
+            ArgumentError: A source is asked for that the bundle does not have.
         """
-        if draft is True and not self.bundle.tree.drafts:
+        if draft is False:
+            return frozenset()
+        if draft == "auto" and self._trusts_tree:
+            draft = True
+        has_prompts, has_table = self.bundle.tree.drafts, self.bundle.has(NGRAMS_FILE)
+        if draft == "auto":
+            pays = has_prompts and self.bundle.manifest.decision.draft is not False
+            return frozenset([LOOKUP, *[PPD] * pays, *[TABLE] * has_table])
+        wanted = frozenset([PPD] if draft is True else [draft] if isinstance(draft, str) else draft)
+        if PPD in wanted and not has_prompts:
             raise ArgumentError(
-                "draft is True, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
+                f"draft is {draft!r}, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
             )
-        decided = self.bundle.manifest.decision.draft
-        return self.bundle.tree.drafts and (decided is not False if draft == "auto" else draft)
+        if TABLE in wanted and not has_table:
+            raise ArgumentError(
+                f"draft is {draft!r}, and the bundle has no table of n-grams; "
+                "export with --prompt-tokens of a folder that ppd train made"
+            )
+        return wanted
+
+    @property
+    def _trusts_tree(self) -> bool:
+        """Whether the tree was given by the user, so that it drafts at every step."""
+        decision = self.bundle.manifest.decision
+        return decision.basis == GIVEN and decision.draft is not False and self.bundle.tree.drafts
+
+    def _drafter(self, draft: Draft) -> Drafter:
+        sources = self.sources(draft)
+        if not sources:
+            return self._plain
+        if draft is True or (draft == "auto" and self._trusts_tree):
+            return self.drafter
+        if sources not in self._choosing:
+            table = NgramTable(self.bundle.path(NGRAMS_FILE)) if TABLE in sources else None
+            worth = worth_of(self.bundle)
+            self._choosing[sources] = ChoosingDrafter(self.session.plans, worth, sources, table)
+        return self._choosing[sources]
 
     def _prepare(
         self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None
     ) -> tuple[Generation, TextStream | None, list[int]]:
         """A generation that has not begun, its text, and the prompt's ids."""
         prompt_ids = self.encode(prompt, messages=messages)
-        drafter = self.drafter if self.drafts(options.draft) else self._plain
+        drafter = self._drafter(options.draft)
         if options.stop_texts and self._tokenizer is None:
             raise TokenizerError("the bundle has no tokenizer, so it cannot stop at a text; leave stop out")
         text = TextStream(self._tokenizer, prompt_ids, options.stop_texts) if self._tokenizer else None

@@ -3,14 +3,16 @@
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar, get_args
 
 from ppd.errors import ArgumentError
 
 Acceptance = Literal["exact", "typical"]
-Draft = bool | Literal["auto"]
+Source = Literal["ppd", "lookup", "table"]
+Draft = bool | Literal["auto"] | Source | Collection[Source]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 class Keywords(TypedDict, total=False):
@@ -39,7 +41,10 @@ class Options:
         seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
         stop: A text, or several, that ends the generation.
         acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.
-        draft: Draft always (True), never (False), or unless the bundle records that plain decoding is faster ("auto").
+        draft: Whose guesses each step may verify: prompt tokens' ("ppd"), the prompt's and the answer's own ("lookup"),
+            those of the model's n-grams ("table"), one or several of these, or all that the bundle has ("auto"); the
+            plan that promises most for its time is chosen step by step. False decodes plainly. True drafts with prompt
+            tokens at every step, whether that pays or not.
         reuse: Keep what the cache holds of the model's last generation as far as the prompt begins with it, and run the
             rest of the prompt only. Tokens are the same but for near-ties, as when a prompt is read in other chunks.
 
@@ -72,8 +77,7 @@ class Options:
         _require(self.acceptance in ("exact", "typical"), "acceptance", self.acceptance, "exact or typical")
         typical_needs_heat = self.acceptance != "typical" or self.temperature > 0
         _require(typical_needs_heat, "acceptance", "typical", "a temperature above 0 with it")
-        draft_is_known = isinstance(self.draft, bool) or (isinstance(self.draft, str) and self.draft == "auto")
-        _require(draft_is_known, "draft", self.draft, "True, False or auto")
+        _require(_is_draft(self.draft), "draft", self.draft, f"True, False, auto, or some of {', '.join(SOURCES)}")
         _require(isinstance(self.reuse, bool), "reuse", self.reuse, "True or False")
 
     @property
@@ -100,6 +104,12 @@ def takes_options(function: _Function) -> _Function:
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise ArgumentError(f"{name} is {value!r}; expected {expected}")
+
+
+def _is_draft(value: object) -> bool:
+    if isinstance(value, bool | str):
+        return isinstance(value, bool) or value in ("auto", *SOURCES)
+    return isinstance(value, Collection) and len(value) > 0 and all(item in SOURCES for item in value)
 
 
 def _number(value: object) -> bool:

@@ -15,6 +15,7 @@ class Stats:
         reused_tokens: Tokens of the prompt that the cache held already, with `reuse`; prefill ran the others.
         steps: Passes after prefill.
         accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
+        source_per_step: Whose guesses each step verified: "plain", "ppd", "lookup" or "table".
         first_token_ms: Time to the first token, in milliseconds: encoding the prompt, and prefill. Waiting for another
             thread's generation is not counted.
         prefill_ms: Time to run the prompt and decide the first token, in milliseconds.
@@ -25,6 +26,7 @@ class Stats:
     reused_tokens: int
     steps: int
     accepted_per_step: Sequence[int]
+    source_per_step: Sequence[str]
     first_token_ms: float
     prefill_ms: float
     decode_ms: float
@@ -33,6 +35,15 @@ class Stats:
     def acceptance_length(self) -> float | None:
         """Tokens emitted per step (τ); None without steps. Plain decoding has 1."""
         return sum(self.accepted_per_step) / self.steps if self.steps else None
+
+    @property
+    def by_source(self) -> dict[str, tuple[int, int]]:
+        """Steps of each source, and the guesses of its that were right; the most frequent first."""
+        counts: dict[str, tuple[int, int]] = {}
+        for source, accepted in zip(self.source_per_step, self.accepted_per_step, strict=True):
+            steps, right = counts.get(source, (0, 0))
+            counts[source] = steps + 1, right + accepted - 1
+        return dict(sorted(counts.items(), key=lambda item: -item[1][0]))
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -72,5 +83,9 @@ class Piece:
 def json_from_result(result: Result) -> dict[str, Any]:
     """A result as `ppd generate --json` prints it: the attributes' names, `stats` an object of its own."""
     stats = result.stats
-    derived = {"acceptance_length": stats.acceptance_length, "tokens_per_second": stats.tokens_per_second}
+    derived = {
+        "acceptance_length": stats.acceptance_length,
+        "tokens_per_second": stats.tokens_per_second,
+        "by_source": {source: {"steps": n, "right": right} for source, (n, right) in stats.by_source.items()},
+    }
     return {**asdict(result), "stats": {**asdict(stats), **derived}}

@@ -8,8 +8,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ppd.bundle import NGRAMS_FILE
 from ppd.errors import ArgumentError
+from ppd.files import write_atomically
 from ppd.models.adapter import save_prompt_tokens
+from ppd.ngrams import ORDERS, build_table
 from ppd.train.evaluate import Accuracy, evaluate
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import Data, Prepared, initial_tokens, prepare, used_sets
@@ -85,6 +88,7 @@ def train(
     )
     if accelerator.is_main_process:
         save_prompt_tokens(tokens, out, prepared.source.source)
+        write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
         _append_metrics(out, report)
         write_reports(report, prepared.source, data, options)
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -95,6 +99,15 @@ def train(
 def evaluate_all(prepared: Prepared, tokens: Tensor) -> dict[str, Accuracy]:
     """Accuracy on every held-out set."""
     return {name: evaluate(prepared.decoder, tokens, found) for name, found in prepared.held_out.items()}
+
+
+def _ngrams(prepared: Prepared) -> bytes:
+    """The table of n-grams of the model's answers, each with the end of its question before it."""
+    answers = prepared.sets["rollouts"]
+    rows = zip(answers.ids.numpy(), answers.first.tolist(), answers.end.tolist(), strict=True)
+    context = ORDERS[0] - 1
+    texts = [ids[max(0, first - context) : end + 1] for ids, first, end in rows]
+    return build_table(texts, prepared.decoder.embedding.num_embeddings)
 
 
 def _best_guesses(prepared: Prepared, tokens: Tensor) -> dict[str, list[float]]:

@@ -128,7 +128,16 @@ def test_ctrl_c_prints_what_was_measured(
 @pytest.mark.parametrize("draft", [True, False])
 def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, own_bundle: Path, draft: bool) -> None:
     outcome = run(
-        "bench", own_bundle, "--turns", 1, "--max-new-tokens", 8, "--json", "--threads", 1, *["--draft"] * draft
+        "bench",
+        own_bundle,
+        "--turns",
+        1,
+        "--max-new-tokens",
+        8,
+        "--json",
+        "--threads",
+        1,
+        *["--draft", "always"] * draft,
     )
 
     assert outcome.code == 0, outcome

@@ -100,7 +100,7 @@ def test_drafting_with_a_tree_that_cannot_is_one_line(
     outcome = chat("/draft on\nx = 1\n")
     assert re.fullmatch(r"error: draft is True, and [^\n]+\n", outcome.err)
     assert outcome.out == answers_of(bundle, "x = 1")
-    fails(chat("x = 1\n", "--draft"), "no prompt rows")
+    fails(chat("x = 1\n", "--draft", "always"), "no prompt rows")
 
 
 def test_an_unknown_command_is_told_and_not_sent(chat, bundle: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_bundle_without_a_template_is_one_line(run: Run, tinypy_bundle: Path) 
 
 def test_misuse_is_a_usage_error(run: Run, bundle: Path) -> None:
     misused(run("chat"))
-    misused(run("chat", bundle, "--draft", "--plain"))
+    misused(run("chat", bundle, "--draft", "always", "--plain"))
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def test_refold_folds_a_file_and_none(run: Run, own_bundle: Path, tmp_path: Path
     outcome = run("refold", own_bundle, "none")
     assert outcome == Outcome(0, f"{own_bundle}: folded none (rows per state: state 0: 1)\n", "")
     assert not open_bundle(own_bundle).tree.drafts
-    fails(run("generate", own_bundle, PROMPT, "--draft"), "ppd refold")
+    fails(run("generate", own_bundle, PROMPT, "--draft", "always"), "ppd refold")
     fails(run("bench", own_bundle), "ppd refold")
 
 

@@ -47,12 +47,12 @@ def test_generate_json_is_one_object_with_the_names_of_the_result(run: Run, tiny
 
 def test_drafting_and_plain_decoding_print_the_same(run: Run, tinypy_bundle: Path) -> None:
     plain = generate(run, tinypy_bundle, PROMPT, "--plain", "--max-new-tokens", 24)
-    drafted = generate(run, tinypy_bundle, PROMPT, "--draft", "--max-new-tokens", 24)
+    drafted = generate(run, tinypy_bundle, PROMPT, "--draft", "always", "--max-new-tokens", 24)
 
     assert (drafted["text"], drafted["token_ids"]) == (plain["text"], plain["token_ids"])
     assert (plain["stats"]["acceptance_length"], plain["stats"]["steps"]) == (1, 23)
     assert drafted["stats"]["acceptance_length"] > 1
-    for flag in ("--plain", "--draft"):
+    for flag in (["--plain"], ["--draft", "always"]):
         assert run("generate", tinypy_bundle, PROMPT, flag, "--max-new-tokens", 24).out == plain["text"] + "\n"
 
 
@@ -176,7 +176,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(tinypy_bundle: Path) -> None:
     [
         [],
         ["BUNDLE"],
-        ["BUNDLE", PROMPT, "--draft", "--plain"],
+        ["BUNDLE", PROMPT, "--draft", "always", "--plain"],
         ["BUNDLE", PROMPT, "--ids", "1"],
         ["BUNDLE", "--ids", "1", "--chat"],
         ["BUNDLE", PROMPT, "again"],

@@ -44,7 +44,7 @@ class AnyDrafter:
             tokens = [self._data.draw(st.integers(0, 39))] * len(nodes)
         elif kind == "shuffled":
             tokens = self._data.draw(st.permutations(tokens))
-        return plan, list(tokens)
+        return Proposal(plan, list(tokens), kind)
 
 
 @given(
@@ -76,7 +76,7 @@ def test_a_drafter_that_knows_the_answer_needs_few_steps() -> None:
             self.plan, self.engine = model.session.plans.chain(5), model.engine
 
         def propose(self, history: Sequence[int], _: np.ndarray) -> Proposal:
-            return self.plan, naive_greedy(self.engine, history, 5)
+            return Proposal(self.plan, naive_greedy(self.engine, history, 5), "oracle")
 
     model = fake_model(WIDE)
     oracle: Drafter = Oracle(model)
@@ -84,11 +84,12 @@ def test_a_drafter_that_knows_the_answer_needs_few_steps() -> None:
     stats = model.generate(PROMPT, max_new_tokens=25).stats
 
     assert stats.accepted_per_step == (6, 6, 6, 6)
+    assert stats.by_source == {"oracle": (4, 20)}
 
 
 def test_plain_decoding_proposes_nothing() -> None:
     plans = fake_model(WIDE).session.plans
-    assert PlainDrafter(plans).propose(PROMPT, np.zeros((0, 10), np.int64)) == (plans.plain, [])
+    assert PlainDrafter(plans).propose(PROMPT, np.zeros((0, 10), np.int64)) == (plans.plain, [], "plain")
 
 
 @pytest.mark.parametrize("state", [0, 1, 2])
@@ -96,8 +97,9 @@ def test_prompt_tokens_fill_the_tree_of_the_state_by_depth_and_rank(state: int) 
     plans = fake_model(Tree(2, dict(WIDE.states) | {0: WIDE.states[2][:1], 1: WIDE.states[2][:4]})).session.plans
     guesses = np.arange(10 * state).reshape(state, 10) + 100
 
-    plan, candidates = PromptTokenDrafter(plans).propose(PROMPT, guesses)
+    plan, candidates, source = PromptTokenDrafter(plans).propose(PROMPT, guesses)
 
+    assert source == "ppd"
     assert plan is plans.by_state[state]
     expected = [100 + 10 * (len(node.path) - 1) + node.path[-1] for node in plan.rows.nodes[1:]]
     assert candidates == expected

@@ -143,8 +143,9 @@ def test_plain_decoding_runs_single_rows() -> None:
     assert engine.runs == [(3, 0, 2), *((3, 2 + i, 1) for i in range(5))]
 
 
-def test_tree_none_never_drafts() -> None:
+def test_tree_none_never_drafts_with_prompt_tokens() -> None:
     model = fake_model(Tree.none(3))
+    assert model.sources() == {"lookup"}
     assert model.generate([1, 2], max_new_tokens=6).stats.acceptance_length == 1
     assert {rows for _, _, rows in model.engine.runs[1:]} == {1}
     assert model.engine.runs[0] == (4, 0, 2)

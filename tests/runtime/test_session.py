@@ -23,7 +23,7 @@ def long_step(session: Session) -> Accepted:
     """Decode until a step accepts two candidates that are not in their place yet; that step is not committed."""
     drafter = PromptTokenDrafter(session.plans)
     while True:
-        plan, candidates = drafter.propose(session.history, session.guesses)
+        plan, candidates, _ = drafter.propose(session.history, session.guesses)
         tokens = [session.history[-1], *candidates]
         session.step(plan, tokens)
         accepted = verify_exact(plan.rows.children, tokens, session.top_ids[:, 0].tolist().__getitem__)

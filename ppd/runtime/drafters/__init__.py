@@ -1,7 +1,18 @@
 """Drafters: what proposes a step's candidates. Whoever guesses, what is accepted is what plain decoding emits."""
 
-from ppd.runtime.drafters.base import Drafter, Proposal
+from ppd.runtime.drafters.base import LOOKUP, PLAIN, PPD, TABLE, Drafter, Proposal
+from ppd.runtime.drafters.choosing import ChoosingDrafter
 from ppd.runtime.drafters.plain import PlainDrafter
 from ppd.runtime.drafters.prompt_tokens import PromptTokenDrafter
 
-__all__ = ["Drafter", "PlainDrafter", "PromptTokenDrafter", "Proposal"]
+__all__ = [
+    "LOOKUP",
+    "PLAIN",
+    "PPD",
+    "TABLE",
+    "ChoosingDrafter",
+    "Drafter",
+    "PlainDrafter",
+    "PromptTokenDrafter",
+    "Proposal",
+]

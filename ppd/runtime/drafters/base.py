@@ -1,14 +1,27 @@
 """What the loop asks of a drafter: the rows of the next step, and guesses for its candidates."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import StepPlan
 
-Proposal = tuple[StepPlan, list[int]]
-"""What a step is to verify: its rows (any state of the folded tree, or a chain in the causal state), and the tokens of
-their candidates, in row order. Wrong ones cost time and change no token. A plain tuple, as every step makes one."""
+PLAIN, PPD, LOOKUP, TABLE = "plain", "ppd", "lookup", "table"
+"""Where guesses come from: nowhere; prompt tokens; the prompt and the answer so far; the model's own n-grams."""
+
+
+class Proposal(NamedTuple):
+    """What a step is to verify.
+
+    Attributes:
+        plan: Its rows: any state of the folded tree, or a chain in the causal state.
+        candidates: Tokens of its candidates, in row order. Wrong ones cost time and change no token.
+        source: Whose guesses they are, for statistics.
+    """
+
+    plan: StepPlan
+    candidates: list[int]
+    source: str
 
 
 class Drafter(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ppd.runtime.drafters.base import Proposal
+from ppd.runtime.drafters.base import PLAIN, Proposal
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import Plans
 
@@ -13,7 +13,7 @@ class PlainDrafter:
     num_prompts = 0
 
     def __init__(self, plans: Plans) -> None:
-        self._proposal: Proposal = (plans.plain, [])
+        self._proposal = Proposal(plans.plain, [], PLAIN)
 
     def propose(self, history: Sequence[int], guesses: Ids) -> Proposal:  # noqa: ARG002 - as every drafter
         """As `Drafter.propose`."""

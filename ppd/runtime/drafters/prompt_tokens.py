@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ppd.runtime.drafters.base import Proposal
+from ppd.runtime.drafters.base import PPD, Proposal
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import Plans, StepPlan
 
@@ -20,7 +20,7 @@ class PromptTokenDrafter:
         """As `Drafter.propose`."""
         plan, index = self._by_state[len(guesses)]
         # "clip", because "raise" would look at every index first; they are in range.
-        return plan, guesses.take(index, mode="clip").tolist()
+        return Proposal(plan, guesses.take(index, mode="clip").tolist(), PPD)
 
 
 def _guess_index(plan: StepPlan, num_top_ids: int) -> Ids:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from ppd.bundle import Bundle
+from ppd.signature import CHAIN_LENGTHS
 
 Shape = tuple[int, int]
 """Rows of a step, and how many of them go through the LM head."""
@@ -52,6 +53,6 @@ class ShapeCache(Generic[Value]):
 
 
 def shapes_of(bundle: Bundle) -> set[Shape]:
-    """The shapes of decoding with the bundle's tree: one per state, and plain decoding's."""
-    sizes = {1, *(rows.num_rows for rows in bundle.tree.rows.values())}
+    """The shapes of decoding: one per state of the bundle's tree, plain decoding's, and those of chains."""
+    sizes = {1, *(rows.num_rows for rows in bundle.tree.rows.values()), *(1 + length for length in CHAIN_LENGTHS)}
     return {(size, size) for size in sizes}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ppd.bundle import open_bundle
 from ppd.runtime.engines.shapes import ShapeCache, shapes_of
+from ppd.signature import CHAIN_LENGTHS
 
 TREE = [(1, 1), (9, 9)]
 
@@ -29,4 +30,5 @@ def test_the_one_unused_for_longest_goes_first_and_the_trees_stay() -> None:
 
 def test_shapes_of_a_bundle_are_those_of_decoding(tinypy_bundle: Path) -> None:
     bundle = open_bundle(tinypy_bundle, verify=False)
-    assert shapes_of(bundle) == {(1, 1), *((rows.num_rows,) * 2 for rows in bundle.tree.rows.values())}
+    chains = {(length + 1, length + 1) for length in CHAIN_LENGTHS}
+    assert shapes_of(bundle) == {(1, 1), *chains, *((rows.num_rows,) * 2 for rows in bundle.tree.rows.values())}

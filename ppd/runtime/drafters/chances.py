@@ -1,0 +1,46 @@
+"""Chances: how often each kind of guess is right, learnt while it guesses."""
+
+from collections.abc import Sequence
+
+from ppd.ngrams import LEVELS
+from ppd.runtime.drafters.text_index import MAX_LENGTH
+
+NUM_LEVELS = 16
+"""Kinds of the table's guesses, by how sure it is."""
+NUM_KINDS = MAX_LENGTH + 1 + NUM_LEVELS
+"""Kinds of guesses: those that continue a match, by its length, 0 to `MAX_LENGTH`; then the table's."""
+_PRIOR = (0.0, 0.22, 0.53, 0.63, 0.70, 0.76, 0.80, 0.80, 0.82, 0.83, 0.84, 0.85, 0.87, 0.88, 0.89, 0.91, 0.97)
+"""Share of right guesses by the length of the match: SmolLM2-135M's greedy answers to 85 questions of Spec-Bench."""
+_WEIGHT = 12.0
+"""Guesses that the prior counts for."""
+_MEMORY = 400.0
+"""Guesses of a kind after which what was seen counts half."""
+
+
+class Chances:
+    """The chance that a guess is right, by its kind.
+
+    Attributes:
+        of: Kind → chance. Read it, do not keep it: it changes as guesses are judged.
+    """
+
+    def __init__(self, prior: Sequence[float] = ()) -> None:
+        levels = [(level + 0.5) / NUM_LEVELS for level in range(NUM_LEVELS)]
+        self.of = list(prior) or [*_PRIOR, *levels]
+        self._right = [chance * _WEIGHT for chance in self.of]
+        self._seen = [_WEIGHT] * NUM_KINDS
+
+    def judge(self, kind: int, right: bool) -> None:
+        """Count a guess."""
+        seen, rights = self._seen, self._right
+        if seen[kind] > _MEMORY:
+            seen[kind] *= 0.5
+            rights[kind] *= 0.5
+        seen[kind] += 1
+        rights[kind] += right
+        self.of[kind] = rights[kind] / seen[kind]
+
+
+def kind_of_level(level: int) -> int:
+    """The kind of a guess of the table."""
+    return MAX_LENGTH + 1 + level * NUM_LEVELS // LEVELS
