@@ -39,20 +39,24 @@ class LatencyCurve:
         return self.at(np.arange(1, self.sizes[-1] + 1))
 
 
-def short_curve_from_json(data: Any) -> LatencyCurve:
-    """L(N) behind the shortest cache of a `latency.json`, where further rows are relatively dearest.
+def curves_from_json(data: Any) -> dict[int, LatencyCurve]:
+    """L(N) by the number of cached rows before the step, of a `latency.json`.
 
     Raises:
         ArgumentError: A key is missing, or a value has another type or shape.
     """
     try:
-        sizes, values = data["sizes"], np.array(data["milliseconds"][0], np.float64)
-        valid = len(sizes) == len(values) and sizes[0] == 1 and sizes == sorted(set(sizes)) and bool((values > 0).all())
+        sizes, lens, values = data["sizes"], data["cache_lens"], np.array(data["milliseconds"], np.float64)
+        ascending = sizes[0] == 1 and all(numbers == sorted(set(numbers)) for numbers in (sizes, lens))
+        valid = ascending and values.shape == (len(lens), len(sizes)) and bool((values > 0).all())
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ArgumentError(f"the times are malformed ({error})") from error
     if not valid:
         raise ArgumentError("the times are not positive, or not those of ascending sizes from 1")
-    return LatencyCurve(sizes=sizes, values=values.tolist(), unit=MILLISECONDS, source="measured on this device")
+    return {
+        count: LatencyCurve(sizes=sizes, values=row, unit=MILLISECONDS, source="measured on this device")
+        for count, row in zip(lens, values.tolist(), strict=True)
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     """
     context = model.bundle.manifest.context
     used = [n for n in sizes if n <= max(1, context // 2)]
-    lens = sorted({max(1, min(length, context - used[-1])) for length in (32, context // 8, context // 2)})
+    lens = sorted({max(1, min(length, context - used[-1])) for length in (32, 256, context // 8, context // 2)})
     cases = [(length, n, n) for length in lens for n in used] + [(lens[0], n, 1) for n in used]
     times: list[list[float]] = [[] for _ in cases]
     session = model.session

@@ -15,6 +15,8 @@ from ppd.signature import CHAIN_LENGTHS
 
 _MEMORY = 0.99
 """How much of the present rate a step leaves."""
+_STRETCH = 64
+"""Tokens of a text along which the costs of steps are taken to be the same."""
 _WEIGHT = 30.0
 """Plain steps that it starts from."""
 
@@ -38,7 +40,8 @@ class ChoosingDrafter:
             most=CHAIN_LENGTHS[-1],
             chances=Chances(),
         )
-        self._costs, self._plain = worth.costs, Proposal(plans.plain, [], PLAIN)
+        self._worth, self._plain = worth, Proposal(plans.plain, [], PLAIN)
+        self._place, self._costs = -1, worth.costs_behind(0)
         self._tree: TreeWorth | None = None
         if PPD in sources and worth.tree_tokens:
             self._tree = TreeWorth(worth, [plan.rows.num_rows for plan in plans.by_state])
@@ -52,19 +55,23 @@ class ChoosingDrafter:
     @property
     def num_prompts(self) -> int:
         """As `Drafter.num_prompts`."""
-        return self._num_prompts if self._tree is not None and self._tree.of_guesses(1.0) > 0 else 0
+        wanted = self._tree is not None and self._tree.of_guesses(1.0, self._worth.costs_behind(0)) > 0
+        return self._num_prompts if wanted else 0
 
     def propose(self, history: Sequence[int], guesses: Ids) -> Proposal:
         """As `Drafter.propose`."""
         if history is self._history:
             self._learn(len(history) - self._size)
         self._history, self._size = history, len(history)
+        if self._size // _STRETCH != self._place:
+            self._place = self._size // _STRETCH
+            self._costs = self._worth.costs_behind(self._size)
         guesser, costs, tree = self._guesser, self._costs, self._tree
         guesser.guess(history)
         rate = self._tokens / self._time
         best, expected = 1 - rate * costs[1], 1.0
         length, plans = 0, self._bare
-        of_guesses = tree.of_guesses(rate) if tree is not None else 0.0
+        of_guesses = tree.of_guesses(rate, costs) if tree is not None else 0.0
         for count, reach in enumerate(guesser.reach, 1):
             expected += reach
             if count in self._bare:
@@ -76,7 +83,7 @@ class ChoosingDrafter:
                     if worth > best:
                         best, length, plans = worth, count, self._with_prompts
         self._state = -1
-        if tree is not None and tree.of_step(len(guesses), rate) > best:
+        if tree is not None and tree.of_step(len(guesses), rate, costs) > best:
             proposed = self._prompt_tokens.propose(history, guesses)
             self._state = len(guesses)
         elif length:

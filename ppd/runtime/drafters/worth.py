@@ -1,7 +1,7 @@
 """What steps and trees are worth on a device, as the bundle knows it and as it turns out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.codec import AGAIN
 from ppd.decision import EstimateInfo
 from ppd.errors import ArgumentError, BundleError
-from ppd.measures import LatencyCurve, Marginals, marginals_from_json, short_curve_from_json
+from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
 from ppd.planning.chain import chain_from_tree
 from ppd.signature import MAX_ROWS
 
@@ -31,16 +31,25 @@ class Worth:
     """What is known of a device and a tree.
 
     Attributes:
-        costs: Time of a step of N rows in units of a step of one: costs[N], N up to `MAX_ROWS`; costs[0] is unused.
+        costs: Cached rows, ascending → time of a step of N rows behind them: costs[…][N], N up to `MAX_ROWS`, in units
+            of a step of one behind the fewest. Entry 0 is unused.
         tree_tokens: Tokens expected of a step with the tree, by state; empty where its guesses were never judged.
-        tree_length: τ of decoding with the tree alone.
-        tree_cost: Mean cost of a step with it.
+        tree_shares: Share of the steps in each state, of decoding with the tree alone.
     """
 
-    costs: Sequence[float]
+    costs: Mapping[int, Sequence[float]]
     tree_tokens: Sequence[float] = ()
-    tree_length: float = 1.0
-    tree_cost: float = 1.0
+    tree_shares: Sequence[float] = ()
+
+    def costs_behind(self, cache_len: int) -> Sequence[float]:
+        """Costs by number of rows, behind so many cached rows: between two that were measured, in a straight line."""
+        lens = list(self.costs)
+        above = next((i for i, length in enumerate(lens) if length >= cache_len), len(lens) - 1)
+        if above == 0 or lens[above] <= cache_len:
+            return self.costs[lens[above]]
+        low, high = lens[above - 1], lens[above]
+        share = (cache_len - low) / (high - low)
+        return [a + (b - a) * share for a, b in zip(self.costs[low], self.costs[high], strict=True)]
 
 
 def worth_of(bundle: Bundle) -> Worth:
@@ -50,32 +59,30 @@ def worth_of(bundle: Bundle) -> Worth:
         BundleError: The record of its calibration is damaged.
     """
     record = bundle.manifest.decision.record
-    curve: LatencyCurve | None = None
-    marginals: Marginals | None = None
+    curves, marginals = {0: _UNKNOWN}, None
     if bundle.has(LATENCY_FILE) and bundle.has(ACCEPTANCE_FILE):
         try:
-            curve = short_curve_from_json(json.loads(bundle.read_bytes(LATENCY_FILE)))
+            curves = curves_from_json(json.loads(bundle.read_bytes(LATENCY_FILE)))
             marginals = marginals_from_json(json.loads(bundle.read_bytes(ACCEPTANCE_FILE)), "this device")
         except (ValueError, ArgumentError) as error:
-            raise BundleError(
-                f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}"
-            ) from error
+            what = f"{bundle.folder}: the record of its calibration is damaged"
+            raise BundleError(f"{what} ({error}); {AGAIN}") from error
     elif isinstance(record, EstimateInfo):
-        curve, marginals = record.curve, record.marginals
+        curves, marginals = {0: record.curve}, record.marginals
     if marginals is None and bundle.manifest.prompt_tokens.status == "trained":
         marginals = _ASSUMED
-    times = (curve or _UNKNOWN).at(np.arange(MAX_ROWS + 1))
-    costs = np.maximum.accumulate(np.maximum(times / times[1], 1.0))
+    costs = _costs(curves)
     if marginals is None or not bundle.tree.drafts:
-        return Worth(costs=costs.tolist())
+        return Worth(costs=costs)
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
-    rows = [rows.num_rows for _, rows in sorted(bundle.tree.rows.items())]
-    return Worth(
-        costs=costs.tolist(),
-        tree_tokens=chain.tokens.tolist(),
-        tree_length=chain.acceptance_length,
-        tree_cost=float(chain.mean(costs[rows])),
-    )
+    return Worth(costs=costs, tree_tokens=chain.tokens.tolist(), tree_shares=chain.shares.tolist())
+
+
+def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
+    """Costs by cached rows and rows; a step of more rows never costs less."""
+    unit = next(iter(curves.values())).at(1)
+    times = {length: curve.at(np.arange(MAX_ROWS + 1)) / unit for length, curve in curves.items()}
+    return {length: np.maximum.accumulate(found).tolist() for length, found in times.items()}
 
 
 class TreeWorth:
@@ -87,19 +94,19 @@ class TreeWorth:
     """
 
     def __init__(self, worth: Worth, rows: Sequence[int]) -> None:
-        self._worth, self._costs = worth, [worth.costs[count] for count in rows]
+        self._worth, self._rows = worth, rows
+        self._gained = sum(share * (n - 1) for share, n in zip(worth.tree_shares, worth.tree_tokens, strict=True))
         self._seen = self._expected = _WEIGHT
 
-    def of_step(self, state: int, rate: float) -> float:
+    def of_step(self, state: int, rate: float, costs: Sequence[float]) -> float:
         """Expected tokens of a step, less those that its time gives anyway; and what its new guesses are worth."""
         gained = (self._worth.tree_tokens[state] - 1) * self._seen / self._expected
-        return 1 + gained - rate * self._costs[state] + self.of_guesses(rate)
+        return 1 + gained - rate * costs[self._rows[state]] + self.of_guesses(rate, costs)
 
-    def of_guesses(self, rate: float) -> float:
+    def of_guesses(self, rate: float, costs: Sequence[float]) -> float:
         """What guesses for the next step are worth: drafting with the tree alone, beyond plain decoding."""
-        worth = self._worth
-        gained = (worth.tree_length - 1) * self._seen / self._expected
-        return max(0.0, gained - rate * (worth.tree_cost - 1))
+        mean = sum(share * costs[n] for share, n in zip(self._worth.tree_shares, self._rows, strict=True))
+        return max(0.0, self._gained * self._seen / self._expected - rate * (mean - costs[1]))
 
     def judge(self, state: int, num_tokens: int) -> None:
         """Count the tokens that a step with guesses gave."""
