@@ -184,8 +184,8 @@ def known_prompt_tokens(entry: ModelEntry | None) -> PromptTokensSource | None:
     """
     if entry is None or entry.prompt_tokens is None:
         return None
-    if entry.prompt_tokens == EMBEDDED and entry.folder is not None:
-        folder = entry.folder / "prompt_tokens"
+    if entry.prompt_tokens == EMBEDDED:
+        folder = entry.prompt_tokens_folder
         return PromptTokensSource(folder=folder, source=f"{entry.name}/{folder.name}", revision=None)
     return resolve_prompt_tokens(entry.prompt_tokens)
 

@@ -55,8 +55,8 @@ class ModelEntry:
         parameters: Number of weights, in words ("1.4 B").
         chat_template: File name in `chat_templates/`, used where the checkpoint brings no template; None if it does, or
             if the model is not made for chat.
-        prompt_tokens: Hub id of published prompt tokens for it; `EMBEDDED` for those that lie in the folder of an
-            embedded model; None if there are none.
+        prompt_tokens: Hub id of published prompt tokens for it; `EMBEDDED` for those that lie in this package; None if
+            there are none.
         prompts: The set of `ppd.documents.embedded_prompts` that it is measured on if no text is given.
         note: What to know before using it; may be empty.
         package: A package whose file stands in for the hub where it is installed; None if there is none.
@@ -76,6 +76,11 @@ class ModelEntry:
     def folder(self) -> Path | None:
         """The checkpoint's folder in this package; None for a model that comes from the hub."""
         return _HERE / self.name if self.hub_id is None else None
+
+    @property
+    def prompt_tokens_folder(self) -> Path:
+        """Where trained prompt tokens in this package are, and what was measured of them."""
+        return _HERE / self.name / "prompt_tokens"
 
     def read_chat_template(self) -> str | None:
         """The Jinja text of `chat_template`; None where there is none."""
