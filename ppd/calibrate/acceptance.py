@@ -7,20 +7,24 @@ import numpy as np
 
 from ppd.errors import ArgumentError
 from ppd.measures import Marginals
+from ppd.runtime.drafters.chances import Chances
+from ppd.runtime.drafters.text_guesser import TextGuesser
 from ppd.runtime.model import Model
 from ppd.runtime.verify import Accepted
+from ppd.signature import CHAIN_LENGTHS
 
 
 def measure_acceptance(
     model: Model, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, seconds: float
-) -> tuple[Marginals, int]:
+) -> tuple[Marginals, list[float], int]:
     """Decode prompts plainly, then run every token of the answers again with the prompt rows behind it.
 
     Args:
         seconds: No prompt is started later than this, except the first.
 
     Returns:
-        How often each rank was right, and how many prompts were decoded.
+        How often each rank was right; how often guesses from text were, by kind as in `Chances.of`; and how many
+        prompts were decoded.
 
     Raises:
         ArgumentError: No answer was long enough to compare a single token.
@@ -28,10 +32,13 @@ def measure_acceptance(
     m = model.bundle.manifest.prompt_tokens.count
     hits = np.zeros((m, model.bundle.manifest.num_top_ids), np.int64)
     trials, used, deadline = np.zeros(m, np.int64), 0, time.perf_counter() + seconds
+    chances = Chances()
+    guesser = TextGuesser(lookup=True, table=model.table, most=CHAIN_LENGTHS[-1], chances=chances)
     for ids in prompts:
         if used and time.perf_counter() > deadline:
             break
         answer = model.generate(list(ids), max_new_tokens=max_new_tokens, draft=False).token_ids
+        _follow(guesser, ids, answer)
         for ranks in answer_ranks(model, ids, answer):
             for distance, rank in enumerate(ranks):
                 trials[distance] += 1
@@ -41,9 +48,16 @@ def measure_acceptance(
     if not trials[0]:
         raise ArgumentError("every answer ended at once, so no guess can be compared; give other --prompts")
     shares = hits / np.maximum(trials, 1)[:, None]
-    return Marginals(
-        probabilities=shares.tolist(), source=f"{used} prompts, on this device", trials=trials.tolist()
-    ), used
+    source = f"{used} prompts, on this device"
+    return Marginals(probabilities=shares.tolist(), source=source, trials=trials.tolist()), chances.of, used
+
+
+def _follow(guesser: TextGuesser, prompt: Sequence[int], answer: Sequence[int]) -> None:
+    """Let guesses from text be made and judged along an answer."""
+    text = [*prompt, answer[0]]
+    for token in answer[1:]:
+        guesser.guess(text)
+        text.append(token)
 
 
 def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> Iterator[list[int | None]]:

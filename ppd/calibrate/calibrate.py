@@ -161,9 +161,10 @@ def _measure(
     model = _load(folder, engine, threads, num_rows=SIZES[-1])
     ids = _prompt_ids(model, prompts)
     progress(_ACCEPTANCE)
-    marginals, num_prompts = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
+    marginals, chances, num_prompts = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
     progress(_LATENCY)
-    return ids, Measured(marginals=marginals, latency=measure_latency(model, seconds=seconds)), num_prompts
+    latency = measure_latency(model, seconds=seconds)
+    return ids, Measured(marginals=marginals, chances=chances, latency=latency), num_prompts
 
 
 def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[int]]:

@@ -18,9 +18,15 @@ _ARRAYS = ("sizes", "cache_lens", "milliseconds", "host_ms", "head_share")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What was measured on a device: how often guesses are right, and what steps cost."""
+    """What was measured on a device: how often guesses are right, and what steps cost.
+
+    Attributes:
+        marginals: Of the prompt tokens' guesses.
+        chances: Of guesses from text, by kind as in `ppd.runtime.drafters.chances.Chances.of`.
+    """
 
     marginals: Marginals
+    chances: list[float]
     latency: Latency
 
 
@@ -32,6 +38,7 @@ def files_from_measured(measured: Measured, info: CalibrationInfo) -> dict[str, 
         "intervals": marginals.intervals(),
         "trials": marginals.trials,
         "source": marginals.source,
+        "chances": measured.chances,
     }
     times = {name: getattr(latency, name).tolist() for name in _ARRAYS}
     times |= {"rounds": latency.rounds, "stable": latency.stable}
@@ -59,6 +66,8 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
         )
         if latency.milliseconds.shape != (len(latency.cache_lens), len(latency.sizes)):
             raise ValueError(f"milliseconds has shape {latency.milliseconds.shape}")
-        return Measured(marginals=marginals_from_json(json.loads(acceptance), "this device"), latency=latency)
+        accepted = json.loads(acceptance)
+        marginals = marginals_from_json(accepted, "this device")
+        return Measured(marginals=marginals, chances=accepted["chances"], latency=latency)
     except (KeyError, TypeError, ValueError, ArgumentError) as error:
         raise BundleError(f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}") from error

@@ -1,5 +1,6 @@
 """A loaded bundle: generate, stream."""
 
+import functools
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -202,6 +203,15 @@ class Model:
             )
         return wanted
 
+    @functools.cached_property
+    def table(self) -> NgramTable | None:
+        """The bundle's table of n-grams; None if it has none.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        return NgramTable(self.bundle.path(NGRAMS_FILE)) if self.bundle.has(NGRAMS_FILE) else None
+
     @property
     def _trusts_tree(self) -> bool:
         """Whether the tree was given by the user, so that it drafts at every step."""
@@ -215,9 +225,8 @@ class Model:
         if draft is True or (draft == "auto" and self._trusts_tree):
             return self.drafter
         if sources not in self._choosing:
-            table = NgramTable(self.bundle.path(NGRAMS_FILE)) if TABLE in sources else None
-            worth = worth_of(self.bundle)
-            self._choosing[sources] = ChoosingDrafter(self.session.plans, worth, sources, table)
+            table = self.table if TABLE in sources else None
+            self._choosing[sources] = ChoosingDrafter(self.session.plans, worth_of(self.bundle), sources, table)
         return self._choosing[sources]
 
     def _prepare(

@@ -7,6 +7,7 @@ import pytest
 
 from ppd.calibrate.acceptance import answer_ranks, measure_acceptance
 from ppd.errors import ArgumentError
+from ppd.runtime.drafters.chances import NUM_KINDS, Chances
 from ppd.runtime.model import Model
 from ppd.tree import Tree
 from tests.runtime.fake_engine import NUM_TOP_IDS, FakeEngine, fake_model, naive_greedy
@@ -64,7 +65,9 @@ def test_the_marginals_are_the_shares_of_what_was_looked_up(model: Model) -> Non
                 if rank is not None:
                     hits[distance, rank] += 1
 
-    marginals, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=60)
+    marginals, chances, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=60)
+    assert len(chances) == NUM_KINDS
+    assert chances != Chances().of, "guesses from text are judged too"
 
     assert num_prompts == len(PROMPTS)
     assert marginals.trials == trials.tolist()
@@ -72,7 +75,7 @@ def test_the_marginals_are_the_shares_of_what_was_looked_up(model: Model) -> Non
 
 
 def test_when_the_time_is_up_no_further_prompt_begins(model: Model) -> None:
-    _, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=0)
+    *_, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=0)
 
     assert num_prompts == 1
 

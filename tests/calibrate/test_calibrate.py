@@ -19,6 +19,7 @@ from ppd.measures import Marginals
 from ppd.planning.chain import chain_from_tree
 from ppd.planning.choose import predicted_speedup
 from ppd.runtime import load
+from ppd.runtime.drafters.chances import NUM_KINDS
 from tests.infos import RECORD
 
 REPORT = BenchReport(
@@ -120,6 +121,7 @@ def test_a_bundle_drafts_where_the_confirming_run_found_it_faster(
 
 MEASURED = Measured(
     marginals=Marginals(probabilities=[[0.5, 0.1]], source="some text", trials=[10]),
+    chances=[0.5] * NUM_KINDS,
     latency=Latency(
         np.array([1, 2]), np.array([32]), np.ones((1, 2)), np.zeros(2), np.zeros(2), rounds=8, stable=False
     ),

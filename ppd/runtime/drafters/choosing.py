@@ -38,7 +38,7 @@ class ChoosingDrafter:
             lookup=LOOKUP in sources,
             table=table if TABLE in sources else None,
             most=CHAIN_LENGTHS[-1],
-            chances=Chances(),
+            chances=Chances(worth.chances),
         )
         self._worth, self._plain = worth, Proposal(plans.plain, [], PLAIN)
         self._place, self._costs = -1, worth.costs_behind(0)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ppd.decision import EstimateInfo
 from ppd.errors import ArgumentError, BundleError
 from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
 from ppd.planning.chain import chain_from_tree
+from ppd.runtime.drafters.chances import NUM_KINDS
 from ppd.signature import MAX_ROWS
 
 _UNKNOWN = LatencyCurve(sizes=[1, MAX_ROWS], values=[1.0, 1 + 0.17 * (MAX_ROWS - 1)], unit="L(1)", source="assumed")
@@ -33,11 +35,13 @@ class Worth:
     Attributes:
         costs: Cached rows, ascending → time of a step of N rows behind them: costs[…][N], N up to `MAX_ROWS`, in units
             of a step of one behind the fewest. Entry 0 is unused.
+        chances: Chance of guesses from text by kind, as `Chances` takes them; empty where they were never judged.
         tree_tokens: Tokens expected of a step with the tree, by state; empty where its guesses were never judged.
         tree_shares: Share of the steps in each state, of decoding with the tree alone.
     """
 
     costs: Mapping[int, Sequence[float]]
+    chances: Sequence[float] = ()
     tree_tokens: Sequence[float] = ()
     tree_shares: Sequence[float] = ()
 
@@ -59,12 +63,13 @@ def worth_of(bundle: Bundle) -> Worth:
         BundleError: The record of its calibration is damaged.
     """
     record = bundle.manifest.decision.record
-    curves, marginals = {0: _UNKNOWN}, None
+    curves, marginals, chances = {0: _UNKNOWN}, None, list[float]()
     if bundle.has(LATENCY_FILE) and bundle.has(ACCEPTANCE_FILE):
         try:
             curves = curves_from_json(json.loads(bundle.read_bytes(LATENCY_FILE)))
-            marginals = marginals_from_json(json.loads(bundle.read_bytes(ACCEPTANCE_FILE)), "this device")
-        except (ValueError, ArgumentError) as error:
+            accepted = json.loads(bundle.read_bytes(ACCEPTANCE_FILE))
+            marginals, chances = marginals_from_json(accepted, "this device"), _chances(accepted)
+        except (ValueError, KeyError, TypeError, ArgumentError) as error:
             what = f"{bundle.folder}: the record of its calibration is damaged"
             raise BundleError(f"{what} ({error}); {AGAIN}") from error
     elif isinstance(record, EstimateInfo):
@@ -73,9 +78,16 @@ def worth_of(bundle: Bundle) -> Worth:
         marginals = _ASSUMED
     costs = _costs(curves)
     if marginals is None or not bundle.tree.drafts:
-        return Worth(costs=costs)
+        return Worth(costs=costs, chances=chances)
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
-    return Worth(costs=costs, tree_tokens=chain.tokens.tolist(), tree_shares=chain.shares.tolist())
+    return Worth(costs=costs, chances=chances, tree_tokens=chain.tokens.tolist(), tree_shares=chain.shares.tolist())
+
+
+def _chances(accepted: Any) -> list[float]:
+    found = accepted["chances"]
+    if not isinstance(found, list) or len(found) != NUM_KINDS or not all(0 <= chance <= 1 for chance in found):
+        raise ArgumentError(f"chances is {found!r:.40}; expected {NUM_KINDS} probabilities")
+    return found
 
 
 def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
