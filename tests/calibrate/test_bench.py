@@ -162,6 +162,8 @@ def test_ctrl_c_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None
         ({"questions": 0}, "questions is 0"),
         ({"seed": -1}, "seed -1"),
         ({"category": ["poetry"]}, "'poetry'; expected random"),
+        ({"draft": False}, "nothing to compare"),
+        ({"draft": ("lookup", "table")}, "no table of n-grams"),
     ],
 )
 def test_what_cannot_be_run_is_refused(arguments: dict[str, object], words: str) -> None:

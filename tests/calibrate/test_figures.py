@@ -17,6 +17,7 @@ def result(tokens: list[int], ms_per_token: float, *, per_step: int = 1, first_m
         reused_tokens=0,
         steps=len(steps),
         accepted_per_step=steps,
+        source_per_step=["ppd"] * len(steps),
         first_token_ms=first_ms,
         prefill_ms=first_ms,
         decode_ms=rest * ms_per_token,

@@ -96,13 +96,13 @@ def test_the_picture_has_a_bar_for_each_row(run: Run, tinypy_bundle: Path, tmp_p
     assert all(f"<!-- {name} -->" in drawn for name in ("humaneval", "prompt", "all"))
 
 
-def test_what_is_not_drafted_or_left_out_is_said_below_the_table() -> None:
-    report = dataclasses.replace(REPORT, drafted=False, left_out=3, categories={"a|b": REPORT})
+def test_sources_and_what_is_left_out_are_said_below_the_table() -> None:
+    report = dataclasses.replace(REPORT, left_out=3, categories={"a|b": REPORT})
 
     text = describe_bench(report)
 
     assert "| a\\|b | 1 " in text
-    assert "--draft measures drafting" in text
+    assert "drafting from lookup, ppd." in text
     assert "context: 3 turns" in text
 
 
@@ -125,24 +125,18 @@ def test_ctrl_c_prints_what_was_measured(
     assert [row[:3] for row in table(outcome.out)[2:]] == ([["built-in", "2", "2"]] if answers else [])
 
 
-@pytest.mark.parametrize("draft", [True, False])
-def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, own_bundle: Path, draft: bool) -> None:
-    outcome = run(
-        "bench",
-        own_bundle,
-        "--turns",
-        1,
-        "--max-new-tokens",
-        8,
-        "--json",
-        "--threads",
-        1,
-        *["--draft", "always"] * draft,
-    )
+@pytest.mark.parametrize(
+    ("flags", "sources"), [([], None), (["--draft", "always"], ["ppd"]), (["--draft", "lookup"], ["lookup"])]
+)
+def test_bench_compares_what_the_bundle_does_or_the_sources_asked_for(
+    run: Run, own_bundle: Path, flags: list[str], sources: list[str] | None
+) -> None:
+    outcome = run("bench", own_bundle, *QUICK, "--json", *flags)
 
     assert outcome.code == 0, outcome
     report = json.loads(outcome.out)
-    assert report["drafted"] == (draft or open_bundle(own_bundle).manifest.decision.draft is not False)
+    pays = open_bundle(own_bundle).manifest.decision.draft is not False
+    assert report["sources"] == (sources or ["lookup", *["ppd"] * pays])
     assert report["identical_share"] == 1 or report["excused_forks"] == report["forks"]
 
 
@@ -157,6 +151,8 @@ def test_bench_compares_what_the_bundle_does_or_drafting_in_any_case(run: Run, o
         (["--prompts", "missing"], ["missing", "check the path"]),
         (["--prompts", "bad.jsonl"], ["bad.jsonl, line 2", "expected"]),
         (["--plot", "bars.nope"], ["bars.nope", ".svg"]),
+        (["--draft", "ppd,magic"], ["'magic'", "expected", "lookup"]),
+        (["--draft", "table"], ["no table of n-grams", "--prompt-tokens"]),
     ],
 )
 def test_a_bench_that_cannot_be_run_is_one_line(

@@ -20,7 +20,9 @@ from tests.chats import chat_bundle
 from tests.cli.helpers import Outcome, Run, fails, misused
 
 COMMAND = [sys.executable, "-c", "from ppd.cli import main; main()", "chat"]
-STATS = r"\d+ tokens in \d+ steps .*, ([\d]+) of (\d+) prompt tokens reused, first token .* finished: \w+"
+STATS = (
+    r"\d+ tokens in \d+ steps .*, ([\d]+) of (\d+) prompt tokens reused, first token .* finished: \w+(?:; steps: .*)?"
+)
 
 
 @pytest.fixture(scope="session")
@@ -82,22 +84,23 @@ def test_the_system_prompt_can_be_set_and_left_to_the_template(chat, bundle: Pat
     assert outcome.err.splitlines()[0] == "the system prompt is set"
 
 
-def test_drafting_changes_no_token_and_only_three_words_say_it(chat, bundle: Path) -> None:
-    outcome = chat("/draft on\nimport os\n/stats\n/draft off\nx = 1\n/stats\n/draft auto\n/draft maybe\n/draft\n")
+def test_drafting_changes_no_token_and_its_sources_can_be_chosen(chat, bundle: Path) -> None:
+    outcome = chat("/draft always\nimport os\n/stats\n/draft off\nx = 1\n/stats\n/draft lookup\n/draft maybe\n/draft\n")
     assert outcome.out == answers_of(bundle, "import os", "x = 1")
-    on, drafted, off, plain, auto, *wrong = outcome.err.splitlines()
-    assert (on, off) == ("answers are drafted", "answers are decoded plainly")
-    assert auto in (on, off)
+    on, drafted, off, plain, lookup, wrong, auto = outcome.err.splitlines()
+    assert (on, off) == ("answers are drafted from ppd", "answers are decoded plainly")
+    assert lookup == "answers are drafted from lookup"
+    assert auto in (lookup, "answers are drafted from lookup, ppd")
     assert "in 11 steps" in plain
     assert "in 11 steps" not in drafted
-    assert wrong == ["/draft is 'maybe'; expected on, off or auto", "/draft is ''; expected on, off or auto"]
+    assert re.fullmatch(r"error: .*'maybe'.*; expected .*lookup.*", wrong)
 
 
 def test_drafting_with_a_tree_that_cannot_is_one_line(
     chat, bundle: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ppd.tree.Tree.drafts", False)
-    outcome = chat("/draft on\nx = 1\n")
+    outcome = chat("/draft always\nx = 1\n")
     assert re.fullmatch(r"error: draft is True, and [^\n]+\n", outcome.err)
     assert outcome.out == answers_of(bundle, "x = 1")
     fails(chat("x = 1\n", "--draft", "always"), "no prompt rows")
@@ -112,7 +115,7 @@ def test_an_unknown_command_is_told_and_not_sent(chat, bundle: Path) -> None:
 def test_help_names_every_command(chat) -> None:
     outcome = chat("/help\n")
     assert outcome.out == ""
-    for command in ("restart", "system TEXT", "draft on|off|auto", "stats", "help", "exit"):
+    for command in ("restart", "system TEXT", "draft SOURCES", "stats", "help", "exit"):
         assert f"/{command} " in outcome.err
 
 

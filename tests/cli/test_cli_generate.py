@@ -32,6 +32,8 @@ def test_generate_json_is_one_object_with_the_names_of_the_result(run: Run, tiny
         "reused_tokens",
         "steps",
         "accepted_per_step",
+        "source_per_step",
+        "by_source",
         "acceptance_length",
         "first_token_ms",
         "prefill_ms",
@@ -45,6 +47,14 @@ def test_generate_json_is_one_object_with_the_names_of_the_result(run: Run, tiny
     assert answer["stats"]["tokens_per_second"] == pytest.approx(7000 / answer["stats"]["decode_ms"])
 
 
+def test_json_counts_the_steps_of_each_source_and_the_guesses_that_were_right(run: Run, tinypy_bundle: Path) -> None:
+    stats = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 8, "--draft", "always")["stats"]
+
+    steps = stats["steps"]
+    assert stats["source_per_step"] == ["ppd"] * steps
+    assert stats["by_source"] == {"ppd": {"steps": steps, "right": 7 - steps}}
+
+
 def test_drafting_and_plain_decoding_print_the_same(run: Run, tinypy_bundle: Path) -> None:
     plain = generate(run, tinypy_bundle, PROMPT, "--plain", "--max-new-tokens", 24)
     drafted = generate(run, tinypy_bundle, PROMPT, "--draft", "always", "--max-new-tokens", 24)
@@ -53,7 +63,7 @@ def test_drafting_and_plain_decoding_print_the_same(run: Run, tinypy_bundle: Pat
     assert (plain["stats"]["acceptance_length"], plain["stats"]["steps"]) == (1, 23)
     assert drafted["stats"]["acceptance_length"] > 1
     for flag in (["--plain"], ["--draft", "always"]):
-        assert run("generate", tinypy_bundle, PROMPT, flag, "--max-new-tokens", 24).out == plain["text"] + "\n"
+        assert run("generate", tinypy_bundle, PROMPT, *flag, "--max-new-tokens", 24).out == plain["text"] + "\n"
 
 
 def test_stats_go_to_standard_error(run: Run, tinypy_bundle: Path) -> None:
@@ -65,6 +75,14 @@ def test_stats_go_to_standard_error(run: Run, tinypy_bundle: Path) -> None:
         r"first token [\d.]+ ms, decode [\d.]+ ms, finished: length\n",
         outcome.err,
     )
+
+
+def test_stats_of_drafting_end_with_the_steps_of_each_source(run: Run, tinypy_bundle: Path) -> None:
+    outcome = run("generate", tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--stats", "--draft", "always")
+
+    counts = re.fullmatch(r".*, finished: length; steps: (\d+) ppd \((\d+) right\)\n", outcome.err)
+    assert counts is not None
+    assert sum(map(int, counts.groups())) == 23
 
 
 def test_stats_of_an_answer_without_steps_have_dashes(run: Run, tinypy_bundle: Path) -> None:

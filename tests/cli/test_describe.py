@@ -123,7 +123,7 @@ def test_what_was_measured_is_told(bundle: Bundle, draft: bool, words: str) -> N
 
     text = describe_bundle(measured)
     assert lines_of(text)["speed-up"] == words
-    assert "say --draft or --plain" not in text
+    assert "say --draft always or --plain" not in text
     assert "0.630 predicted, 0.640 measured (0.610 to 0.650)" in text
 
 
@@ -139,7 +139,12 @@ def test_what_was_measured_elsewhere_is_told_with_how_to_change_it(bundle: Bundl
 
     for text in (describe_bundle(elsewhere), describe_export(elsewhere, 1, 1, 1)):
         assert lines_of(text)["speed-up"].startswith("drafting" if draft else "plain decoding")
-        for words in (f"{RECORD.measured_speedup:.3f} measured", RECORD.engine, "ppd calibrate", "--draft or --plain"):
+        for words in (
+            f"{RECORD.measured_speedup:.3f} measured",
+            RECORD.engine,
+            "ppd calibrate",
+            "--draft always or --plain",
+        ):
             assert words in text
 
 
@@ -159,7 +164,7 @@ def test_an_estimate_is_told_with_its_terms_and_its_warning(bundle: Bundle) -> N
         "N rows take 0.125 + max(2 weights + 0.5 cache of 64 rows, N x 0.25 compute) ms",
         "memory bounds N = 1 to 10, compute more",
         "acceptance length 1.500 (some text), speed-up 0.75",
-        "say --draft or --plain",
+        "say --draft always or --plain",
     ):
         assert words in text
     assert lines_of(text)["warning"] == "needs much"
