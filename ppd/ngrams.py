@@ -46,6 +46,10 @@ class NgramTable:
             raise BundleError(f"{path} is not a table of n-grams ({error}); export the bundle again") from error
         if magic != _MAGIC or bits > 40 or len(content) != _HEADER.size + (8 << bits):
             raise BundleError(f"{path} is not a table of n-grams, or is cut off; export the bundle again")
+        entries = np.frombuffer(content, "<u8", offset=_HEADER.size)
+        # A search ends at an empty entry; and a guess is a row of the embedding.
+        if np.count_nonzero(entries) > _MAX_LOAD * len(entries) or int((entries & 0xFFFFFF).max()) >= vocab_size:
+            raise BundleError(f"{path} is not a table of n-grams, or is damaged; export the bundle again")
         self.vocab_size = vocab_size
         self._shift, self._last = 64 - bits, (1 << bits) - 1
         self._entries = memoryview(content)[_HEADER.size :].cast("Q")
@@ -87,12 +91,12 @@ def build_table(texts: Iterable[npt.NDArray[np.integer]], vocab_size: int, max_b
     if vocab_size > 1 << _TOKEN_BITS:
         raise ArgumentError(f"a table of n-grams takes up to {1 << _TOKEN_BITS} words; the vocabulary has {vocab_size}")
     parts = [np.asarray(text, np.uint64) for text in texts]
-    found = [_best_guesses(parts, order) for order in ORDERS]
+    found = [_best_guesses(parts, order) for order in reversed(ORDERS)]
     keys, tokens, levels, counts = (np.concatenate(columns) for columns in zip(*found, strict=True))
     bits = max(4, (int(len(keys) / _MAX_LOAD)).bit_length())
     while _HEADER.size + (8 << bits) > max_bytes and bits > 4:
         bits -= 1
-    # A guess is worth how often it is right; ties go to the shorter n-gram, which comes later.
+    # A guess is worth how often it is right; ties go to the shorter n-gram, which comes first.
     order = np.argsort(-(levels * counts), kind="stable")[: int((1 << bits) * _MAX_LOAD)]
     if not len(order):
         raise ArgumentError("the texts hold no two tokens in a row; expected some answers of the model")
