@@ -57,6 +57,9 @@ class NgramTable:
     def guess(self, third: int, second: int, first: int) -> tuple[int, int]:
         """The surest guess after the last three tokens of a text, the very last one being `first`.
 
+        Args:
+            third: -1 where the text has no such token; so with `second`.
+
         Returns:
             The token and how sure it is, 0 to `LEVELS` - 1; (0, 0) if there is none.
         """

@@ -50,7 +50,7 @@ class TextGuesser:
         if index is not None:
             index.follow(text)
             place, length = index.place, index.length
-        third, second, first = (text[-3], text[-2], text[-1]) if len(text) > 2 else (0, 0, text[-1])
+        third, second, first = (-1, -1, *text[-3:])[-3:]
         size, reach = len(text), 1.0
         for _ in range(self._most):
             chance, token, kind = 0.0, -1, 0
