@@ -1,0 +1,193 @@
+"""Which plan is chosen: by what a step promises and costs, for worths given by hand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppd.ngrams import NgramTable, build_table
+from ppd.runtime.drafters import LOOKUP, PLAIN, PPD, TABLE, ChoosingDrafter, Proposal
+from ppd.runtime.drafters.worth import TreeWorth, Worth
+from ppd.runtime.plans import Plans
+from ppd.signature import CHAIN_LENGTHS, MAX_ROWS
+from tests.runtime.fake_engine import WIDE, fake_model
+
+ALL = frozenset([PPD, LOOKUP, TABLE])
+FLAT = [1.0] * (MAX_ROWS + 1)
+STEEP = [float(max(1, rows)) for rows in range(MAX_ROWS + 1)]
+REPEATING = [*range(100, 120)] * 2
+UNSEEN = [*range(100, 120)]
+NO_GUESSES = np.zeros((0, 10), np.int64)
+GUESSES = np.arange(20).reshape(2, 10)
+TREE_ROWS = 19 * 3
+"""Of `WIDE`: 19 nodes, each with two prompt rows."""
+
+
+def worth_of_tree(costs: Sequence[float], gained: float) -> Worth:
+    """A tree whose guesses give so many tokens in each step that has them."""
+    return Worth(costs=costs, tree_tokens=[1.0, 1.0, 1 + gained], tree_length=1 + gained, tree_cost=costs[TREE_ROWS])
+
+
+def drafter(worth: Worth, sources: frozenset[str] = ALL, table: NgramTable | None = None) -> ChoosingDrafter:
+    return ChoosingDrafter(plans(), worth, sources, table)
+
+
+def plans() -> Plans:
+    return fake_model(WIDE).session.plans
+
+
+def num_candidates(proposal: Proposal) -> int:
+    assert len(proposal.candidates) == len(proposal.plan.nodes) - 1
+    return len(proposal.candidates)
+
+
+def up_to(rows: int) -> list[float]:
+    """Costs at which so many rows cost as much as one, and more cannot be had."""
+    return [1.0] * (rows + 1) + [1e6] * (MAX_ROWS - rows)
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"), [(FLAT, CHAIN_LENGTHS[-1]), (STEEP, 0), (up_to(6), 5), (up_to(5), 3), (up_to(2), 1)]
+)
+def test_a_chain_is_as_long_as_its_rows_are_cheap(costs: list[float], expected: int) -> None:
+    proposal = drafter(Worth(costs=costs)).propose(REPEATING, NO_GUESSES)
+
+    assert num_candidates(proposal) == expected
+    assert proposal.candidates == REPEATING[:expected]
+    assert proposal.source == (LOOKUP if expected else PLAIN)
+    assert proposal.plan.rows.num_rows == expected + 1
+
+
+def test_a_chain_ends_where_its_guesses_are_no_longer_worth_their_rows() -> None:
+    costs = [1 + 0.5 * (rows - 1) for rows in range(MAX_ROWS + 1)]
+    text = [1, 2, 3, 1, 2, 3]  # a match of three tokens: right about two times in three, then three in four
+
+    assert 0 < num_candidates(drafter(Worth(costs=costs)).propose(text, NO_GUESSES)) < 5
+
+
+def test_nothing_is_guessed_without_evidence() -> None:
+    proposal = drafter(Worth(costs=FLAT)).propose(UNSEEN, NO_GUESSES)
+
+    assert (proposal.source, proposal.candidates, proposal.plan.rows.num_rows) == (PLAIN, [], 1)
+
+
+def test_a_chain_is_named_after_its_first_guess(tmp_path: Path) -> None:
+    (tmp_path / "ngrams.bin").write_bytes(
+        build_table([np.array(text) for text in ([50, 51, 52], [60, 100, 101])] * 9, 200)
+    )
+    table = NgramTable(tmp_path / "ngrams.bin")
+
+    assert drafter(Worth(costs=FLAT), table=table).propose([*UNSEEN, 50], NO_GUESSES)[1:] == ([51, 52], TABLE)
+    assert drafter(Worth(costs=FLAT), table=table).propose(REPEATING, NO_GUESSES).source == LOOKUP
+    mixed = drafter(Worth(costs=FLAT), table=table).propose([*UNSEEN, 60], NO_GUESSES)
+    assert (mixed.candidates[:4], mixed.source) == ([100, 101, 102, 103], TABLE)
+    without = drafter(Worth(costs=FLAT), frozenset([PPD, LOOKUP]), table).propose([*UNSEEN, 50], NO_GUESSES)
+    assert without.source == PLAIN
+    assert drafter(Worth(costs=FLAT), frozenset([TABLE]), table).propose(REPEATING, NO_GUESSES).source == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("history", "gained", "costs", "source"),
+    [
+        (UNSEEN, 1.0, FLAT, PPD),
+        (UNSEEN, 1.0, STEEP, PLAIN),
+        (REPEATING, 0.5, FLAT, LOOKUP),
+        (REPEATING, 40.0, FLAT, PPD),
+        (REPEATING, 40.0, up_to(16), LOOKUP),
+    ],
+)
+def test_the_tree_is_taken_where_it_promises_most(
+    history: list[int], gained: float, costs: list[float], source: str
+) -> None:
+    proposal = drafter(worth_of_tree(costs, gained)).propose(history, GUESSES)
+
+    assert proposal.source == source
+    if source == PPD:
+        assert proposal.plan.rows.num_rows == TREE_ROWS
+        assert proposal.candidates[0] == GUESSES[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("worth", "sources"), [(Worth(costs=FLAT), ALL), (worth_of_tree(FLAT, 40.0), frozenset([LOOKUP, TABLE]))]
+)
+def test_the_tree_is_never_taken_where_its_worth_is_unknown_or_it_is_no_source(
+    worth: Worth, sources: frozenset[str]
+) -> None:
+    made = drafter(worth, sources)
+
+    assert made.num_prompts == 0
+    assert made.propose(UNSEEN, GUESSES).source == PLAIN
+    assert made.propose(REPEATING, GUESSES).plan.rows.num_rows == CHAIN_LENGTHS[-1] + 1
+
+
+def test_prompt_rows_hang_where_the_guesses_of_the_next_step_pay() -> None:
+    cheap, dear = drafter(worth_of_tree(FLAT, 0.5)), drafter(worth_of_tree(STEEP, 0.5))
+    assert (cheap.num_prompts, dear.num_prompts) == (2, 0)
+
+    longest = CHAIN_LENGTHS[-1]
+    chain = cheap.propose(REPEATING, NO_GUESSES).plan.rows
+    assert [node.prompts for node in chain.nodes] == [0] * longest + [2]
+    costs = up_to(longest + 1)  # two rows more are too dear
+    costs[TREE_ROWS] = 1.0
+    bare = drafter(worth_of_tree(costs, 0.5)).propose(REPEATING, NO_GUESSES).plan.rows
+    assert [node.prompts for node in bare.nodes] == [0] * (longest + 1)
+
+
+def test_a_tree_that_never_pays_is_dropped_and_one_that_pays_stays() -> None:
+    costs = [1.0 if rows < 4 else 1.2 for rows in range(MAX_ROWS + 1)]
+    for right, stays in ((0, False), (1, True)):
+        made, history, taken = drafter(worth_of_tree(costs, 1.0)), list(UNSEEN), list[bool]()
+        for step in range(200):
+            source = made.propose(history, GUESSES).source
+            taken.append(source == PPD)
+            history += range(1000 * step + 200, 1000 * step + 201 + (right if source == PPD else 0))
+        assert all(taken[:10])
+        assert set(taken[-100:]) == {stays}
+        assert made.num_prompts == (2 if stays else 0)
+
+
+def test_what_a_tree_gives_corrects_what_is_expected_of_it() -> None:
+    tree = TreeWorth(worth_of_tree(FLAT, 1.0), [3, 3, TREE_ROWS])
+    before = tree.of_step(2, 1.0)
+    for _ in range(300):
+        tree.judge(0, 1)  # a state without guesses says nothing
+    assert tree.of_step(2, 1.0) == before == pytest.approx(2.0)  # one token of this step's guesses, one of the next's
+
+    for tokens, gained in ((3, 2.0), (1, 0.0)):
+        for _ in range(600):
+            tree.judge(2, tokens)
+        assert tree.of_step(2, 1.0) == pytest.approx(2 * gained, abs=0.01)
+
+
+def test_what_other_steps_give_is_not_taken_for_the_trees() -> None:
+    costs = up_to(4)
+    costs[TREE_ROWS] = 1.0
+    made, history = drafter(worth_of_tree(costs, 0.5)), REPEATING * 2
+    for _ in range(200):
+        assert made.propose(history, GUESSES).source == LOOKUP
+        history += REPEATING[len(history) % 20 :][:4]
+
+
+def test_guesses_that_cost_more_than_they_give_are_worth_nothing() -> None:
+    assert TreeWorth(worth_of_tree(STEEP, 0.5), [3, 3, TREE_ROWS]).of_guesses(1.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "cost", "drafts"), [(1, 1.5, True), (2, 1.5, True), (2, 1.8, True), (12, 1.5, False)]
+)
+def test_where_tokens_come_fast_a_dear_guess_is_left_out(num_tokens: int, cost: float, drafts: bool) -> None:
+    costs = [1.0, 1.0, cost, *[1e6] * (MAX_ROWS - 2)]
+    made, history = drafter(Worth(costs=costs)), REPEATING * 2
+    for _ in range(300):
+        made.propose(history, NO_GUESSES)
+        history += (REPEATING * 2)[len(history) % 20 :][:num_tokens]
+
+    assert num_candidates(made.propose(history, NO_GUESSES)) == drafts
+
+
+def test_another_generations_prompt_is_no_tokens_of_the_last_step() -> None:
+    costs = [1.0, 1.0, 1.5, *[1e6] * (MAX_ROWS - 2)]
+    made = drafter(Worth(costs=costs))
+    for count in range(2, 60):
+        assert num_candidates(made.propose(REPEATING * count, NO_GUESSES)) == 1
