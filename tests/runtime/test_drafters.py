@@ -1,18 +1,32 @@
 """Whoever drafts, the tokens are plain decoding's."""
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppd.runtime.drafters import Drafter, PlainDrafter, PromptTokenDrafter, Proposal
+from ppd.ngrams import NgramTable, build_table
+from ppd.runtime.drafters import (
+    LOOKUP,
+    PPD,
+    TABLE,
+    ChoosingDrafter,
+    Drafter,
+    PlainDrafter,
+    PromptTokenDrafter,
+    Proposal,
+)
+from ppd.runtime.drafters.worth import Worth
 from ppd.runtime.model import Model
 from ppd.runtime.plans import Plans
+from ppd.signature import MAX_ROWS
 from ppd.tree import Tree
-from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
-from tests.strategies import trees
+from tests.runtime.fake_engine import NUM_TOP_IDS, WIDE, FakeEngine, fake_model, naive_greedy
+from tests.strategies import FEW, trees
 
 PROMPT = [1, 2, 3]
 
@@ -66,6 +80,66 @@ def test_any_drafter_changes_no_token(data: st.DataObject, tree: Tree, temperatu
     decided = [*PROMPT, *plain.token_ids]
     ends = np.cumsum([4, *drafted.stats.accepted_per_step[:-1]])
     assert drafter.histories == [decided[:end] for end in ends.tolist()]
+
+
+@FEW
+@given(
+    data=st.data(),
+    tree=trees(max_prompt_tokens=3, max_nodes=8),
+    words=st.integers(2, 12),
+    temperature=st.sampled_from([0.0, 0.8]),
+    row_cost=st.sampled_from([0.0, 0.02, 0.3]),
+    gained=st.sampled_from([None, 0.2, 2.0]),
+)
+def test_choosing_changes_no_token(
+    data: st.DataObject,
+    tree: Tree,
+    words: int,
+    temperature: float,
+    row_cost: float,
+    gained: float | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    model, token = fake_model(tree, vocab_size=words + NUM_TOP_IDS), st.integers(0, words + NUM_TOP_IDS - 1)
+    prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=3), label="prompts")
+    options = [{"max_new_tokens": 24, "temperature": temperature, "seed": seed} for seed in range(len(prompts))]
+    plain = [model.generate(prompt, **option, draft=False) for prompt, option in zip(prompts, options, strict=True)]
+    known = data.draw(st.lists(st.lists(token, min_size=2, max_size=8), max_size=4), label="known")
+    known += [[*prompt, *answer.token_ids] for prompt, answer in zip(prompts, plain, strict=True)][: len(known)]
+    sources = data.draw(st.sets(st.sampled_from([PPD, LOOKUP, TABLE]), min_size=1), label="sources")
+    table = table_of(known, model, tmp_path_factory.getbasetemp()) if known else None
+    worth = Worth(costs=[1 + row_cost * max(0, rows - 1) for rows in range(MAX_ROWS + 1)])
+    if gained is not None:
+        tokens = [1 + gained * state for state in range(tree.num_prompt_tokens + 1)]
+        worth = dataclasses.replace(worth, tree_tokens=tokens, tree_length=1 + gained)
+    model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset(sources), table)
+
+    for prompt, option, expected in zip(prompts, options, plain, strict=True):
+        got = model.generate(prompt, **option, draft=True, reuse=data.draw(st.booleans()))
+        assert got.token_ids == expected.token_ids
+        assert set(got.stats.source_per_step) <= sources | {"plain"}
+
+
+def table_of(texts: list[list[int]], model: Model, folder: Path) -> NgramTable:
+    file = folder / "choosing.bin"
+    file.unlink(missing_ok=True)  # a table that is read keeps its own file
+    file.write_bytes(build_table([np.array(text) for text in texts], model.session.plans.vocab_size))
+    return NgramTable(file)
+
+
+@pytest.mark.parametrize("source", [LOOKUP, TABLE])
+def test_text_that_comes_again_is_drafted_in_few_steps(source: str, tmp_path: Path) -> None:
+    model = fake_model(WIDE)
+    answer = model.generate(PROMPT, max_new_tokens=33, draft=False).token_ids
+    table = table_of([[*PROMPT, *answer]] * 9, model, tmp_path)
+    worth = Worth(costs=[1.0] * (MAX_ROWS + 1))
+    model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset([source]), table)
+
+    prompt = [*PROMPT, *answer, *PROMPT] if source == LOOKUP else PROMPT
+    stats = model.generate(prompt, max_new_tokens=24, draft=True).stats
+
+    assert stats.steps < 8
+    assert stats.by_source[source][1] == 23 - stats.steps
 
 
 def test_a_drafter_that_knows_the_answer_needs_few_steps() -> None:
