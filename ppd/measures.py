@@ -47,8 +47,10 @@ def curves_from_json(data: Any) -> dict[int, LatencyCurve]:
     """
     try:
         sizes, lens, values = data["sizes"], data["cache_lens"], np.array(data["milliseconds"], np.float64)
-        ascending = sizes[0] == 1 and all(numbers == sorted(set(numbers)) for numbers in (sizes, lens))
-        valid = ascending and values.shape == (len(lens), len(sizes)) and bool((values > 0).all())
+        whole = all(type(number) is int for number in (*sizes, *lens))
+        ascending = whole and sizes[0] == 1 and all(numbers == sorted(set(numbers)) for numbers in (sizes, lens))
+        positive = bool((np.isfinite(values) & (values > 0)).all())
+        valid = ascending and positive and values.shape == (len(lens), len(sizes))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ArgumentError(f"the times are malformed ({error})") from error
     if not valid:
