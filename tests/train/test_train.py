@@ -1,7 +1,9 @@
 """Runs: repeatable, resumable to the bit, learning; the folder that they leave; what is refused."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import peft
@@ -11,8 +13,10 @@ import transformers
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from ppd.bundle import NGRAMS_FILE
 from ppd.errors import ArgumentError
 from ppd.models.adapter import load_prompt_tokens
+from ppd.ngrams import NgramTable
 from ppd.train import steps as steps_module
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import initial_tokens, prepare
@@ -248,6 +252,24 @@ def test_the_folder_holds_card_metrics_and_accuracy_and_no_checkpoint(finished: 
     assert torch.tensor(accuracy["marginals"]).shape == (3, 10)
     assert all(0 <= sum(row) <= 1 + 1e-6 for row in accuracy["marginals"])
     assert set(accuracy["sets"]) == {"rollouts", "text"}
+
+
+def test_the_folder_holds_a_table_of_what_the_model_says_after_its_own_tokens(
+    finished: TrainReport, model: Path, text: Path, tmp_path: Path
+) -> None:
+    rollouts = prepare(str(model), [text], tmp_path / "cache", options(), Accelerator()).sets["rollouts"]
+    table = NgramTable(finished.folder / NGRAMS_FILE)
+
+    assert table.vocab_size == len(WORDS)
+    after: dict[int, Counter[int]] = defaultdict(Counter)
+    for ids, first, end in zip(rollouts.ids.tolist(), rollouts.first.tolist(), rollouts.end.tolist(), strict=True):
+        answer = ids[max(0, first - 2) : end + 1]  # three tokens before the first that the model said; EOS too
+        for token, follower in pairwise(answer):
+            after[token][follower] += 1
+    sure = {token: counts.most_common(1)[0][0] for token, counts in after.items() if len(counts) == 1}
+    assert sure
+    assert {token: table.guess(-1, -1, token)[0] for token in sure} == sure
+    assert {table.guess(-1, -1, token) for token in range(len(WORDS)) if token not in after} <= {(0, 0)}
 
 
 def test_metrics_have_every_step_and_the_held_out_figures(finished: TrainReport) -> None:
