@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -18,11 +19,12 @@ from ppd.errors import ArgumentError
 from ppd.models.adapter import load_prompt_tokens
 from ppd.ngrams import NgramTable
 from ppd.train import steps as steps_module
+from ppd.train.data import Sequences
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import initial_tokens, prepare
 from ppd.train.report import TrainReport
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress
-from ppd.train.trainer import train
+from ppd.train.trainer import _ngrams, train
 from tests.train.tiny_runs import WORDS, options, save_chat_model, save_model, save_text, steps_in
 
 HIDDEN = 32
@@ -270,6 +272,16 @@ def test_the_folder_holds_a_table_of_what_the_model_says_after_its_own_tokens(
     assert sure
     assert {token: table.guess(-1, -1, token)[0] for token in sure} == sure
     assert {table.guess(-1, -1, token) for token in range(len(WORDS)) if token not in after} <= {(0, 0)}
+
+
+def test_the_table_knows_the_end_of_an_answer_and_what_its_first_token_followed(tmp_path: Path) -> None:
+    rollouts = Sequences(torch.tensor([[5, 6, 7, 8, 9, 2, 0, 0]]), torch.tensor([3]), torch.tensor([5]))
+    decoder = SimpleNamespace(embedding=torch.nn.Embedding(10, 1))
+    (tmp_path / NGRAMS_FILE).write_bytes(_ngrams(SimpleNamespace(sets={"rollouts": rollouts}, decoder=decoder)))
+    table = NgramTable(tmp_path / NGRAMS_FILE)
+
+    assert [table.guess(-1, -1, token)[0] for token in range(10)] == [0, 0, 0, 0, 0, 0, 7, 8, 9, 2]
+    assert table.guess(6, 7, 8)[0] == 9
 
 
 def test_metrics_have_every_step_and_the_held_out_figures(finished: TrainReport) -> None:
