@@ -108,10 +108,11 @@ def test_choosing_changes_no_token(
     known += [[*prompt, *answer.token_ids] for prompt, answer in zip(prompts, plain, strict=True)][: len(known)]
     sources = data.draw(st.sets(st.sampled_from([PPD, LOOKUP, TABLE]), min_size=1), label="sources")
     table = table_of(known, model, tmp_path_factory.getbasetemp()) if known else None
-    worth = Worth(costs=[1 + row_cost * max(0, rows - 1) for rows in range(MAX_ROWS + 1)])
+    worth = Worth(costs={0: [1 + row_cost * max(0, rows - 1) for rows in range(MAX_ROWS + 1)]})
     if gained is not None:
         tokens = [1 + gained * state for state in range(tree.num_prompt_tokens + 1)]
-        worth = dataclasses.replace(worth, tree_tokens=tokens, tree_length=1 + gained)
+        shares = [0.0] * tree.num_prompt_tokens + [1.0]
+        worth = dataclasses.replace(worth, tree_tokens=tokens, tree_shares=shares)
     model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset(sources), table)
 
     for prompt, option, expected in zip(prompts, options, plain, strict=True):
@@ -132,7 +133,7 @@ def test_text_that_comes_again_is_drafted_in_few_steps(source: str, tmp_path: Pa
     model = fake_model(WIDE)
     answer = model.generate(PROMPT, max_new_tokens=33, draft=False).token_ids
     table = table_of([[*PROMPT, *answer]] * 9, model, tmp_path)
-    worth = Worth(costs=[1.0] * (MAX_ROWS + 1))
+    worth = Worth(costs={0: [1.0] * (MAX_ROWS + 1)})
     model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset([source]), table)
 
     prompt = [*PROMPT, *answer, *PROMPT] if source == LOOKUP else PROMPT

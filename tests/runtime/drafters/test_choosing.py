@@ -8,6 +8,7 @@ import pytest
 
 from ppd.ngrams import NgramTable, build_table
 from ppd.runtime.drafters import LOOKUP, PLAIN, PPD, TABLE, ChoosingDrafter, Proposal
+from ppd.runtime.drafters.chances import NUM_KINDS
 from ppd.runtime.drafters.worth import TreeWorth, Worth
 from ppd.runtime.plans import Plans
 from ppd.signature import CHAIN_LENGTHS, MAX_ROWS
@@ -26,7 +27,7 @@ TREE_ROWS = 19 * 3
 
 def worth_of_tree(costs: Sequence[float], gained: float) -> Worth:
     """A tree whose guesses give so many tokens in each step that has them."""
-    return Worth(costs=costs, tree_tokens=[1.0, 1.0, 1 + gained], tree_length=1 + gained, tree_cost=costs[TREE_ROWS])
+    return Worth(costs={0: costs}, tree_tokens=[1.0, 1.0, 1 + gained], tree_shares=[0.0, 0.0, 1.0])
 
 
 def drafter(worth: Worth, sources: frozenset[str] = ALL, table: NgramTable | None = None) -> ChoosingDrafter:
@@ -51,7 +52,7 @@ def up_to(rows: int) -> list[float]:
     ("costs", "expected"), [(FLAT, CHAIN_LENGTHS[-1]), (STEEP, 0), (up_to(6), 5), (up_to(5), 3), (up_to(2), 1)]
 )
 def test_a_chain_is_as_long_as_its_rows_are_cheap(costs: list[float], expected: int) -> None:
-    proposal = drafter(Worth(costs=costs)).propose(REPEATING, NO_GUESSES)
+    proposal = drafter(Worth(costs={0: costs})).propose(REPEATING, NO_GUESSES)
 
     assert num_candidates(proposal) == expected
     assert proposal.candidates == REPEATING[:expected]
@@ -59,15 +60,27 @@ def test_a_chain_is_as_long_as_its_rows_are_cheap(costs: list[float], expected: 
     assert proposal.plan.rows.num_rows == expected + 1
 
 
+def test_costs_are_those_behind_the_present_cache() -> None:
+    made = drafter(Worth(costs={0: FLAT, 400: STEEP}))
+    lengths = [num_candidates(made.propose(REPEATING * count, NO_GUESSES)) for count in (1, 8, 12)]
+
+    assert lengths[0] == CHAIN_LENGTHS[-1] > lengths[1] > lengths[2] == 0
+
+
+def test_calibrated_chances_are_where_learning_starts() -> None:
+    never = Worth(costs={0: FLAT}, chances=[0.0] * NUM_KINDS)
+    assert drafter(never).propose(REPEATING, NO_GUESSES).source == PLAIN
+
+
 def test_a_chain_ends_where_its_guesses_are_no_longer_worth_their_rows() -> None:
     costs = [1 + 0.5 * (rows - 1) for rows in range(MAX_ROWS + 1)]
     text = [1, 2, 3, 1, 2, 3]  # a match of three tokens: right about two times in three, then three in four
 
-    assert 0 < num_candidates(drafter(Worth(costs=costs)).propose(text, NO_GUESSES)) < 5
+    assert 0 < num_candidates(drafter(Worth(costs={0: costs})).propose(text, NO_GUESSES)) < 5
 
 
 def test_nothing_is_guessed_without_evidence() -> None:
-    proposal = drafter(Worth(costs=FLAT)).propose(UNSEEN, NO_GUESSES)
+    proposal = drafter(Worth(costs={0: FLAT})).propose(UNSEEN, NO_GUESSES)
 
     assert (proposal.source, proposal.candidates, proposal.plan.rows.num_rows) == (PLAIN, [], 1)
 
@@ -78,13 +91,13 @@ def test_a_chain_is_named_after_its_first_guess(tmp_path: Path) -> None:
     )
     table = NgramTable(tmp_path / "ngrams.bin")
 
-    assert drafter(Worth(costs=FLAT), table=table).propose([*UNSEEN, 50], NO_GUESSES)[1:] == ([51, 52], TABLE)
-    assert drafter(Worth(costs=FLAT), table=table).propose(REPEATING, NO_GUESSES).source == LOOKUP
-    mixed = drafter(Worth(costs=FLAT), table=table).propose([*UNSEEN, 60], NO_GUESSES)
+    assert drafter(Worth(costs={0: FLAT}), table=table).propose([*UNSEEN, 50], NO_GUESSES)[1:] == ([51, 52], TABLE)
+    assert drafter(Worth(costs={0: FLAT}), table=table).propose(REPEATING, NO_GUESSES).source == LOOKUP
+    mixed = drafter(Worth(costs={0: FLAT}), table=table).propose([*UNSEEN, 60], NO_GUESSES)
     assert (mixed.candidates[:4], mixed.source) == ([100, 101, 102, 103], TABLE)
-    without = drafter(Worth(costs=FLAT), frozenset([PPD, LOOKUP]), table).propose([*UNSEEN, 50], NO_GUESSES)
+    without = drafter(Worth(costs={0: FLAT}), frozenset([PPD, LOOKUP]), table).propose([*UNSEEN, 50], NO_GUESSES)
     assert without.source == PLAIN
-    assert drafter(Worth(costs=FLAT), frozenset([TABLE]), table).propose(REPEATING, NO_GUESSES).source == PLAIN
+    assert drafter(Worth(costs={0: FLAT}), frozenset([TABLE]), table).propose(REPEATING, NO_GUESSES).source == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,7 @@ def test_the_tree_is_taken_where_it_promises_most(
 
 
 @pytest.mark.parametrize(
-    ("worth", "sources"), [(Worth(costs=FLAT), ALL), (worth_of_tree(FLAT, 40.0), frozenset([LOOKUP, TABLE]))]
+    ("worth", "sources"), [(Worth(costs={0: FLAT}), ALL), (worth_of_tree(FLAT, 40.0), frozenset([LOOKUP, TABLE]))]
 )
 def test_the_tree_is_never_taken_where_its_worth_is_unknown_or_it_is_no_source(
     worth: Worth, sources: frozenset[str]
@@ -149,15 +162,15 @@ def test_a_tree_that_never_pays_is_dropped_and_one_that_pays_stays() -> None:
 
 def test_what_a_tree_gives_corrects_what_is_expected_of_it() -> None:
     tree = TreeWorth(worth_of_tree(FLAT, 1.0), [3, 3, TREE_ROWS])
-    before = tree.of_step(2, 1.0)
+    before = tree.of_step(2, 1.0, FLAT)
     for _ in range(300):
         tree.judge(0, 1)  # a state without guesses says nothing
-    assert tree.of_step(2, 1.0) == before == pytest.approx(2.0)  # one token of this step's guesses, one of the next's
+    assert tree.of_step(2, 1.0, FLAT) == before == pytest.approx(2.0)  # its own guesses and the next step's
 
     for tokens, gained in ((3, 2.0), (1, 0.0)):
         for _ in range(600):
             tree.judge(2, tokens)
-        assert tree.of_step(2, 1.0) == pytest.approx(2 * gained, abs=0.01)
+        assert tree.of_step(2, 1.0, FLAT) == pytest.approx(2 * gained, abs=0.01)
 
 
 def test_what_other_steps_give_is_not_taken_for_the_trees() -> None:
@@ -170,7 +183,7 @@ def test_what_other_steps_give_is_not_taken_for_the_trees() -> None:
 
 
 def test_guesses_that_cost_more_than_they_give_are_worth_nothing() -> None:
-    assert TreeWorth(worth_of_tree(STEEP, 0.5), [3, 3, TREE_ROWS]).of_guesses(1.0) == 0
+    assert TreeWorth(worth_of_tree(STEEP, 0.5), [3, 3, TREE_ROWS]).of_guesses(1.0, STEEP) == 0
 
 
 @pytest.mark.parametrize(
@@ -178,7 +191,7 @@ def test_guesses_that_cost_more_than_they_give_are_worth_nothing() -> None:
 )
 def test_where_tokens_come_fast_a_dear_guess_is_left_out(num_tokens: int, cost: float, drafts: bool) -> None:
     costs = [1.0, 1.0, cost, *[1e6] * (MAX_ROWS - 2)]
-    made, history = drafter(Worth(costs=costs)), REPEATING * 2
+    made, history = drafter(Worth(costs={0: costs})), REPEATING * 2
     for _ in range(300):
         made.propose(history, NO_GUESSES)
         history += (REPEATING * 2)[len(history) % 20 :][:num_tokens]
@@ -188,6 +201,6 @@ def test_where_tokens_come_fast_a_dear_guess_is_left_out(num_tokens: int, cost: 
 
 def test_another_generations_prompt_is_no_tokens_of_the_last_step() -> None:
     costs = [1.0, 1.0, 1.5, *[1e6] * (MAX_ROWS - 2)]
-    made = drafter(Worth(costs=costs))
+    made = drafter(Worth(costs={0: costs}))
     for count in range(2, 60):
         assert num_candidates(made.propose(REPEATING * count, NO_GUESSES)) == 1

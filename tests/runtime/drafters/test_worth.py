@@ -15,7 +15,8 @@ from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, ESTIMATED, GIVEN, UNK
 from ppd.errors import BundleError
 from ppd.measures import RELATIVE, LatencyCurve, Marginals
 from ppd.planning.chain import chain_from_tree
-from ppd.runtime.drafters.worth import worth_of
+from ppd.runtime.drafters.chances import NUM_KINDS
+from ppd.runtime.drafters.worth import Worth, worth_of
 from ppd.signature import MAX_ROWS
 from ppd.tree import Tree
 from tests.infos import RECORD
@@ -32,6 +33,7 @@ LATENCY = Latency(
     rounds=8,
     stable=True,
 )
+CHANCES = [kind / NUM_KINDS for kind in range(NUM_KINDS)]
 ESTIMATE = EstimateInfo(
     curve=LatencyCurve(sizes=[1, 11], values=[1.0, 2.0], unit=RELATIVE, source="a board"),
     roofline=None,
@@ -53,7 +55,7 @@ def bundle_with(decision: Decision, *, tree: Tree = CHAIN, trained: bool = False
 
 def calibrated(folder: Path, tree: Tree = CHAIN, **changed: str) -> Bundle:
     """A calibrated bundle, some of its files changed."""
-    texts = files_from_measured(Measured(marginals=MARGINALS, latency=LATENCY), RECORD)
+    texts = files_from_measured(Measured(marginals=MARGINALS, chances=CHANCES, latency=LATENCY), RECORD)
     for name, text in (texts | {role.replace("_", "."): text for role, text in changed.items()}).items():
         (folder / name).write_text(text, "utf-8")
     entries = {name: file_entry(folder, name) for name in texts}
@@ -64,23 +66,44 @@ def calibrated(folder: Path, tree: Tree = CHAIN, **changed: str) -> Bundle:
 def test_a_calibrated_bundle_knows_its_times_and_chances(tmp_path: Path) -> None:
     worth = worth_of(calibrated(tmp_path))
 
-    assert [worth.costs[rows] for rows in (1, 4, 10, 16)] == pytest.approx([1.0, 1.5, 2.75, 4.0])  # the short cache's
-    assert worth.costs[MAX_ROWS] == 4.0  # what lies behind was not measured
-    assert len(worth.costs) == MAX_ROWS + 1
+    assert list(worth.costs) == [32, 256]
+    assert [worth.costs[32][rows] for rows in (1, 4, 10, 16)] == pytest.approx([1.0, 1.5, 2.75, 4.0])
+    assert [worth.costs[256][rows] for rows in (1, 4, 10, 16)] == pytest.approx([2.0, 2.25, 3.375, 4.5])
+    assert worth.costs[32][MAX_ROWS] == 4.0  # what lies behind was not measured
+    assert {len(costs) for costs in worth.costs.values()} == {MAX_ROWS + 1}
+    assert worth.chances == CHANCES
     chain = chain_from_tree(CHAIN, MARGINALS.probabilities)
     assert worth.tree_tokens == pytest.approx(chain.tokens)
     assert worth.tree_tokens[:3] == pytest.approx([1.0, 1.5, 1.625])
-    assert worth.tree_length == pytest.approx(chain.acceptance_length)
-    rows = [CHAIN.rows[state].num_rows for state in range(4)]
-    assert worth.tree_cost == pytest.approx(chain.shares @ [worth.costs[count] for count in rows])
+    assert worth.tree_shares == pytest.approx(chain.shares)
+
+
+@pytest.mark.parametrize(
+    ("cache_len", "one", "four"),
+    [(0, 1.0, 1.5), (32, 1.0, 1.5), (144, 1.5, 1.875), (256, 2.0, 2.25), (9999, 2.0, 2.25)],
+)
+def test_costs_behind_a_cache_lie_between_those_that_were_measured(
+    cache_len: int, one: float, four: float, tmp_path: Path
+) -> None:
+    costs = worth_of(calibrated(tmp_path)).costs_behind(cache_len)
+
+    assert (costs[1], costs[4]) == pytest.approx((one, four))
+    assert len(costs) == MAX_ROWS + 1
+
+
+def test_of_several_lengths_the_two_around_are_taken() -> None:
+    worth = Worth(costs={0: [0.0, 1.0], 10: [0.0, 2.0], 20: [0.0, 4.0], 30: [0.0, 5.0]})
+
+    assert [worth.costs_behind(n)[1] for n in (5, 10, 15, 20, 29)] == pytest.approx([1.5, 2.0, 3.0, 4.0, 4.9])
 
 
 def test_an_estimate_is_believed_until_something_was_measured(tmp_path: Path) -> None:
     worth = worth_of(bundle_with(Decision(draft=True, basis=ESTIMATED, record=ESTIMATE)))
 
-    assert [worth.costs[rows] for rows in (1, 6, 11)] == pytest.approx([1.0, 1.5, 2.0])
+    assert [worth.costs_behind(99)[rows] for rows in (1, 6, 11)] == pytest.approx([1.0, 1.5, 2.0])
+    assert worth.chances == []
     assert worth.tree_tokens[:2] == pytest.approx([1.0, 1.5])
-    assert worth_of(calibrated(tmp_path)).costs[4] == 1.5
+    assert worth_of(calibrated(tmp_path)).costs_behind(0)[4] == 1.5
 
 
 @pytest.mark.parametrize(
@@ -95,16 +118,17 @@ def test_an_estimate_is_believed_until_something_was_measured(tmp_path: Path) ->
 def test_guesses_of_untrained_prompt_tokens_that_nobody_judged_are_worth_nothing_known(decision: Decision) -> None:
     worth = worth_of(bundle_with(decision))
 
-    assert (worth.tree_tokens, worth.tree_length, worth.tree_cost) == ((), 1.0, 1.0)
-    assert worth.costs[1] == 1
-    assert sorted(worth.costs) == worth.costs
-    assert worth.costs[11] > 1.5
+    assert (worth.tree_tokens, worth.tree_shares, worth.chances) == ((), (), [])
+    costs = list(worth.costs_behind(0))
+    assert costs[1] == 1
+    assert sorted(costs) == costs
+    assert costs[11] > 1.5
 
 
 def test_trained_prompt_tokens_are_taken_to_guess_something() -> None:
     worth = worth_of(bundle_with(UNMEASURED, trained=True))
 
-    assert 1 < worth.tree_length < 2
+    assert 1 < np.dot(worth.tree_shares, worth.tree_tokens) < 2
     assert worth.tree_tokens[0] == 1 < worth.tree_tokens[1] < worth.tree_tokens[3]
 
 
@@ -112,21 +136,25 @@ def test_a_tree_without_prompt_rows_has_no_worth(tmp_path: Path) -> None:
     worth = worth_of(calibrated(tmp_path, Tree.none(3)))
 
     assert worth.tree_tokens == ()
-    assert worth.costs[4] == 1.5
+    assert worth.costs_behind(0)[4] == 1.5
 
 
 def test_more_rows_never_cost_less() -> None:
     curve = LatencyCurve(sizes=[1, 2, 8, 16], values=[2.0, 1.0, 3.0, 2.5], unit=RELATIVE, source="noise")
     record = dataclasses.replace(ESTIMATE, curve=curve)
-    worth = worth_of(bundle_with(Decision(draft=True, basis=ESTIMATED, record=record)))
+    costs = list(worth_of(bundle_with(Decision(draft=True, basis=ESTIMATED, record=record))).costs_behind(0))
 
-    assert worth.costs[1:3] == [1.0, 1.0]
-    assert sorted(worth.costs) == worth.costs
-    assert worth.costs[16] == worth.costs[8] == 1.5
+    assert costs[1:3] == [1.0, 1.0]
+    assert sorted(costs) == costs
+    assert costs[16] == costs[8] == 1.5
+
+
+def accepted(**changed: object) -> str:
+    return json.dumps({"marginals": [[0.5]], "chances": CHANCES} | changed)
 
 
 def times(**changed: object) -> str:
-    return json.dumps({"sizes": [1, 2], "milliseconds": [[1.0, 2.0]]} | changed)
+    return json.dumps({"sizes": [1, 2], "cache_lens": [32], "milliseconds": [[1.0, 2.0]]} | changed)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +170,12 @@ def times(**changed: object) -> str:
         {"latency_json": times(sizes=7)},
         {"latency_json": times(sizes={"0": 1})},
         {"latency_json": times(milliseconds=[])},
+        {"latency_json": times(cache_lens=[])},
+        {"latency_json": times(cache_lens=[], milliseconds=[])},
+        {"latency_json": times(cache_lens=[64, 32], milliseconds=[[1.0, 2.0]] * 2)},
+        {"latency_json": times(cache_lens=[32, 32], milliseconds=[[1.0, 2.0]] * 2)},
+        {"latency_json": times(cache_lens=["a"])},
+        {"latency_json": times(cache_lens=7)},
         {"latency_json": times(milliseconds=[[1.0]])},
         {"latency_json": times(milliseconds=[[1.0, 0.0]])},
         {"latency_json": times(milliseconds=[[1.0, -1.0]])},
@@ -150,7 +184,12 @@ def times(**changed: object) -> str:
         {"latency_json": times(milliseconds=[[1.0, "a"]])},
         {"latency_json": times(milliseconds=[[[1.0, 2.0], [1.0, 2.0]]])},
         {"latency_json": times(milliseconds={"0": 1})},
-        *({"acceptance_json": text} for text in ("{", "[]", "{}", '{"marginals": [[2.0]]}', '{"marginals": "x"}')),
+        *({"acceptance_json": text} for text in ("{", "[]", "{}")),
+        *({"acceptance_json": accepted(marginals=marginals)} for marginals in ([[2.0]], "x", None)),
+        {"acceptance_json": '{"marginals": [[0.5]]}'},
+        {"acceptance_json": '{"marginals": [[0.5]], "chances": 7}'},
+        *({"acceptance_json": accepted(chances=chances)} for chances in ([], [0.5], [2.0] * NUM_KINDS)),
+        *({"acceptance_json": accepted(chances=[wrong] * NUM_KINDS)} for wrong in (float("nan"), "a", None)),
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, changed: dict[str, str]) -> None:
@@ -160,6 +199,6 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, changed: dict[str, str]) -
 
 
 def test_chances_of_fewer_distances_than_the_tree_has_are_zero_beyond(tmp_path: Path) -> None:
-    worth = worth_of(calibrated(tmp_path, acceptance_json='{"marginals": [[0.5]]}'))
+    worth = worth_of(calibrated(tmp_path, acceptance_json=accepted()))
 
     assert worth.tree_tokens == pytest.approx([1.0, 1.5, 1.5, 1.5])
