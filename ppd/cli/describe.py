@@ -7,6 +7,7 @@ from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
+from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.signature import FUSED_HEAD_MULTIPLE, takes_fused_attention
 from ppd.targets import load_targets
 from ppd.tree import Rows
@@ -29,6 +30,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
         *_speed_lines(manifest.decision),
+        _sources_line(bundle),
         f"provenance     {', '.join(f'{name} {value}' for name, value in manifest.provenance.items())}",
         *_record_lines(bundle),
         *_engine_lines(manifest),
@@ -71,6 +73,7 @@ def describe_export(
         *describe_damage(manifest.damage),
     ]
     lines += _speed_lines(manifest.decision) if manifest.decision.draft is not None else []
+    lines.append(_sources_line(bundle))
     lines += _record_lines(bundle)
     lines += _engine_lines(manifest)
     if unquantised:
@@ -228,6 +231,12 @@ def _expected_speed(decision: Decision) -> str:
     if decision.basis == CALIBRATED_ELSEWHERE:
         return f"{faster} was measured to be faster where the tree was calibrated"
     return f"{faster} is estimated to be faster"
+
+
+def _sources_line(bundle: Bundle) -> str:
+    sources = ", ".join(sorted(sources_of(bundle)))
+    how = "at every step" if drafts_always(bundle, "auto") else "whichever promises most, step by step"
+    return f"drafts from    {sources}: {how}"
 
 
 def _speed_lines(decision: Decision) -> list[str]:

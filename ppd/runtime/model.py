@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
-from ppd.decision import GIVEN
 from ppd.documents import Message
-from ppd.errors import ArgumentError, TokenizerError
+from ppd.errors import TokenizerError
 from ppd.ngrams import NgramTable
-from ppd.runtime.drafters import LOOKUP, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters import TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.runtime.drafters.worth import worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
@@ -183,25 +183,7 @@ class Model:
         Raises:
             ArgumentError: A source is asked for that the bundle does not have.
         """
-        if draft is False:
-            return frozenset()
-        if draft == "auto" and self._trusts_tree:
-            draft = True
-        has_prompts, has_table = self.bundle.tree.drafts, self.bundle.has(NGRAMS_FILE)
-        if draft == "auto":
-            pays = has_prompts and self.bundle.manifest.decision.draft is not False
-            return frozenset([LOOKUP, *[PPD] * pays, *[TABLE] * has_table])
-        wanted = frozenset([PPD] if draft is True else [draft] if isinstance(draft, str) else draft)
-        if PPD in wanted and not has_prompts:
-            raise ArgumentError(
-                f"draft is {draft!r}, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
-            )
-        if TABLE in wanted and not has_table:
-            raise ArgumentError(
-                f"draft is {draft!r}, and the bundle has no table of n-grams; "
-                "export with --prompt-tokens of a folder that ppd train made"
-            )
-        return wanted
+        return sources_of(self.bundle, draft)
 
     @functools.cached_property
     def table(self) -> NgramTable | None:
@@ -212,17 +194,11 @@ class Model:
         """
         return NgramTable(self.bundle.path(NGRAMS_FILE)) if self.bundle.has(NGRAMS_FILE) else None
 
-    @property
-    def _trusts_tree(self) -> bool:
-        """Whether the tree was given by the user, so that it drafts at every step."""
-        decision = self.bundle.manifest.decision
-        return decision.basis == GIVEN and decision.draft is not False and self.bundle.tree.drafts
-
     def _drafter(self, draft: Draft) -> Drafter:
         sources = self.sources(draft)
         if not sources:
             return self._plain
-        if draft is True or (draft == "auto" and self._trusts_tree):
+        if drafts_always(self.bundle, draft):
             return self.drafter
         if sources not in self._choosing:
             table = self.table if TABLE in sources else None
