@@ -8,7 +8,6 @@ was before.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import ppd
@@ -77,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
