@@ -37,7 +37,7 @@ def test_a_bundle_from_a_gguf_file_has_its_tokenizer_and_digest_and_generates_as
 def test_prompt_tokens_are_trained_from_a_gguf_file(tmp_path: Path) -> None:
     file = tiny_gguf("llama_tied", tmp_path, "Q8_0", add_tokenizer)
     (tmp_path / "words.txt").write_text("ab ce de fe " * 600, "utf-8")
-    prepared = prepare(str(file), [tmp_path / "words.txt"], tmp_path / "cache", options(), "cpu")  # type: ignore[arg-type]
+    prepared = prepare(str(file), [tmp_path / "words.txt"], tmp_path / "cache", options(), Accelerator(cpu=True))
 
     assert prepared.source.source == "tiny.gguf"
     assert prepared.decoder.config == read_config(file)
