@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate import Accelerator
 from tokenizers import Tokenizer
 
 from ppd import runtime
 from ppd.cli.describe import describe_bundle
 from ppd.export.exporter import export
 from ppd.models.config import read_config
-from ppd.train.trainer import prepare
+from ppd.train.prepare import prepare
 from tests.models.gguf_files import add_tokenizer, tiny_gguf
 from tests.train.tiny_runs import options
 
