@@ -9,7 +9,7 @@ from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
 from ppd.documents import Message
 from ppd.errors import ArgumentError, ContextError
 from ppd.questions import MT_BENCH, Question, choose_questions
-from ppd.runtime.forks import first_fork
+from ppd.runtime.forks import first_fork, gap_of
 from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
 from ppd.runtime.prompt import Prompt
@@ -204,8 +204,7 @@ class _Run:
         if fork is None:
             return None
         self._model.generate(ids, max_new_tokens=fork + 1, draft=False)
-        second, first = np.partition(self._model.session.logits(0), -2)[-2:]
-        return float(first - second)
+        return gap_of(self._model.session.logits(0))
 
     def _figures(self, pairs: Sequence[Pair]) -> Figures:
         return figures_from_pairs(pairs, tie_gap=self._model.bundle.manifest.tie_gap, seed=self._seed)

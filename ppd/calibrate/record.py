@@ -11,7 +11,8 @@ from ppd.calibrate.latency import Latency
 from ppd.codec import AGAIN
 from ppd.decision import CalibrationInfo
 from ppd.errors import ArgumentError, BundleError
-from ppd.measures import Marginals, marginals_from_json
+from ppd.measures import Marginals, curves_from_json, marginals_from_json
+from ppd.runtime.drafters.chances import chances_from_json
 
 _ARRAYS = ("sizes", "cache_lens", "milliseconds", "host_ms", "head_share")
 
@@ -55,6 +56,7 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
     acceptance, times = (bundle.read_bytes(role) for role in (ACCEPTANCE_FILE, LATENCY_FILE))
     try:
         read = json.loads(times)
+        curves_from_json(read)  # or an error
         latency = Latency(
             sizes=np.array(read["sizes"], np.int64),
             cache_lens=np.array(read["cache_lens"], np.int64),
@@ -64,10 +66,8 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
             rounds=read["rounds"],
             stable=read["stable"],
         )
-        if latency.milliseconds.shape != (len(latency.cache_lens), len(latency.sizes)):
-            raise ValueError(f"milliseconds has shape {latency.milliseconds.shape}")
         accepted = json.loads(acceptance)
         marginals = marginals_from_json(accepted, "this device")
-        return Measured(marginals=marginals, chances=accepted["chances"], latency=latency)
+        return Measured(marginals=marginals, chances=chances_from_json(accepted), latency=latency)
     except (KeyError, TypeError, ValueError, ArgumentError) as error:
         raise BundleError(f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}") from error

@@ -37,5 +37,10 @@ def plain_logits(session: Session, ids: Sequence[int]) -> Logits:
 
 def top_two_gap(session: Session, ids: Sequence[int]) -> float:
     """Gap between the two best logits after `ids`, in plain decoding; arguments as for `plain_logits`."""
-    second, first = np.partition(plain_logits(session, ids), -2)[-2:]
+    return gap_of(plain_logits(session, ids))
+
+
+def gap_of(logits: Logits) -> float:
+    """Gap between the two best logits."""
+    second, first = np.partition(logits, -2)[-2:]
     return float(first - second)

@@ -14,15 +14,10 @@ from ppd.train.evaluate import evaluate
 from ppd.train.losses import kl, total_variation, weighted_loss
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
 from tests.tiny_models import FEATURES, save_tiny_model
+from tests.train.tiny_runs import decoder_of
 
 TOLERANCE = 2e-5  # of logits up to 7
 T, M = 20, 3
-
-
-def decoder_of(feature: str, folder: Path) -> Decoder:
-    save_tiny_model(feature, folder)
-    config = read_config(folder)
-    return load_decoder(folder, config, config.context, torch.float32)
 
 
 @pytest.fixture(scope="module")

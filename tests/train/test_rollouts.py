@@ -9,23 +9,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ppd.models.checkpoint import load_decoder
-from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
 from ppd.train import continuing, rollouts
 from ppd.train.continuing import Sampling, continue_prefixes, sampling_of
 from ppd.train.data import Part, Sequences
 from ppd.train.rollouts import choose_prefixes, make_rollouts, open_workshop
 from ppd.train.sharing import interleave, share_out
-from tests.tiny_models import FEATURES, save_tiny_model
+from tests.tiny_models import FEATURES
+from tests.train.tiny_runs import decoder_of
 
 T = 40
-
-
-def decoder_of(feature: str, folder: Path) -> Decoder:
-    save_tiny_model(feature, folder)
-    config = read_config(folder)
-    return load_decoder(folder, config, config.context, torch.float32)
 
 
 @pytest.fixture(scope="module")

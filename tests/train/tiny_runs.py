@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ppd.models.checkpoint import load_decoder
+from ppd.models.config import read_config
+from ppd.models.decoder import Decoder
 from ppd.train.options import TrainOptions
 from tests.tiny_models import save_tiny_model
 
@@ -17,6 +21,13 @@ CHAT = (
     "{% if add_generation_prompt %}w43{% endif %}"
 )
 FAST: dict[str, Any] = {"steps": 6, "batch_size": 2, "groups": 4, "length": 32, "num_rollouts": 16}
+
+
+def decoder_of(feature: str, folder: Path) -> Decoder:
+    """A random model, loaded."""
+    save_tiny_model(feature, folder)
+    config = read_config(folder)
+    return load_decoder(folder, config, config.context, torch.float32)
 
 
 def save_model(folder: Path, feature: str = "llama_tied", words: list[str] = WORDS) -> Path:

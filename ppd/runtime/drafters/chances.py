@@ -1,7 +1,9 @@
 """Chances: how often each kind of guess is right, learnt while it guesses."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from ppd.errors import ArgumentError
 from ppd.ngrams import LEVELS
 from ppd.runtime.drafters.text_index import MAX_LENGTH
 
@@ -39,6 +41,18 @@ class Chances:
         seen[kind] += 1
         rights[kind] += right
         self.of[kind] = rights[kind] / seen[kind]
+
+
+def chances_from_json(data: Any) -> list[float]:
+    """The chances of an `acceptance.json`, by kind.
+
+    Raises:
+        ArgumentError: They are missing, or not as many probabilities as there are kinds.
+    """
+    found = data.get("chances")
+    if not isinstance(found, list) or len(found) != NUM_KINDS or not all(0 <= chance <= 1 for chance in found):
+        raise ArgumentError(f"chances is {found!r:.40}; expected {NUM_KINDS} probabilities")
+    return found
 
 
 def kind_of_level(level: int) -> int:

@@ -1,6 +1,7 @@
 """Drafting from every source: at each step, the plan with the most expected tokens for its time."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ppd.ngrams import NgramTable
 from ppd.runtime.drafters.base import LOOKUP, PLAIN, PPD, TABLE, Proposal
@@ -46,8 +47,9 @@ class ChoosingDrafter:
         if PPD in sources and worth.tree_tokens:
             self._tree = TreeWorth(worth, [plan.rows.num_rows for plan in plans.by_state])
         self._prompt_tokens, self._num_prompts = PromptTokenDrafter(plans), plans.num_prompt_tokens
-        self._bare = {length: plans.chain(length) for length in CHAIN_LENGTHS}
-        self._with_prompts = {length: plans.chain(length, plans.num_prompt_tokens) for length in CHAIN_LENGTHS}
+        # Prompt rows on a chain's leaf are for the next step's tree; without them comes first, which ties prefer.
+        leaves = (0,) if self._tree is None else (0, plans.num_prompt_tokens)
+        self._chains = [(length, leaf, plans.chain(length, leaf)) for length in CHAIN_LENGTHS for leaf in leaves]
         self._history: Sequence[int] = ()
         self._size, self._state, self._cost = 0, 0, 1.0
         self._tokens = self._time = _WEIGHT
@@ -69,28 +71,22 @@ class ChoosingDrafter:
         guesser, costs, tree = self._guesser, self._costs, self._tree
         guesser.guess(history)
         rate = self._tokens / self._time
-        best, expected = 1 - rate * costs[1], 1.0
-        length, plans = 0, self._bare
+        best, proposed = 1 - rate * costs[1], self._plain
         of_guesses = tree.of_guesses(rate, costs) if tree is not None else 0.0
-        for count, reach in enumerate(guesser.reach, 1):
-            expected += reach
-            if count in self._bare:
-                worth = expected - rate * costs[count + 1]
-                if worth > best:
-                    best, length, plans = worth, count, self._bare
-                if of_guesses > 0:
-                    worth = expected + reach * of_guesses - rate * costs[count + 1 + self._num_prompts]
-                    if worth > best:
-                        best, length, plans = worth, count, self._with_prompts
+        expected = list(accumulate(guesser.reach, initial=1.0))
+        source = LOOKUP if guesser.kinds and guesser.kinds[0] <= MAX_LENGTH else TABLE
+        for length, leaf, plan in self._chains:
+            if length > len(guesser.reach):
+                break
+            worth = expected[length] - rate * costs[length + 1 + leaf]
+            if leaf:
+                worth += guesser.reach[length - 1] * of_guesses
+            if worth > best:
+                best, proposed = worth, Proposal(plan, guesser.tokens[:length], source)
         self._state = -1
         if tree is not None and tree.of_step(len(guesses), rate, costs) > best:
             proposed = self._prompt_tokens.propose(history, guesses)
             self._state = len(guesses)
-        elif length:
-            source = LOOKUP if guesser.kinds[0] <= MAX_LENGTH else TABLE
-            proposed = Proposal(plans[length], guesser.tokens[:length], source)
-        else:
-            proposed = self._plain
         self._cost = costs[proposed.plan.rows.num_rows]
         return proposed
 

@@ -60,11 +60,11 @@ class TextGuesser:
                 chance = of[kind]
             if table is not None and chance < _SURE:
                 other, level = table.guess(third, second, first)
-                if level and of[kind_of_level(level)] > chance:
+                its_kind = kind_of_level(level)
+                if level and of[its_kind] > chance:
                     if other != token:
                         place = 0
-                    token, kind = other, kind_of_level(level)
-                    chance = of[kind]
+                    token, kind, chance = other, its_kind, of[its_kind]
             reach *= chance
             if reach < _LEAST:
                 break

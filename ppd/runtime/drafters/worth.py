@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from ppd.decision import EstimateInfo
 from ppd.errors import ArgumentError, BundleError
 from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
 from ppd.planning.chain import chain_from_tree
-from ppd.runtime.drafters.chances import NUM_KINDS
+from ppd.runtime.drafters.chances import chances_from_json
 from ppd.signature import MAX_ROWS
 
 _UNKNOWN = LatencyCurve(sizes=[1, MAX_ROWS], values=[1.0, 1 + 0.17 * (MAX_ROWS - 1)], unit="L(1)", source="assumed")
@@ -68,7 +67,7 @@ def worth_of(bundle: Bundle) -> Worth:
         try:
             curves = curves_from_json(json.loads(bundle.read_bytes(LATENCY_FILE)))
             accepted = json.loads(bundle.read_bytes(ACCEPTANCE_FILE))
-            marginals, chances = marginals_from_json(accepted, "this device"), _chances(accepted)
+            marginals, chances = marginals_from_json(accepted, "this device"), chances_from_json(accepted)
         except (ValueError, KeyError, TypeError, ArgumentError) as error:
             what = f"{bundle.folder}: the record of its calibration is damaged"
             raise BundleError(f"{what} ({error}); {AGAIN}") from error
@@ -81,13 +80,6 @@ def worth_of(bundle: Bundle) -> Worth:
         return Worth(costs=costs, chances=chances)
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
     return Worth(costs=costs, chances=chances, tree_tokens=chain.tokens.tolist(), tree_shares=chain.shares.tolist())
-
-
-def _chances(accepted: Any) -> list[float]:
-    found = accepted["chances"]
-    if not isinstance(found, list) or len(found) != NUM_KINDS or not all(0 <= chance <= 1 for chance in found):
-        raise ArgumentError(f"chances is {found!r:.40}; expected {NUM_KINDS} probabilities")
-    return found
 
 
 def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
