@@ -104,8 +104,27 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuessHeadsConfig:
+    """Trained heads that guess further tokens from what the LM head reads.
+
+    Attributes:
+        kind: A name of `ppd.models.guess_heads.KINDS`.
+        count: m, how many tokens beyond the next are guessed.
+        projection: "shared" for the model's own LM head behind every head, "full" for one of its own behind each.
+    """
+
+    kind: str
+    count: int
+    projection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A decoder's shape. Sizes are in elements, the context in tokens."""
+    """A decoder's shape. Sizes are in elements, the context in tokens.
+
+    Attributes:
+        guess_heads: Those that were trained for the model; None for a checkpoint as it is.
+    """
 
     architecture: str
     vocab_size: int
@@ -125,6 +144,7 @@ class ModelConfig:
     tied: bool
     context: int
     eos_ids: tuple[int, ...]
+    guess_heads: GuessHeadsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
