@@ -99,7 +99,7 @@ def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
         raise BundleError(f"{root / MANIFEST_FILE} names no {missing[0]}; {AGAIN}")
     try:
         tree = tree_from_json((root / manifest.files[TREE_FILE].path).read_text("utf-8"))
-        tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
+        require_fit(tree, manifest)
     except (TreeError, UnicodeDecodeError) as error:
         raise BundleError(f"{root}: {error}; {AGAIN}") from error
     except OSError as error:
@@ -169,6 +169,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_atomically(folder / MANIFEST_FILE, bytes_from_manifest(manifest))
 
 
+def require_fit(tree: Tree, manifest: Manifest) -> None:
+    """Refuse a tree that was made for another model.
+
+    Raises:
+        TreeError: It does not fit.
+    """
+    by_heads = manifest.guess_heads is not None
+    tree.require_fit(manifest.num_distances, manifest.num_top_ids, by_heads=by_heads)
+
+
 def tree_info(tree: Tree, source: str) -> TreeInfo:
     """The manifest's record of a tree; `source` says where it came from."""
     return TreeInfo(
@@ -206,7 +216,7 @@ def refold_tree(folder: str | os.PathLike[str], tree: Tree, *, source: str) -> B
         TreeError: The tree does not fit the model.
     """
     bundle = open_bundle(folder, verify=False)
-    tree.require_fit(bundle.manifest.prompt_tokens.count, bundle.manifest.num_top_ids)
+    require_fit(tree, bundle.manifest)
     files = dict(bundle.manifest.files)
     for role, content in ((TREE_TABLES_FILE, tree_tables_bytes(tree)), (TREE_FILE, json_from_tree(tree).encode())):
         name = f"tree-{hashlib.sha256(content).hexdigest()[:16]}{Path(role).suffix}"

@@ -63,12 +63,35 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTokensInfo:
-    """The folded prompt tokens. `status` is "trained", or "untrained" for the mean of the token embeddings."""
+    """The folded prompt tokens.
+
+    `status` is "trained", or "untrained" for the mean of the token embeddings; "none", with a count of 0, in a bundle
+    with guess heads.
+    """
 
     count: int
     status: str
     source: str
     revision: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuessHeadsInfo:
+    """The trained heads of the graph that guess in place of prompt tokens.
+
+    Attributes:
+        kind: "medusa".
+        projection: "shared" where the LM head projects for all of them, "full" where each has a projection of its own.
+        size_bytes: What their weights take in the bundle.
+    """
+
+    kind: str
+    count: int
+    projection: str
+    source: str
+    revision: str | None
+    num_parameters: int
     size_bytes: int
 
 
@@ -172,6 +195,7 @@ class Manifest:
         precision: A name of `PRECISIONS`.
         graph_type: "float32" or "float16", the type of what is not quantised.
         provenance: Versions and time of the export.
+        guess_heads: Null in a bundle with prompt tokens.
         damage: What rounding or quantising the weights costs; null if they are exported as they are.
     """
 
@@ -192,6 +216,7 @@ class Manifest:
     check: CheckInfo
     provenance: dict[str, str]
     files: dict[str, FileEntry]
+    guess_heads: GuessHeadsInfo | None = None
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
 
@@ -202,6 +227,26 @@ class Manifest:
         ):
             if value not in known:
                 raise BundleError(f"{MANIFEST_FILE}: {name} is {value!r:.40}, expected {' or '.join(known)}; {AGAIN}")
+
+    @property
+    def num_guess_heads(self) -> int:
+        """Guess heads behind each head row; 0 in a bundle with prompt tokens."""
+        return 0 if self.guess_heads is None else self.guess_heads.count
+
+    @property
+    def num_distances(self) -> int:
+        """m, the number of prompt tokens or of guess heads."""
+        return self.num_guess_heads or self.prompt_tokens.count
+
+    @property
+    def guesser_bytes(self) -> int:
+        """What prompt tokens or guess heads take."""
+        return self.prompt_tokens.size_bytes if self.guess_heads is None else self.guess_heads.size_bytes
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether what guesses was trained."""
+        return self.guess_heads is not None or self.prompt_tokens.status == "trained"
 
     @property
     def rounding(self) -> Precision:

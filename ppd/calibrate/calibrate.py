@@ -100,7 +100,8 @@ def calibrate(
         build(SIZES[-1])
         ids, measured, num_prompts = _measure(folder, prompts, minutes * 30, engine, threads, progress)
         progress(_SEARCH)
-        found = choose_tree(measured.marginals, measured.latency.curve())
+        by_heads = open_bundle(folder, verify=False).manifest.guess_heads is not None
+        found = choose_tree(measured.marginals, measured.latency.curve(), by_heads=by_heads)
         refold_tree(folder, found.tree, source="calibrated")
         build(None)
         progress(_CONFIRM)

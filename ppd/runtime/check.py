@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
 from ppd.errors import BundleError, EngineError
@@ -38,7 +37,8 @@ class Recording:
 
     Attributes:
         ids: int64 [T], the text.
-        top_ids: int64 [T, 1+m, K+1]; [p, 0] are the best ids after token p, [p, j] those of prompt row j behind it.
+        top_ids: int64 [T, 1+m, K+1]; [p, 0] are the best ids after token p, [p, j] those of prompt row j behind it, or
+            of guess head j.
         top_logits: float32 [T, 1+m, K+1], their logits.
         logits: float32 [T, 1+m, V], all logits; only while exporting.
     """
@@ -106,14 +106,14 @@ class _Place(NamedTuple):
 
     Attributes:
         position: That of the token that was read last.
-        prompt_row: Which prompt row behind the token, from 1; 0 for the token's own row.
+        distance: Which prompt row or guess head behind the token, from 1; 0 for the token's own row.
     """
 
     position: int
-    prompt_row: int
+    distance: int
 
     def __str__(self) -> str:
-        return f"at position {self.position}, prompt row {self.prompt_row},"
+        return f"at position {self.position}, distance {self.distance},"
 
 
 class _Check:
@@ -184,22 +184,28 @@ class _Check:
         return Accepted(rows, self._reference.ids[start + 1 : start + 1 + len(rows)].tolist())
 
     def _compare(self, phase: str, where: list[tuple[int, _Place]]) -> None:
-        """Compare head rows of the last step with the reference's answers at their places."""
-        top_ids = self._session.top_ids
+        """Compare head rows of the last step with the reference's answers at their places; their guess heads too."""
+        num_heads = self._plans.num_guess_heads
         for row, place in where:
-            self._num_rows += 1
             self._compare_logits(phase, row, place)
-            expected = self._reference.top_ids[place]
-            got = top_ids[row]
-            differing = np.flatnonzero(got != expected[: len(got)])
-            if len(differing):
-                gap = max(self._gap(row, place, int(got[rank]), int(rank)) for rank in differing)
-                if not gap < self._tolerance:
-                    raise EngineError(
-                        f"{phase}: the engine's best ids {got.tolist()} {place} are not the "
-                        f"reference's {expected[: len(got)].tolist()}; do not use this engine for it"
-                    )
-                self._near_ties += 1
+            self._compare_ids(phase, place, self._session.top_ids[row], self._session.logits(row))
+            for head in range(num_heads):
+                guesses = self._session.head_guesses[row * num_heads + head]
+                self._compare_ids(phase, _Place(place.position, head + 1), guesses, None)
+
+    def _compare_ids(self, phase: str, place: _Place, got: Ids, logits: Logits | None) -> None:
+        """Compare best ids, int64 [K]. `logits` are the engine's own of that row; None where it gives none."""
+        self._num_rows += 1
+        expected = self._reference.top_ids[place]
+        differing = np.flatnonzero(got != expected[: len(got)])
+        if len(differing):
+            gap = max(self._gap(place, int(got[rank]), int(rank), logits) for rank in differing)
+            if not gap < self._tolerance:
+                raise EngineError(
+                    f"{phase}: the engine's best ids {got.tolist()} {place} are not the "
+                    f"reference's {expected[: len(got)].tolist()}; do not use this engine for it"
+                )
+            self._near_ties += 1
 
     def _compare_logits(self, phase: str, row: int, place: _Place) -> None:
         got = self._session.logits(row)
@@ -214,15 +220,21 @@ class _Check:
             )
         self._largest = max(self._largest, difference)
 
-    def _gap(self, row: int, place: _Place, token: int, rank: int) -> float:
+    def _gap(self, place: _Place, token: int, rank: int, logits: Logits | None) -> float:
         """The reference's gap between the id that the engine has at a rank and the one that belongs there.
 
-        For an id that the reference did not record, the engine's own logit is taken.
+        Of an id that the reference did not record, all that is known on a device is the engine's own logit; where it
+        gives none, that the reference's is at most the last that was recorded.
         """
         found = np.flatnonzero(self._reference.top_ids[place] == token)
-        logits: npt.NDArray[np.float32] = self._reference.top_logits[place]
-        other = logits[found[0]] if len(found) else self._session.logits(row)[token]
-        return float(abs(other - logits[rank]))
+        recorded: Logits = self._reference.top_logits[place]
+        if len(found):
+            other = recorded[found[0]]
+        elif self._reference.logits is not None:
+            other = self._reference.logits[(*place, token)]
+        else:
+            other = recorded[-1] if logits is None else logits[token]
+        return float(abs(other - recorded[rank]))
 
 
 def _paths(plan: StepPlan) -> Iterator[list[int]]:

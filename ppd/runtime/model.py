@@ -85,7 +85,7 @@ class Model:
 
     Attributes:
         session: The engine and the tokens that its cache holds.
-        drafter: What drafts at every step with `draft=True`: the prompt tokens, unless it is replaced.
+        drafter: What drafts at every step with `draft=True`: prompt tokens or guess heads, unless it is replaced.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None = None) -> None:

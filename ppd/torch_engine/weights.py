@@ -26,11 +26,11 @@ from ppd.signature import (
 Array = np.ndarray[Any, Any]
 
 
-def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
+def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor | None]:
     """The decoder with the weights of the bundle's graph, in fp32, and the folded prompt tokens.
 
     Returns:
-        The decoder, and the prompt tokens float32 [m, hidden].
+        The decoder, and the prompt tokens float32 [m, hidden]; None where guess heads are part of the decoder.
 
     Raises:
         BundleError: The configuration is missing or damaged.
@@ -44,7 +44,7 @@ def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
     names = {f"{PARAMETER_PREFIX}{name}": name for name in decoder.state_dict()}
     try:
         decoder.load_state_dict({name: weights[key] for key, name in names.items()}, assign=True)
-        return decoder, weights[PROMPT_TOKENS]
+        return decoder, None if decoder.guess_heads is not None else weights[PROMPT_TOKENS]
     except (KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise EngineError(
