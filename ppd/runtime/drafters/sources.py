@@ -24,7 +24,9 @@ def sources_of(bundle: Bundle, draft: Draft = "auto") -> frozenset[str]:
     if other in wanted:
         raise ArgumentError(f"draft is {draft!r}, and the bundle guesses with {of_tree}, not {other}")
     if of_tree in wanted and not has_tree:
-        raise ArgumentError(f"draft is {draft!r}, and the bundle's tree holds no guesses; re-fold a tree with ppd refold")
+        raise ArgumentError(
+            f"draft is {draft!r}, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
+        )
     if TABLE in wanted and not has_table:
         raise ArgumentError(
             f"draft is {draft!r}, and the bundle has no table of n-grams; "
