@@ -33,9 +33,7 @@ def sources_of(bundle: Bundle, draft: Draft = "auto", *, has_model: bool = False
             "export with --prompt-tokens of a folder that ppd train made"
         )
     if MODEL in wanted and not has_model:
-        raise ArgumentError(
-            f"draft is {draft!r}, and no draft model is loaded; load one with drafter=BUNDLE (--drafter)"
-        )
+        raise ArgumentError(f"draft is {draft!r}, and there is no draft model; load one with drafter (--drafter)")
     return wanted
 
 
