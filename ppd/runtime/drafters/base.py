@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import StepPlan
 
-PLAIN, PPD, MEDUSA, LOOKUP, TABLE = "plain", "ppd", "medusa", "lookup", "table"
-"""Where guesses come from: nowhere; prompt tokens; Medusa's heads; the text so far; the model's own n-grams."""
+PLAIN, PPD, MEDUSA, LOOKUP, TABLE, MODEL = "plain", "ppd", "medusa", "lookup", "table", "model"
+"""Where guesses come from: nowhere; prompt tokens; Medusa's heads; the text so far; the model's own n-grams; a draft
+model."""
 
 
 class Proposal(NamedTuple):
