@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import ppd.bundle
-from ppd.bundle import open_bundle, record_calibration, refold_tree
+from ppd.bundle import open_bundle
+from ppd.changes import changing, commit_calibration, refold_tree
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
 from ppd.runtime import load
@@ -23,11 +24,11 @@ TREES = {"chain": CHAIN, "small": SMALL}
 
 
 def calibrate_to(folder: Path, name: str) -> None:
-    """What calibration does to a bundle: fold a tree, then keep the record."""
-    refold_tree(folder, TREES[name], source=name)
-    record_calibration(
-        folder, dataclasses.replace(RECORD, remark=name), tree=TREES[name], draft=True, files={"latency.json": name}
-    )
+    """What calibration does to a bundle: a tree and its record, in one step."""
+    record = dataclasses.replace(RECORD, remark=name)
+    with changing(open_bundle(folder, verify=False)) as change:
+        change.fold(TREES[name], name)
+        commit_calibration(change, record, draft=True, files={"latency.json": name})
 
 
 @pytest.fixture
@@ -141,8 +142,9 @@ def test_a_damaged_file_is_still_an_error_of_its_own(folder: Path) -> None:
 
 
 def test_a_record_is_not_kept_with_another_tree(folder: Path) -> None:
-    refold_tree(folder, SMALL, source="mine.json")
-
-    with pytest.raises(BundleError, match="another tree was folded in"):
-        record_calibration(folder, RECORD, tree=CHAIN, draft=True, files={})
+    with changing(open_bundle(folder)) as change:
+        change.fold(CHAIN, "calibrated")
+        refold_tree(folder, SMALL, source="mine.json")
+        with pytest.raises(BundleError, match="another tree was folded in"):
+            commit_calibration(change, RECORD, draft=True, files={})
     assert open_bundle(folder).manifest.decision.basis == GIVEN

@@ -5,18 +5,17 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
+from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle, unchanged
 from ppd.documents import Message
 from ppd.errors import TokenizerError
 from ppd.ngrams import NgramTable
 from ppd.runtime.drafters import TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
 from ppd.runtime.drafters.sources import drafts_always, sources_of
-from ppd.runtime.drafters.worth import worth_of
+from ppd.runtime.drafters.worth import Worth, worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
 from ppd.runtime.options import Draft, Keywords, Options, takes_options
@@ -54,9 +53,11 @@ def load(
     """
     opened = open_bundle(bundle, verify=False)
     # An engine packs its weights outside the interpreter: they are hashed and the tokenizer is read meanwhile.
-    with hashed_meanwhile(opened) if verify else nullcontext(), ThreadPoolExecutor(1) as pool:
+    with hashed_meanwhile(opened) if verify else unchanged(opened), ThreadPoolExecutor(1) as pool:
         tokenizer = pool.submit(_tokenizer_of, opened)
-        return Model(opened, open_engine(opened, engine, threads, exact=exact), tokenizer.result())
+        model = Model(opened, open_engine(opened, engine, threads, exact=exact), tokenizer.result())
+        model.require_sources()
+        return model
 
 
 @takes_options
@@ -185,6 +186,18 @@ class Model:
         """
         return sources_of(self.bundle, draft)
 
+    def require_sources(self) -> None:
+        """Read what drafting needs, while the bundle is the one that was opened.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        _ = self.table, self._worth
+
+    @functools.cached_property
+    def _worth(self) -> Worth:
+        return worth_of(self.bundle)
+
     @functools.cached_property
     def table(self) -> NgramTable | None:
         """The bundle's table of n-grams; None if it has none.
@@ -202,7 +215,7 @@ class Model:
             return self.drafter
         if sources not in self._choosing:
             table = self.table if TABLE in sources else None
-            self._choosing[sources] = ChoosingDrafter(self.session.plans, worth_of(self.bundle), sources, table)
+            self._choosing[sources] = ChoosingDrafter(self.session.plans, self._worth, sources, table)
         return self._choosing[sources]
 
     def _prepare(
