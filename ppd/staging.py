@@ -80,6 +80,18 @@ def require_writable(out: Path, *, force: bool, is_ours: IsOurs) -> None:
         raise ExportError(f"{out} exists; give --force to replace it, or choose another --out")
 
 
+def without_detours(out: Path) -> Path:
+    """The same path without "..": a folder that the way leads through may not exist yet.
+
+    Raises:
+        ExportError: The links on the way lead in a circle.
+    """
+    try:
+        return out.resolve() if ".." in out.parts else out
+    except (OSError, RuntimeError) as error:  # RuntimeError before Python 3.13
+        raise ExportError(f"{out} leads in a circle; choose another --out") from error
+
+
 def restore(out: Path, is_ours: IsOurs) -> None:
     """Bring back a folder that a killed command had moved away, and remove what killed commands left beside it."""
     with contextlib.suppress(OSError, ExportError):
