@@ -8,14 +8,20 @@ from typing import Any
 import pytest
 
 import ppd.bundle
-from ppd.bundle import open_bundle
-from ppd.changes import changing, commit_calibration, refold_tree
+import ppd.runtime.check
+import ppd.runtime.model
+from ppd.bundle import file_entry, open_bundle
+from ppd.changes import changing, commit_calibration, refold_tree, write_manifest
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
-from ppd.runtime import load
+from ppd.runtime import check_bundle, load
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from ppd.signature import WEIGHTS_FILE
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from tests.copies import link_bundle
+from tests.damage import replace
+from tests.faults.operations import export
 from tests.infos import RECORD
 from tests.trees import CHAIN
 
@@ -132,6 +138,49 @@ def test_a_load_between_any_two_steps_of_a_re_fold_is_whole(folder: Path, monkey
     assert sources == sorted(sources)  # the old one, and from some step on the new one
     assert {"chain", "small"} == set(sources)
     assert len(sources) >= 8
+
+
+@pytest.fixture
+def replaced(own_bundle: Path, tmp_path: Path) -> Callable[[], None]:
+    """Lets another bundle, of the same shape and with other weights, take the place of `own_bundle`."""
+    other = link_bundle(own_bundle, tmp_path / "other")
+    weights = bytearray((other / WEIGHTS_FILE).read_bytes())
+    weights[-2000:] = bytes(2000)
+    manifest = open_bundle(other).manifest
+    replace(other / WEIGHTS_FILE, bytes(weights))
+    files = manifest.files | {WEIGHTS_FILE: file_entry(other, WEIGHTS_FILE)}
+    write_manifest(other, dataclasses.replace(manifest, files=files))
+    return lambda: export(own_bundle, other, force=True)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_bundle_that_is_replaced_before_its_engine_opens_is_not_mixed(
+    own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
+    changing = ChangeBefore(ppd.runtime.model.open_engine, 0, replaced)
+    monkeypatch.setattr(ppd.runtime.model, "open_engine", changing)
+
+    with pytest.raises(BundleError, match="the bundle was changed while it was loaded: try again"):
+        load(own_bundle, threads=1, verify=verify)
+    assert load(own_bundle, threads=1).generate([5], max_new_tokens=2).token_ids
+
+
+def test_a_check_of_a_bundle_that_is_replaced_meanwhile_says_so(
+    own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppd.runtime.check, "open_engine", ChangeBefore(ppd.runtime.check.open_engine, 0, replaced))
+
+    with pytest.raises(BundleError, match="try again"):
+        check_bundle(own_bundle, threads=1)
+
+
+def test_what_was_loaded_goes_on_when_its_bundle_is_replaced(own_bundle: Path, replaced: Callable[[], None]) -> None:
+    calibrate_to(own_bundle, "chain")
+    before, model = load(own_bundle, threads=1), load(own_bundle, threads=1)
+    expected = before.generate("def f(", max_new_tokens=6).token_ids
+    replaced()
+
+    assert model.generate("def f(", max_new_tokens=6).token_ids == expected
 
 
 def test_a_damaged_file_is_still_an_error_of_its_own(folder: Path) -> None:
