@@ -182,7 +182,7 @@ def _require_digests(bundle: Bundle, entries: list[FileEntry], digests: list[str
 
 
 def _identity(status: os.stat_result) -> _Identity:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def file_entry(folder: Path, name: str) -> FileEntry:

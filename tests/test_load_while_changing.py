@@ -10,18 +10,15 @@ import pytest
 import ppd.bundle
 import ppd.runtime.check
 import ppd.runtime.model
-from ppd.bundle import file_entry, open_bundle
-from ppd.changes import changing, commit_calibration, refold_tree, write_manifest
+from ppd.bundle import open_bundle
+from ppd.changes import changing, commit_calibration, refold_tree
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
 from ppd.runtime import check_bundle, load
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from ppd.signature import WEIGHTS_FILE
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
-from tests.copies import link_bundle
-from tests.damage import replace
-from tests.faults.operations import export
+from tests.faults.operations import export, with_other_weights
 from tests.infos import RECORD
 from tests.trees import CHAIN
 
@@ -143,13 +140,7 @@ def test_a_load_between_any_two_steps_of_a_re_fold_is_whole(folder: Path, monkey
 @pytest.fixture
 def replaced(own_bundle: Path, tmp_path: Path) -> Callable[[], None]:
     """Lets another bundle, of the same shape and with other weights, take the place of `own_bundle`."""
-    other = link_bundle(own_bundle, tmp_path / "other")
-    weights = bytearray((other / WEIGHTS_FILE).read_bytes())
-    weights[-2000:] = bytes(2000)
-    manifest = open_bundle(other).manifest
-    replace(other / WEIGHTS_FILE, bytes(weights))
-    files = manifest.files | {WEIGHTS_FILE: file_entry(other, WEIGHTS_FILE)}
-    write_manifest(other, dataclasses.replace(manifest, files=files))
+    other = with_other_weights(own_bundle, tmp_path / "other")
     return lambda: export(own_bundle, other, force=True)
 
 

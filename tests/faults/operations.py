@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 from ppd.build.stored import put_engine, with_engines
-from ppd.bundle import looks_like_bundle, open_bundle
-from ppd.changes import changing
+from ppd.bundle import file_entry, looks_like_bundle, open_bundle
+from ppd.changes import changing, write_manifest
 from ppd.manifest import EngineInfo
 from ppd.runtime.engines.tensorrt.built import engine_key, graph_digest, tree_digest
+from ppd.signature import WEIGHTS_FILE
 from ppd.staging import staged_folder
+from tests.copies import link_bundle
+from tests.damage import replace
 
 
 def engine_of(folder: Path) -> EngineInfo:
@@ -42,6 +45,18 @@ def build(folder: Path, content: bytes = b"engine") -> None:
     with changing(open_bundle(folder)) as change:
         put_engine(change, info, memoryview(content))
         change.commit(lambda now: with_engines(now, [info]), same_tree=True)
+
+
+def with_other_weights(bundle: Path, folder: Path) -> Path:
+    """A bundle of the same shape, whose model says something else."""
+    link_bundle(bundle, folder)
+    manifest = open_bundle(folder).manifest
+    weights = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    weights[len(weights) // 2 :] = bytes(len(weights) - len(weights) // 2)
+    replace(folder / WEIGHTS_FILE, bytes(weights))
+    files = manifest.files | {WEIGHTS_FILE: file_entry(folder, WEIGHTS_FILE)}
+    write_manifest(folder, dataclasses.replace(manifest, files=files))
+    return folder
 
 
 def export(out: Path, source: Path, *, force: bool) -> None:
