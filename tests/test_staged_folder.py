@@ -223,3 +223,25 @@ def test_the_working_directory_itself_is_refused_as_output(tmp_path: Path, monke
     with pytest.raises(ExportError, match="--out"):
         replace_here()
     assert content(tmp_path) == before
+
+
+def test_a_way_through_a_folder_that_is_not_there_is_made_short(tmp_path: Path) -> None:
+    assert staging.without_detours(tmp_path / "new" / ".." / "out") == tmp_path / "out"
+    assert staging.without_detours(Path("out")) == Path("out")
+
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for out, words in ((tmp_path / "circle", "exists and is not a bundle"), (tmp_path / "circle/out", "beside")):
+        with pytest.raises(ExportError, match=words):
+            use(staging.without_detours(out), force=True)
+
+
+def test_two_exports_at_once_keep_their_own_folders(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged_folder(out, force=True) as first, staged_folder(out, force=True) as second:
+        (first / MANIFEST_FILE).write_text(OLD_MANIFEST, "utf-8")
+        (second / MANIFEST_FILE).write_text(OLD_MANIFEST, "utf-8")
+        (second / "second").touch()
+        staging.restore(out, looks_like_bundle)  # of a third command, which takes neither for dead
+
+    assert {path.name for path in out.iterdir()} == {MANIFEST_FILE}
+    assert list(tmp_path.iterdir()) == [out]
