@@ -32,7 +32,6 @@ _MODEL = (GRAPH_FILE, WEIGHTS_FILE, PROMPT_TOKENS_FILE)
 _OURS = re.compile(r"[\w.-]+-[0-9a-f]{16}\.\w+|" + re.escape(LOWERED_GRAPH_FILE))
 _ENGINE = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.engine")
 
-
 Edit = Callable[[Manifest], Manifest]
 
 
@@ -65,6 +64,8 @@ class Change:
         sha256 = hashlib.sha256(content).hexdigest()
         entry = FileEntry(path=f"{self._folder.name}/{name}", size_bytes=memoryview(content).nbytes, sha256=sha256)
         self._new[role] = entry
+        others = {name: identity for name, identity in self.bundle.identities.items() if name != role}
+        self.bundle = dataclasses.replace(self.bundle, identities=others)
         self.adjust(files=self.bundle.manifest.files | {role: entry})
 
     def drop(self, role: str) -> None:
@@ -120,8 +121,8 @@ class Change:
             return open_bundle(folder, verify=False)
 
     def _differs(self, now: Manifest, *roles: str) -> bool:
-        before = self.before.manifest.files
-        return any(now.files[role].sha256 != before[role].sha256 for role in roles if role in before)
+        hashes = [{role: entry.sha256 for role, entry in of.files.items()} for of in (now, self.before.manifest)]
+        return any(hashes[0].get(role) != hashes[1].get(role) for role in roles)
 
     def _move(self, placed: dict[str, FileEntry]) -> None:
         folder = self.bundle.folder
