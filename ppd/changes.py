@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ppd.bundle import CHANGING, PROMPT_TOKENS_FILE, TREE_FILE, Bundle, open_bundle, tree_info
+from ppd.bundle import CHANGING, PROMPT_TOKENS_FILE, TREE_FILE, Bundle, looks_like_bundle, open_bundle, tree_info
 from ppd.decision import CALIBRATED, GIVEN, CalibrationInfo, Decision
 from ppd.errors import BundleError, ExportError
 from ppd.files import remove_temporary, sync, write_atomically
 from ppd.locks import Told, locked, say_nothing
 from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, bytes_from_manifest
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
-from ppd.staging import dead_folders, own_folder
+from ppd.staging import dead_folders, own_folder, restore
 from ppd.tree import Tree, json_from_tree, tree_tables_bytes
 
 ENGINES_FOLDER = "engines"
@@ -106,6 +106,7 @@ class Change:
             ExportError: It cannot be written.
         """
         folder = self.bundle.folder
+        restore(folder.absolute(), looks_like_bundle)  # what killed exports left beside it goes
         with locked(folder, told):
             now = open_bundle(folder, verify=False).manifest
             if self._differs(now, *_MODEL):

@@ -15,6 +15,7 @@ from ppd.changes import add_file, changing, refold_tree
 from ppd.errors import BundleError
 from ppd.locks import locked
 from ppd.signature import LOWERED_GRAPH_FILE
+from ppd.staging import own_folder
 from ppd.tree import Node, Tree
 from tests.copies import calibrate_to
 from tests.faults.killing import run_at_once
@@ -101,6 +102,19 @@ def test_a_change_of_a_bundle_that_was_replaced_is_refused(small_bundle: Path, t
     with pytest.raises(BundleError, match="another bundle took its place"):
         add_file(opened, LOWERED_GRAPH_FILE, b"lowered")
     assert LOWERED_GRAPH_FILE not in open_bundle(folder).manifest.files
+
+
+def test_the_next_change_removes_what_a_killed_export_left_and_not_what_a_living_one_makes(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    folder = copy(small_bundle, tmp_path / "own")
+    others = {".own.notes.tmp", ".other.abcd1234.tmp", ".own.abcd1234.tmp"}
+    for name in (*others, ".own.00000000.tmp"):
+        (tmp_path / name / "bundle").mkdir(parents=True)
+    (tmp_path / ".own.abcd1234.tmp" / "thesis").touch()  # so that it is none of ours
+    with own_folder(tmp_path, ".own.") as living:
+        refold(0)(folder)
+        assert {path.name for path in tmp_path.iterdir()} == {"own", living.name, *others}
 
 
 def test_who_waits_says_so(small_bundle: Path, tmp_path: Path) -> None:
