@@ -99,8 +99,8 @@ def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
 
 
 def shown(text: str) -> str:
-    """Text that came from a file, with whatever a terminal would obey as an escape; only lines stay lines."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """A line with text that came from a file: whatever a terminal would obey is an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, app, shown
+from ppd.cli.app import BundleArgument, app
 
 
 @app.command()
@@ -30,4 +30,4 @@ def inspect(
 
         require_plot(plot)
         draw(plot, picture_from_bundle(opened))
-    print(json.dumps(dataclasses.asdict(opened.manifest), indent=1) if as_json else shown(describe_bundle(opened)))
+    print(json.dumps(dataclasses.asdict(opened.manifest), indent=1) if as_json else describe_bundle(opened))
