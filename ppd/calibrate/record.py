@@ -70,5 +70,7 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
         accepted = parse(acceptance)
         marginals = marginals_from_json(accepted, "this device")
         return Measured(marginals=marginals, chances=chances_from_json(accepted), latency=latency)
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the record of its calibration is damaged ({error!s:.200}); {AGAIN}"
+        ) from error

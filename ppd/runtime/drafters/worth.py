@@ -68,9 +68,9 @@ def worth_of(bundle: Bundle) -> Worth:
             curves = curves_from_json(parse(bundle.read_bytes(LATENCY_FILE)))
             accepted = parse(bundle.read_bytes(ACCEPTANCE_FILE))
             marginals, chances = marginals_from_json(accepted, "this device"), chances_from_json(accepted)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"{bundle.folder}: the record of its calibration is damaged"
-            raise BundleError(f"{what} ({error}); {AGAIN}") from error
+            raise BundleError(f"{what} ({error!s:.200}); {AGAIN}") from error
     elif isinstance(record, EstimateInfo):
         curves, marginals = {0: record.curve}, record.marginals
     if marginals is None and bundle.manifest.prompt_tokens.status == "trained":
