@@ -78,7 +78,10 @@ def _read(file: zipfile.ZipFile, name: str, kind: npt.DTypeLike, shape: tuple[in
     _require(size <= info.file_size <= size + _MAX_HEADER, f"{name} has {info.file_size} bytes, expected {size}")
     with file.open(info) as member:
         _require(np.lib.format.read_magic(member) == (1, 0), f"{name} is of another version")
-        found = np.lib.format.read_array_header_1_0(member, max_header_size=_MAX_HEADER)
+        try:
+            found = np.lib.format.read_array_header_1_0(member, max_header_size=_MAX_HEADER)
+        except Exception as error:  # it goes through Python's own tokenizer, which has errors of its own
+            raise ValueError(f"the head of {name} is damaged") from error
         _require(
             found == (shape, False, dtype), f"{name} is {found[2]} {list(found[0])}, expected {dtype} {list(shape)}"
         )

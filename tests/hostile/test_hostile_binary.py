@@ -20,6 +20,8 @@ from ppd.errors import BundleError, PromptTokensError
 from ppd.models.adapter import load_prompt_tokens
 from ppd.ngrams import NgramTable, build_table
 from ppd.runtime.recording import load_recording
+from ppd.signature import GRAPH_FILE
+from ppd.torch_engine.weights import decoder_from_bundle
 from tests.copies import link_bundle
 from tests.damage import replace
 from tests.hostile.odd import spoilt_bytes
@@ -102,6 +104,18 @@ def test_a_recording_without_an_array_or_of_objects(bundle: Bundle, arrays: dict
 @given(data=st.data())
 def test_spoilt_recordings(bundle: Bundle, arrays: dict[str, np.ndarray], data: st.DataObject) -> None:
     recording(bundle, data.draw(spoilt_bytes(npz(arrays))))
+
+
+@FEW
+@given(data=st.data())
+def test_graphs_for_the_engine_torch(bundle: Bundle, data: st.DataObject) -> None:
+    path = bundle.path(GRAPH_FILE)
+    whole = path.read_bytes()
+    replace(path, data.draw(spoilt_bytes(whole)))
+    try:
+        reads_or_refuses(lambda: decoder_from_bundle(bundle))
+    finally:
+        replace(path, whole)
 
 
 TABLE = build_table([np.arange(200) % 50], 64)
