@@ -302,7 +302,7 @@ def test_a_size_that_is_not_the_graphs_is_refused_by_the_engine(own_bundle: Path
     change(own_bundle, ("model", name), LIES[name])
 
     with pytest.raises(
-        (EngineError, BundleError), match="not the graph that the manifest describes|not in the manifest"
+        (EngineError, BundleError), match=r"not the graph that the manifest describes|not in the manifest"
     ):
         runtime.load(own_bundle, engine=engine, threads=1)
 

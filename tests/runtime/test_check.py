@@ -127,3 +127,14 @@ def test_damaged_reference_file(own_bundle: Path) -> None:
     replace(own_bundle / "reference.npz", b"PK nothing")
     with pytest.raises(BundleError, match=r"reference\.npz"):
         load_recording(bundle)
+
+
+@pytest.mark.parametrize(("graph_type", "words"), [("float16", "too large for 16 bits"), ("float32", "do not use")])
+def test_logits_that_are_not_finite_are_told_as_such(
+    parts: tuple[OnnxRuntimeEngine, Bundle, Recording], graph_type: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, bundle, reference = parts
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graph_type=graph_type))
+    monkeypatch.setattr(engine, "logits", lambda _: np.full(8192, np.inf, np.float32))
+    with pytest.raises(EngineError, match=f"not finite.*{words}"):
+        check_engine(engine, other, reference)
