@@ -11,6 +11,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -61,6 +62,7 @@ def chat(
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -81,7 +83,7 @@ def chat(
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
     RENDERER.start()  # while the model is loaded
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     model.sources(drafting)
     _Chat(runtime.Conversation(model, system), options).run()
 

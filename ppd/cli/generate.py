@@ -9,6 +9,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -49,6 +50,7 @@ def generate(
     plain: PlainOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -63,7 +65,7 @@ def generate(
 
     if chat:
         RENDERER.start()  # while the model is loaded
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer
