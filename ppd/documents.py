@@ -4,6 +4,7 @@ A document is text, or the messages of a conversation for the model's chat templ
 """
 
 import gzip
+import io
 import json
 import logging
 import zlib
@@ -21,6 +22,8 @@ Document = str | list[Message]
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
 JSON_SUFFIXES = (".json", ".jsonl")
+_MAX_RATIO, _ALWAYS = 200, 1 << 20
+"""How many times as large a gzipped file may become, beyond a megabyte."""
 _logger = logging.getLogger(__name__)
 _PROMPTS = Path(__file__).parent / "prompts"
 
@@ -114,7 +117,7 @@ def read_text(file: Path) -> str:
     try:
         content = file.read_bytes()
         if file.suffix == ".gz":
-            content = gzip.decompress(content)
+            content = _decompressed(file, content)
         text = content.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _NotTextError(f"{file} is not gzipped, or cut short ({error}); expected a .gz file") from error
@@ -125,6 +128,16 @@ def read_text(file: Path) -> str:
     if b"\0" in content:
         raise _NotTextError(f"{file} is binary; expected text")
     return text
+
+
+def _decompressed(file: Path, content: bytes) -> bytes:
+    """The content of a gzipped file. Text becomes a tenth; what became very much less is no text."""
+    most = _MAX_RATIO * len(content) + _ALWAYS
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        found = packed.read(most + 1)
+    if len(found) > most:
+        raise ArgumentError(f"{file} grows over {_MAX_RATIO} times as it is unpacked; expected text")
+    return found
 
 
 def records_from(file: Path, text: str) -> Iterator[Record]:

@@ -26,6 +26,7 @@ from ppd.cli.app import (
 )
 from ppd.cli.stats import describe_stats
 from ppd.errors import ArgumentError
+from ppd.templates.renderer import RENDERER
 
 
 @app.command()
@@ -62,6 +63,8 @@ def generate(
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
     from ppd import runtime
 
+    if chat:
+        RENDERER.start()  # while the model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppd.errors import PromptTokensError
 from ppd.files import write_atomically
+from ppd.json_files import read_json
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.guess_heads import KINDS, PROJECTIONS, GuessHeads
 from ppd.signature import MAX_ROWS
@@ -56,15 +57,15 @@ def load_guess_heads(folder: Path, model: ModelConfig) -> tuple[GuessHeadsConfig
     try:
         tensors = load(file.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
-        raise PromptTokensError(f"{file} is not a readable safetensors file ({error}); copy it again") from error
+        raise PromptTokensError(f"{file} is not a readable safetensors file ({error!s:.200}); copy it again") from error
     with torch.device("meta"):
         expected = {name: list(weight.shape) for name, weight in _named(KINDS[heads.kind](model, heads))}
     found = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
         raise PromptTokensError(
-            f"{file}: {wrong} is {found.get(wrong, 'missing')}, expected {expected.get(wrong, 'no such tensor')}; "
-            "train the guess heads again"
+            f"{file}: {wrong:.60} is {found.get(wrong, 'missing')!s:.60}, expected "
+            f"{expected.get(wrong, 'no such tensor')}; train the guess heads again"
         )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
@@ -78,7 +79,7 @@ def _named(module: GuessHeads) -> list[tuple[str, torch.nn.Parameter]]:
 
 def _read_config(file: Path, model: ModelConfig) -> GuessHeadsConfig:
     try:
-        config: Any = json.loads(file.read_text("utf-8"))
+        config: Any = read_json(file)
     except (OSError, ValueError) as error:
         raise PromptTokensError(f"{file} is not readable JSON ({error}); copy the folder again") from error
     if not isinstance(config, dict) or config.keys() != set(_KEYS) or config["schema"] != _SCHEMA:

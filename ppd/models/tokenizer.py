@@ -3,7 +3,7 @@
 The tokenizer is a tokenizer.json, or converted to one from a tokenizer.model or a GGUF file.
 """
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from tokenizers import Tokenizer
 
 from ppd.errors import ModelError, TokenizerError
 from ppd.extras import needs
+from ppd.json_files import parse
 from ppd.models.registry import ModelEntry
+from ppd.native import translated
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -93,8 +95,10 @@ def _convert(file: Path, config: dict[str, Any]) -> tuple[str, dict[str, str]]:
         raise TokenizerError(f"{file} cannot be converted: {config_file} sets add_prefix_space to false; {REMEDY}")
     tokens = _tokens_in_config(config, config_file) | _read_object(file.parent / "added_tokens.json")
     for token, token_id in tokens.items():
-        if not isinstance(token_id, int):
-            raise TokenizerError(f"{file.parent}: added token {token!r} has id {token_id!r}, expected a whole number")
+        if type(token_id) is not int:
+            raise TokenizerError(
+                f"{file.parent}: added token {token!r:.60} has id {token_id!r:.20}, expected a whole number"
+            )
     tokenizer = tokenizer_from_sentencepiece(
         file,
         add_bos=config.get("add_bos_token") is not False,
@@ -107,10 +111,14 @@ def _convert(file: Path, config: dict[str, Any]) -> tuple[str, dict[str, str]]:
 def _tokens_in_config(config: dict[str, Any], file: Path) -> dict[str, int]:
     """Token -> id from `added_tokens_decoder`, where transformers keeps them since 4.34."""
     tokens: dict[str, int] = {}
-    for token_id, token in (config.get("added_tokens_decoder") or {}).items():
-        if not token_id.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
+    stored = config.get("added_tokens_decoder") or {}
+    if not isinstance(stored, dict):
+        raise TokenizerError(f"{file}: added_tokens_decoder is {stored!r:.60}, expected an object; copy it again")
+    for token_id, token in stored.items():
+        known = re.fullmatch("[0-9]{1,9}", token_id) and isinstance(token, dict)
+        if not known or not isinstance(token.get("content"), str):
             raise TokenizerError(
-                f"{file}: added_tokens_decoder has {token_id!r}: {token!r}, expected an id and a token"
+                f"{file}: added_tokens_decoder has {token_id!r:.20}: {token!r:.60}, expected an id and a token"
             )
         for flag in ("lstrip", "rstrip", "single_word"):
             if token.get(flag):
@@ -140,8 +148,8 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
         return _read_text(file)
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
+        named = [item.get("template") for item in template if isinstance(item, dict) and item.get("name") == "default"]
+        template = named[-1] if named else None
     if template is not None and not isinstance(template, str):
         raise TokenizerError(
             f"{folder / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, expected text, "
@@ -153,8 +161,9 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
 def _check_tokenizer_json(text: str, file: Path) -> None:
     try:
         Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{file} is not a tokenizer that can be read ({error}); copy it again") from error
+    except BaseException as error:
+        what = f"{file} is not a tokenizer that can be read"
+        raise translated(error, TokenizerError, what, "copy it again") from error
 
 
 def _read_text(file: Path) -> str:
@@ -169,7 +178,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        data = json.loads(_read_text(file))
+        data = parse(_read_text(file))
     except ValueError as error:
         raise TokenizerError(f"{file} is not JSON ({error}); copy it again") from error
     if not isinstance(data, dict):

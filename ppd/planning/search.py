@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ppd.arguments import whole
 from ppd.errors import ArgumentError
 from ppd.measures import Floats, chances_from
 from ppd.planning.chain import Chain, chain_from_tree
@@ -85,9 +86,10 @@ def search_tree(
     Raises:
         ArgumentError: The marginals are not probabilities, or `num_rows` or `root_prompts` is out of range.
     """
-    if type(num_rows) is not int or not 1 <= num_rows <= MAX_ROWS:
-        raise ArgumentError(f"num_rows is {num_rows!r}; expected a whole number from 1 to {MAX_ROWS}")
-    return _search(chances_from(marginals), np.ones(num_rows), root_prompts, by_heads=by_heads)
+    number = whole(num_rows)
+    if number is None or not 1 <= number <= MAX_ROWS:
+        raise ArgumentError(f"num_rows is {num_rows!r:.40}; expected a whole number from 1 to {MAX_ROWS}")
+    return _search(chances_from(marginals), np.ones(number), root_prompts, by_heads=by_heads)
 
 
 def search_fastest_tree(
@@ -112,17 +114,15 @@ def search_fastest_tree(
 
 
 def _search(p: Floats, cost: Floats, root_prompts: int | None, *, by_heads: bool) -> SearchResult:
-    m = len(p)
-    if by_heads and root_prompts:
-        raise ArgumentError(f"root_prompts is {root_prompts!r}; with guess heads expected 0")
-    if root_prompts is not None and not (type(root_prompts) is int and 0 <= root_prompts <= min(m, len(cost) - 1)):
+    m, most = len(p), 0 if by_heads else min(len(p), len(cost) - 1)
+    first = most if root_prompts is None else whole(root_prompts)
+    if first is None or not 0 <= first <= most:
         raise ArgumentError(
-            f"root_prompts is {root_prompts!r}; with {m} prompt tokens and {len(cost)} rows expected 0 to "
-            f"{min(m, len(cost) - 1)}"
+            f"root_prompts is {root_prompts!r:.40}; with {m} {'guess heads' if by_heads else 'prompt tokens'} and "
+            f"{len(cost)} rows expected 0 to {most}"
         )
-    first = min(m, len(cost) - 1) if root_prompts is None else root_prompts
     states = (m,) if by_heads else range(m + 1)
-    policy: dict[int, tuple[Node, ...]] = {s: (Node((), 0 if by_heads else first),) for s in states}
+    policy: dict[int, tuple[Node, ...]] = {s: (Node((), first),) for s in states}
     gain, values = _evaluate(policy, p, cost, by_heads=by_heads)
     rounds, changed = 0, True
     while changed and rounds < _MAX_ROUNDS:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from ppd.bundle import CHAT_TEMPLATE_FILE, Bundle
 from ppd.documents import Message
 from ppd.errors import ArgumentError, ContextError, TokenizerError
+from ppd.runtime.tokenizer import encode
 
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -49,7 +50,7 @@ class PromptEncoder:
             return self._from_text(prompt, add_special_tokens=True)
         if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence | np.ndarray):
             raise ArgumentError(f"the prompt is {prompt!r:.60}; expected text, token ids or messages")
-        items: list[Any] = list(prompt)
+        items: list[Any] = list(np.atleast_1d(prompt)) if isinstance(prompt, np.ndarray) else list(prompt)
         return self._from_messages(items) if items and isinstance(items[0], Mapping) else items
 
     def _from_messages(self, messages: Sequence[Message]) -> list[Any]:
@@ -65,8 +66,7 @@ class PromptEncoder:
             text.encode()
         except UnicodeEncodeError as error:  # what was typed was not UTF-8
             raise ArgumentError(f"the prompt is not valid Unicode text ({error}); give it as UTF-8") from error
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return encode(tokenizer, text, add_special_tokens=add_special_tokens)
 
     def _require_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

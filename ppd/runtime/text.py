@@ -1,54 +1,14 @@
 """Text in and out: encoding prompts, and releasing text of a growing answer only when it is certain."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ppd.errors import TokenizerError
+from ppd.native import translated
 
 _INCOMPLETE = "\ufffd"
 """What a decoder puts where bytes do not (or not yet) make a character."""
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a `tokenizer.json`, with any truncation and padding switched off.
-
-    Raises:
-        TokenizerError: The tokenizers library cannot read it.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(
-            f"cannot read {path} ({error}); upgrade it with pip install --upgrade tokenizers"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def require_same_tokens(own: Tokenizer | None, drafts: Tokenizer | None, texts: Sequence[str]) -> None:
-    """Refuse a draft model whose token ids mean something else.
-
-    Args:
-        texts: Both have to encode them alike.
-
-    Raises:
-        TokenizerError: One has no tokenizer, or they differ.
-    """
-    expected = "a draft model needs the tokenizer of the model that it drafts for"
-    if own is None or drafts is None:
-        raise TokenizerError(f"{'the bundle' if own is None else 'the draft model'} has no tokenizer; {expected}")
-    words, its = own.get_vocab(), drafts.get_vocab()
-    for word in sorted(words.keys() ^ its.keys()):
-        raise TokenizerError(f"only one of the two tokenizers has the token {word!r:.40}; {expected}")
-    for word, index in sorted(words.items()):
-        if its[word] != index:
-            raise TokenizerError(f"the token {word!r:.40} is {index} here, {its[word]} in the draft model; {expected}")
-    for text in texts:
-        if own.encode(text).ids != drafts.encode(text).ids:
-            raise TokenizerError(f"the two tokenizers cut {text!r:.40} differently; {expected}")
 
 
 class TextStream:
@@ -116,7 +76,12 @@ class TextStream:
         self._num_old = len(self._window)
 
     def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        try:
+            text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        except BaseException as error:
+            raise translated(
+                error, TokenizerError, "the tokenizer fails on these ids", "export with another"
+            ) from error
         return text
 
     def _held_back(self) -> int:

@@ -1,15 +1,18 @@
 """Train prompt tokens or guess heads: data, rollouts, steps, evaluation, and the folder that holds the result."""
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from ppd.bundle import NGRAMS_FILE
-from ppd.errors import ArgumentError
-from ppd.files import write_atomically
+from ppd.errors import ArgumentError, ExportError
+from ppd.files import remove_temporary, write_atomically
+from ppd.locks import LOCK_FILE, release_lock, say_nothing, take_lock
 from ppd.models.guess_heads_folder import GUESS_HEADS_CONFIG
 from ppd.ngrams import ORDERS, build_table
 from ppd.train.evaluate import Accuracy, evaluate
@@ -23,6 +26,7 @@ _NUM_GLANCED = 16
 _CACHE = "cache"
 _FINISHED = ("adapter_config.json", GUESS_HEADS_CONFIG)
 """Either is in the folder of a run that saved what it trained."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(
@@ -49,50 +53,51 @@ def train(
         tell: Called, in the main process, with lines that stay: what will be done, and how it went.
 
     Raises:
-        PPDError: The model, the data or `out` cannot be used.
+        PPDError: The model, the data or `out` cannot be used, or the disk is full: the last checkpoint stays.
     """
     _require_out(out, resume=resume, force=force)
     accelerator = Accelerator()
     if not accelerator.is_main_process:
-        tell = _say_nothing
-    stage("read model and data")
-    prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
-    if force and not resume and accelerator.is_main_process:
-        for name in (CHECKPOINT_FILE, *_FINISHED):
-            (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    module = start_guesser(prepared, options).to(accelerator.device)
-    stage("train")
-    counts = train_steps(
-        module,
-        used_sets(prepared, options),
-        options,
-        accelerator,
-        out,
-        progress,
-        evaluate=lambda: _best_guesses(prepared, module),
-        saved=lambda: module.save(out, prepared.source.source),
-        tell=tell,
-    )
-    stage("evaluate")
-    report = TrainReport(
-        folder=out,
-        steps=counts.steps,
-        seconds=counts.seconds,
-        positions_per_second=counts.positions_per_second,
-        trained=evaluate_all(prepared, module),
-        untrained=evaluate_all(prepared, start_guesser(prepared, options).to(accelerator.device)),
-        is_main=accelerator.is_main_process,
-    )
-    if accelerator.is_main_process:
-        module.save(out, prepared.source.source)
-        write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
-        _append_metrics(out, report)
-        write_reports(report, prepared.source, data, options)
-        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    return report
+        tell = say_nothing
+    with _alone_in(out) if accelerator.is_main_process else contextlib.nullcontext():
+        stage("read model and data")
+        prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
+        if force and not resume and accelerator.is_main_process:
+            for name in (CHECKPOINT_FILE, *_FINISHED):
+                (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        accelerator.wait_for_everyone()
+        module = start_guesser(prepared, options).to(accelerator.device)
+        stage("train")
+        counts = train_steps(
+            module,
+            used_sets(prepared, options),
+            options,
+            accelerator,
+            out,
+            progress,
+            evaluate=lambda: _best_guesses(prepared, module),
+            saved=lambda: module.save(out, prepared.source.source),
+            tell=tell,
+        )
+        stage("evaluate")
+        report = TrainReport(
+            folder=out,
+            steps=counts.steps,
+            seconds=counts.seconds,
+            positions_per_second=counts.positions_per_second,
+            trained=evaluate_all(prepared, module),
+            untrained=evaluate_all(prepared, start_guesser(prepared, options).to(accelerator.device)),
+            is_main=accelerator.is_main_process,
+        )
+        if accelerator.is_main_process:
+            module.save(out, prepared.source.source)
+            write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
+            _append_metrics(out, report)
+            write_reports(report, prepared.source, data, options)
+            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        return report
 
 
 def evaluate_all(prepared: Prepared, guesser: Guesser) -> dict[str, Accuracy]:
@@ -115,8 +120,28 @@ def _best_guesses(prepared: Prepared, guesser: Guesser) -> dict[str, list[float]
     return {name: evaluate(guesser, found).greedy[:, 0].tolist() for name, found in few.items()}
 
 
-def _say_nothing(_: str) -> None:
-    """Of several processes only the main one speaks."""
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, and remove what a killed run left half written; a full disk is one line."""
+    try:
+        is_new = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        handle = take_lock(out)
+        if handle is None:
+            raise ArgumentError(f"another run writes {out}; wait for its end, or choose another --out")
+        try:
+            for folder in (out, out / _CACHE):
+                if folder.is_dir():
+                    remove_temporary(folder)
+            yield
+        finally:
+            release_lock(out, handle)
+            if is_new and not any(out.iterdir()):  # nothing was trained
+                out.rmdir()
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise ExportError(f"cannot write {out} ({error.strerror}); free space, then go on with --resume") from error
 
 
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:
@@ -124,7 +149,7 @@ def _require_out(out: Path, *, resume: bool, force: bool) -> None:
         raise ArgumentError("give --resume or --force, not both")
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; choose another --out")
-    empty = not out.exists() or not any(out.iterdir())
+    empty = not out.exists() or all(path.name == LOCK_FILE for path in out.iterdir())
     begun, finished = (out / CHECKPOINT_FILE).exists(), any((out / name).exists() for name in _FINISHED)
     if resume and empty:
         raise ArgumentError(f"{out} has no earlier run to resume; leave --resume out")

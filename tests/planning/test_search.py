@@ -256,5 +256,5 @@ def test_with_guess_heads_a_row_is_taken_where_it_pays(cost: float) -> None:
 
 
 def test_with_guess_heads_no_prompt_rows_can_be_asked_for() -> None:
-    with pytest.raises(ArgumentError, match="with guess heads expected 0"):
+    with pytest.raises(ArgumentError, match="with 1 guess heads and 4 rows expected 0 to 0"):
         search_tree([[0.5]], 4, root_prompts=1, by_heads=True)

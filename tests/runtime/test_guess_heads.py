@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppd.build.engine import add_lowered_graph
-from ppd.bundle import PROMPT_TOKENS_FILE, REFERENCE_FILE, Bundle, open_bundle
+from ppd.bundle import PROMPT_TOKENS_FILE, Bundle, open_bundle
 from ppd.calibrate.acceptance import answer_ranks
 from ppd.calibrate.calibrate import calibrate
 from ppd.cli.describe import describe_bundle
@@ -18,11 +18,12 @@ from ppd.decision import CALIBRATED
 from ppd.errors import ArgumentError, EngineError, TreeError
 from ppd.planning.hand_made import hand_made_tree
 from ppd.runtime import check_bundle, load
-from ppd.runtime.check import check_engine, load_recording
+from ppd.runtime.check import check_engine
 from ppd.runtime.drafters.choosing import ChoosingDrafter
 from ppd.runtime.drafters.worth import Worth
 from ppd.runtime.engines import open_engine
 from ppd.runtime.forks import first_fork, top_two_gap
+from ppd.runtime.recording import load_recording
 from ppd.runtime.session import Session
 from ppd.runtime.verify import Accepted
 from ppd.signature import MAX_ROWS, TOP_IDS
@@ -117,7 +118,7 @@ def test_ranks_of_an_answer_are_those_of_the_heads_guesses(shared: Bundle) -> No
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_engines_pass_the_check_with_a_wide_tree(bundle: Bundle, engine: str, tmp_path: Path) -> None:
-    reference = load_recording(bundle.path(REFERENCE_FILE))
+    reference = load_recording(bundle)
     assert reference.top_ids.shape[1:] == (1 + M, 11)
     model = model_with_tree(bundle, WIDE, tmp_path, exact=True)
     checked = model.engine if engine == "onnxruntime" else open_engine(model.bundle, engine, 1)
@@ -133,7 +134,7 @@ def test_the_tensorrt_engine_passes_it_too(shared: Bundle, lowered: bool, monkey
     install(monkeypatch, FakeGpu(shared, lowered=lowered))
     engine = open_engine(with_engine(shared, lowered=lowered), "tensorrt")
 
-    assert check_engine(engine, shared, load_recording(shared.path(REFERENCE_FILE))).num_rows > 0
+    assert check_engine(engine, shared, load_recording(shared)).num_rows > 0
 
 
 def test_the_lowered_graph_passes_it_too(bundle: Bundle, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_the_lowered_graph_passes_it_too(bundle: Bundle, tmp_path: Path) -> None
     own = add_lowered_graph(open_bundle(link_bundle(bundle.folder, tmp_path / "own")))
     engine = LoweredEngine(own.path("model-lowered.onnx"), own.manifest.model, 256)
 
-    assert check_engine(engine, own, load_recording(own.path(REFERENCE_FILE))).num_rows > 0
+    assert check_engine(engine, own, load_recording(own)).num_rows > 0
     graph = onnx.load(own.path("model-lowered.onnx"), load_external_data=False).graph
     assert not LACKING & {node.op_type for node in graph.node}
     assert graph.output[0].name == TOP_IDS
@@ -150,7 +151,7 @@ def test_the_lowered_graph_passes_it_too(bundle: Bundle, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("head", [1, M])
 def test_the_check_finds_a_wrong_guess(shared: Bundle, head: int) -> None:
-    reference = load_recording(shared.path(REFERENCE_FILE))
+    reference = load_recording(shared)
     changed = reference.top_ids.copy()
     changed[3, head, [0, 9]] = changed[3, head, [9, 0]]
 
@@ -159,7 +160,7 @@ def test_the_check_finds_a_wrong_guess(shared: Bundle, head: int) -> None:
 
 
 def test_the_check_finds_a_guess_that_the_reference_did_not_record(shared: Bundle) -> None:
-    reference = load_recording(shared.path(REFERENCE_FILE))
+    reference = load_recording(shared)
     changed = reference.top_ids.copy()
     changed[3, 1, 0] = next(i for i in range(61) if i not in changed[3, 1])
 

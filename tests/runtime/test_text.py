@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ppd.errors import TokenizerError
 from ppd.models.registry import load_registry
-from ppd.runtime.text import TextStream, load_tokenizer, require_same_tokens
+from ppd.runtime.text import TextStream
+from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens
 
 TINYPY = load_registry()["tinypy"].folder
 assert TINYPY is not None
