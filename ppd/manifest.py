@@ -85,7 +85,7 @@ class PromptTokensInfo:
     size_bytes: int
 
     def __post_init__(self) -> None:
-        _require_ranges(self, {"count": (1, MAX_ROWS - 1)})
+        _require_ranges(self, {"count": (0, MAX_ROWS - 1)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,9 @@ class GuessHeadsInfo:
     revision: str | None
     num_parameters: int
     size_bytes: int
+
+    def __post_init__(self) -> None:
+        _require_ranges(self, {"count": (1, MAX_ROWS - 1)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +252,10 @@ class Manifest:
         _require_ranges(self, ranges)
         if wrong := [i for i in self.eos_ids if not 0 <= i < _MAX_ID]:
             raise BundleError(f"{MANIFEST_FILE}: eos_ids has {wrong[0]!r:.40}, expected token ids; {AGAIN}")
+        if (self.prompt_tokens.count == 0) != (self.guess_heads is not None):
+            count = f"the count of prompt tokens is {self.prompt_tokens.count}"
+            others = "without" if self.guess_heads is None else "with"
+            raise BundleError(f"{MANIFEST_FILE}: {count} {others} guess heads, expected one of the two; {AGAIN}")
 
     @property
     def num_guess_heads(self) -> int:

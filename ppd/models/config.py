@@ -13,6 +13,7 @@ from ppd.errors import ModelError
 from ppd.extras import needs
 from ppd.json_files import read_json
 from ppd.limits import SIZES, require_ranges
+from ppd.signature import MAX_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +119,9 @@ class GuessHeadsConfig:
     kind: str
     count: int
     projection: str
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"count": (1, MAX_ROWS - 1)}, ModelError, after=" guess heads")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

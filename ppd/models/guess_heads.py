@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ppd.errors import ModelError
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.linear import Linear
 
@@ -102,6 +103,15 @@ KINDS: Mapping[str, type[GuessHeads]] = {MEDUSA: MedusaHeads}
 
 
 def guess_heads_of(config: ModelConfig) -> GuessHeads | None:
-    """The guess heads of a configuration, their weights not set; None if it has none."""
+    """The guess heads of a configuration, their weights not set; None if it has none.
+
+    Raises:
+        ModelError: They are of an unknown kind.
+    """
     heads = config.guess_heads
-    return None if heads is None else KINDS[heads.kind](config, heads)
+    if heads is None:
+        return None
+    for name, value, known in (("kind", heads.kind, KINDS), ("projection", heads.projection, PROJECTIONS)):
+        if value not in known:
+            raise ModelError(f"the {name} of the guess heads is {value!r:.40}, expected {' or '.join(known)}")
+    return KINDS[heads.kind](config, heads)

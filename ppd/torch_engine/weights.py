@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from ppd.bundle import MODEL_FILE, Bundle
 from ppd.codec import AGAIN, decode, parse_json
 from ppd.errors import BundleError, EngineError
-from ppd.models.config import ModelConfig
+from ppd.manifest import GuessHeadsInfo
+from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.signature import (
     GRAPH_FILE,
@@ -42,6 +43,8 @@ def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor | None]:
     for name in _SHARED:
         if getattr(config, name) != getattr(bundle.manifest.model, name):
             raise BundleError(f"{name} is {getattr(config, name)} in {MODEL_FILE}, and not in the manifest; {AGAIN}")
+    if _described(config.guess_heads) != _described(bundle.manifest.guess_heads):
+        raise BundleError(f"the guess heads in {MODEL_FILE} are not those of the manifest; {AGAIN}")
     with torch.device("meta"):
         decoder = Decoder(config, bundle.manifest.context)
     names = {f"{PARAMETER_PREFIX}{name}": name for name in decoder.state_dict()}
@@ -54,6 +57,10 @@ def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor | None]:
             f"{bundle.path(GRAPH_FILE)} does not hold the weights of the reference decoder "
             f"({' '.join(str(error).split())!s:.200}); {AGAIN}"
         ) from error
+
+
+def _described(heads: GuessHeadsConfig | GuessHeadsInfo | None) -> tuple[str, int, str] | None:
+    return None if heads is None else (heads.kind, heads.count, heads.projection)
 
 
 def _weights(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:
