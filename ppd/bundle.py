@@ -27,6 +27,8 @@ TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "
 PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
 NGRAMS_FILE = "ngrams.bin"
+DEFAULT_TEMPLATE = "default"
+_NAMED_TEMPLATE = re.compile(r"chat_template\.([\w-]+)\.jinja", re.ASCII)
 _NEEDED = (GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE, TREE_FILE)
 """Roles that every bundle has, so that nothing an engine reads goes unhashed."""
 _MAX_TRIES = 5
@@ -156,6 +158,17 @@ def _identity(path: Path) -> tuple[int, int, int]:
     except OSError as error:
         raise _gone(error) from error
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def chat_template_file(name: str) -> str:
+    """The role of a chat template."""
+    return CHAT_TEMPLATE_FILE if name == DEFAULT_TEMPLATE else f"chat_template.{name}.jinja"
+
+
+def chat_template_names(bundle: Bundle) -> dict[str, str]:
+    """Name → role of the chat templates that a bundle has; most have "default" alone."""
+    found = {match[1]: role for role in bundle.manifest.files if (match := _NAMED_TEMPLATE.fullmatch(role))}
+    return ({DEFAULT_TEMPLATE: CHAT_TEMPLATE_FILE} if bundle.has(CHAT_TEMPLATE_FILE) else {}) | found
 
 
 def file_entry(folder: Path, name: str) -> FileEntry:

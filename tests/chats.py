@@ -18,10 +18,10 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<unk>"]
 WORDS = [*SPECIAL, *string.ascii_lowercase, *" \n.", *"01234567"]
 
 
-def chat_bundle(bundle: Path, folder: Path) -> Path:
+def chat_bundle(bundle: Path, folder: Path, template: str = CHATML) -> Path:
     """A bundle of its own with a chat template."""
     link_bundle(bundle, folder)
-    add_file(open_bundle(folder, verify=False), "chat_template.jinja", CHATML.encode())
+    add_file(open_bundle(folder, verify=False), "chat_template.jinja", template.encode())
     return folder
 
 

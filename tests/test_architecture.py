@@ -23,6 +23,7 @@ CORE = (
     "targets",
     "documents",
     "formats",
+    "messages",
     "questions",
     "precision",
     "decision",

@@ -17,13 +17,18 @@ from ppd.cli.app import (
     MaxNewTokensOption,
     PlainOption,
     SeedOption,
+    StopIdsOption,
     StopOption,
     TemperatureOption,
+    TemplateOption,
     ThreadsOption,
+    ToolsOption,
     TopKOption,
     TopPOption,
     app,
     draft_from,
+    for_template,
+    ids_from,
 )
 from ppd.cli.stats import describe_stats
 from ppd.errors import ArgumentError, ContextError
@@ -56,9 +61,12 @@ def chat(
     top_p: TopPOption = None,
     seed: SeedOption = 0,
     stop: StopOption = None,
+    stop_ids: StopIdsOption = None,
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
+    tools: ToolsOption = None,
+    chat_template_kwargs: TemplateOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -74,8 +82,10 @@ def chat(
         "top_p": top_p,
         "seed": seed,
         "stop": stop or (),
+        "stop_ids": ids_from(stop_ids, "--stop-ids"),
         "acceptance": acceptance,
         "draft": drafting,
+        **for_template(tools, chat_template_kwargs),
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)

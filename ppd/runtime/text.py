@@ -1,6 +1,6 @@
 """Text in and out: encoding prompts, and releasing text of a growing answer only when it is certain."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -28,20 +28,75 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+class _Stops:
+    """Looks for stop texts in a growing answer, and says where the shown text is to be cut.
+
+    Special tokens are not shown. A stop text that has one in it is looked for in the text with special tokens written
+    out; any other in what is shown.
+
+    Args:
+        special: Id → content of the tokenizer's special tokens.
+    """
+
+    def __init__(self, stop: Sequence[str], special: Mapping[int, str]) -> None:
+        self._with_special = [text for text in stop if any(content in text for content in special.values())]
+        self._plain = [text for text in stop if text not in self._with_special]
+        self._special = special if self._with_special else {}
+        self._longest = max(map(len, stop), default=0)
+        self._shown = self._written = ""
+        self._hidden: list[tuple[int, int]] = []  # place in what is written, and length, of every special token
+
+    def add(self, shown: str, token: int | None = None) -> int | None:
+        """Add text, then the token that it came with, if that is special.
+
+        Returns:
+            Where the first stop text begins in the shown text; None if there is none.
+        """
+        searched = len(self._shown), len(self._written)
+        self._shown += shown
+        self._written += shown
+        content = self._special.get(-1 if token is None else token)
+        if content is not None:
+            self._hidden.append((len(self._written), len(content)))
+            self._written += content
+        plain, written = (max(0, end - self._longest) for end in searched)
+        found = [at for stop in self._plain if (at := self._shown.find(stop, plain)) >= 0]
+        hidden = [at for stop in self._with_special if (at := self._written.find(stop, written)) >= 0]
+        return min([*found, *map(self._place_in_shown, hidden)], default=None)
+
+    def held_back(self) -> int:
+        """Characters at the end of the shown text that may become a stop text."""
+        plain = max((_overlap(self._shown, stop) for stop in self._plain), default=0)
+        written = max((_overlap(self._written, stop) for stop in self._with_special), default=0)
+        return max(plain, len(self._shown) - self._place_in_shown(len(self._written) - written))
+
+    def _place_in_shown(self, at: int) -> int:
+        return at - sum(min(size, at - start) for start, size in self._hidden if start < at)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of the text that begins `stop`."""
+    sizes = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
 class TextStream:
     """Turns tokens into text as they come.
 
-    A character whose bytes are incomplete is held back, and so is the beginning of what may become a stop text.
+    A character whose bytes are incomplete is held back, and so is the beginning of what may become a stop text. Special
+    tokens are not shown; a stop text may have them in it all the same.
 
     Args:
         prompt_ids: Its last tokens decide about a leading space.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stop: tuple[str, ...] = ()) -> None:
-        self._tokenizer, self._stop = tokenizer, stop
+        self._tokenizer = tokenizer
+        self._stops = _Stops(stop, _special_tokens(tokenizer)) if stop else None
         self._window: list[int] = list(prompt_ids)  # tokens decoded together: neighbours share spaces and characters
         self._num_old = len(self._window)  # tokens of the window up to the last place where the text was complete
-        self._seen = len(self._decode().rstrip(_INCOMPLETE))  # characters of the window's text that were used
+        self._prompt = self._decode()  # empty as soon as the window begins behind it
+        self._seen = len(self._prompt.rstrip(_INCOMPLETE))  # characters of the window's text that were used
         self._pending = False
         self.text = ""
         self._released = 0
@@ -54,7 +109,7 @@ class TextStream:
         """
         self._window.append(token)
         self._pending = True
-        return bool(self._stop) and self._extend(final=False)
+        return self._stops is not None and self._extend(token)
 
     def take(self, *, final: bool = False) -> str:
         """Text that is certain and was not taken before.
@@ -64,28 +119,33 @@ class TextStream:
         """
         if self._pending or final:
             self._extend(final=final)
-        end = len(self.text) if final else len(self.text) - self._held_back()
+        end = len(self.text)
+        if self._stops is not None and not final:
+            end -= self._stops.held_back()
         start, self._released = self._released, max(self._released, end)
         return self.text[start:end]
 
-    def _extend(self, *, final: bool) -> bool:
+    def _extend(self, token: int | None = None, *, final: bool = False) -> bool:
         """Decode what was pushed; cut at the first stop text and say whether there was one."""
         self._pending = False
         decoded = self._decode()
         certain = decoded if final else decoded.rstrip(_INCOMPLETE)
-        search_from = max(0, len(self.text) - max(map(len, self._stop), default=0))
-        self.text += certain[self._seen :]
+        if certain.startswith(self._prompt):  # what its last bytes stand for does not change with what follows them
+            self._seen = max(self._seen, len(self._prompt))
+        new = certain[self._seen :]
+        self.text += new
         self._seen = max(self._seen, len(certain))
         if certain == decoded:
             self._move_window()
-        found = [at for stop in self._stop if (at := self.text.find(stop, search_from)) >= 0]
-        if found:
-            self.text, self._window, self._num_old, self._seen = self.text[: min(found)], [], 0, 0
-        return bool(found)
+        cut = self._stops.add(new, token) if self._stops is not None else None
+        if cut is not None:
+            self.text, self._window, self._num_old, self._seen = self.text[:cut], [], 0, 0
+        return cut is not None
 
     def _move_window(self) -> None:
         """Forget tokens before the last complete place, so that a token costs the same however long the answer is."""
         old, self._window = self._window[: self._num_old], self._window[self._num_old :]
+        self._prompt = ""
         if seen := len(self._decode()):
             self._seen = seen
         else:  # special tokens alone give no text to go on from: keep what stands before them
@@ -96,11 +156,7 @@ class TextStream:
         text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
         return text
 
-    def _held_back(self) -> int:
-        """Characters at the end of the text that may become a stop text."""
-        return max(map(self._overlap, self._stop), default=0)
 
-    def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the text that begins `stop`."""
-        sizes = range(min(len(stop) - 1, len(self.text)), 0, -1)
-        return next((size for size in sizes if self.text.endswith(stop[:size])), 0)
+def _special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Id → content of the tokens that are not shown."""
+    return {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
