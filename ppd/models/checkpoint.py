@@ -194,11 +194,11 @@ def _check_tied(folder: Path, source: Mapping[str, Tensor]) -> None:
     head, embedding = source[_HEAD], source[_EMBEDDING]
     same = head.shape == embedding.shape and all(
         torch.equal(some.float(), other.float())
-        for some, other in zip(head.split(_ROWS_AT_ONCE), embedding.split(_ROWS_AT_ONCE), strict=True)
+        for some, other in zip(*(torch.split(table, _ROWS_AT_ONCE) for table in (head, embedding)), strict=True)
     )
     if not same:
         raise ModelError(
-            f"{folder}: {_HEAD} is another table than {_EMBEDDING}, though config.json says tie_word_embeddings; set it "
+            f"{folder}: {_HEAD} is another table than {_EMBEDDING}, but config.json sets tie_word_embeddings; set it "
             "to false to compute with this head, or remove the tensor to compute with the embedding"
         )
 

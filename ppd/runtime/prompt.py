@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from ppd.bundle import Bundle, chat_template_names
+from ppd.bundle import DEFAULT_TEMPLATE, Bundle, chat_template_names
 from ppd.errors import ArgumentError, ContextError, TokenizerError
 from ppd.messages import Message
 
@@ -54,6 +54,19 @@ class PromptEncoder:
         if not self._templates:
             raise TokenizerError("the bundle has no chat template, so it takes text or token ids, not messages")
         self._require_tokenizer()
+
+    def end_of_answer(self, messages: Sequence[Message], answer: str) -> int | None:
+        """The special token that the template writes behind a conversation's last answer; None if it writes none."""
+        from ppd.runtime.chat import render_chat
+
+        template, special_tokens = self._templates[DEFAULT_TEMPLATE], self._manifest.special_tokens
+        try:
+            after = render_chat(template, messages, special_tokens, answer_follows=False).partition(answer)[2].strip()
+        except ArgumentError:
+            return None
+        ids = self._from_text(after, add_special_tokens=False)[:1]
+        added = self._require_tokenizer().get_added_tokens_decoder()
+        return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
 
     def _from_prompt(self, prompt: Any) -> list[Any]:
         if isinstance(prompt, str):
