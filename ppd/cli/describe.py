@@ -7,8 +7,8 @@ from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
+from ppd.runtime.abilities import cannot
 from ppd.runtime.drafters.sources import drafts_always, sources_of
-from ppd.runtime.limits import limits_of
 from ppd.signature import FUSED_HEAD_MULTIPLE, takes_fused_attention
 from ppd.targets import load_targets
 from ppd.tree import Rows
@@ -24,7 +24,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"shape          {model.num_parameters:,} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
-        *_limit_lines(bundle),
+        *_cannot_lines(bundle),
         f"target         {manifest.target}, {manifest.precision}",
         *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
@@ -85,7 +85,7 @@ def describe_export(
     lines.append(_sources_line(bundle))
     lines += _record_lines(bundle)
     lines += _engine_lines(manifest)
-    lines += _limit_lines(bundle)
+    lines += _cannot_lines(bundle)
     lines += [f"note           {note}" for note in notes]
     if unquantised:
         lines.append(f"note           not quantised, as no block divides their inputs: {', '.join(unquantised)}")
@@ -96,9 +96,9 @@ def describe_export(
     return "\n".join(lines)
 
 
-def _limit_lines(bundle: Bundle) -> list[str]:
+def _cannot_lines(bundle: Bundle) -> list[str]:
     """What it cannot do."""
-    return [f"{'cannot' if i == 0 else '':<15}{limit}" for i, limit in enumerate(limits_of(bundle))]
+    return [f"{'cannot' if i == 0 else '':<15}{what}" for i, what in enumerate(cannot(bundle))]
 
 
 def _percent(share: float) -> str:

@@ -132,8 +132,9 @@ def split_records(
             len(a) + len(b) for a, b in ((train.pieces, held_out.pieces), (train.prompts, held_out.prompts))
         )
         prompts = f" and {num_prompts} prompts that leave room for an answer" if num_prompts or not num_pieces else ""
+        none = "" if held_out.num_starts else ", and none to hold out"
         raise ArgumentError(
-            f"the data has {num_pieces} pieces of {length} tokens{prompts}; expected at least {MIN_STARTS + 1}: "
+            f"the data has {num_pieces} pieces of {length} tokens{prompts}{none}; expected at least {MIN_STARTS + 1}: "
             "give more text, or another --length"
         )
     return train, held_out

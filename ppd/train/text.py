@@ -73,7 +73,7 @@ class TextEncoder:
             ArgumentError: It refuses the messages.
         """
         if self.template is None:
-            raise TokenizerError("the data has conversations and the model has no chat template; give plain text")
+            raise TokenizerError("the data has conversations and the model no default chat template; give plain text")
         return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
 
 

@@ -176,7 +176,7 @@ def test_data_that_is_too_short_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_without_chat_template_refuses_conversations(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="no chat template"):
+    with pytest.raises(TokenizerError, match="no default chat template"):
         read(model, chat(tmp_path))
 
 

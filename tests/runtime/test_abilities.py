@@ -8,7 +8,7 @@ import pytest
 
 from ppd.bundle import TOKENIZER_FILE, Bundle, open_bundle
 from ppd.errors import TokenizerError
-from ppd.runtime.limits import limits_of
+from ppd.runtime.abilities import cannot
 from ppd.runtime.model import Model
 from tests.chats import CHATML, chat_bundle, chat_model
 from tests.runtime.fake_engine import WIDE, fake_model
@@ -25,46 +25,44 @@ def with_words(bundle: Bundle, count: int) -> Bundle:
 
 
 def test_a_model_for_chat_lacks_nothing(tmp_path: Path) -> None:
-    assert limits_of(chat_model(tmp_path).bundle) == []
+    assert cannot(chat_model(tmp_path).bundle) == []
 
 
 def test_a_bundle_without_tokenizer_takes_ids() -> None:
-    (limit,) = limits_of(fake_model(WIDE, eos_ids=(2,)).bundle)
+    (limit,) = cannot(fake_model(WIDE, eos_ids=(2,)).bundle)
     assert limit == "read or write text: it has no tokenizer, so it takes and gives token ids"
 
 
 def test_a_model_without_template_cannot_chat(tinypy_bundle: Path) -> None:
     bundle = open_bundle(tinypy_bundle, verify=False)
-    assert limits_of(bundle) == ["chat: it has no chat template"]
-    assert limits_of(changed(bundle, eos_ids=[]))[1].startswith(
-        "end an answer by itself: it has no EOS ids; give --stop"
-    )
+    assert cannot(bundle) == ["chat: it has no chat template"]
+    assert cannot(changed(bundle, eos_ids=[]))[1].startswith("end an answer by itself: it has no EOS ids; give --stop")
 
 
 def test_tokens_without_an_embedding_are_counted_and_chat_that_needs_them_is_named(tmp_path: Path) -> None:
     bundle = chat_model(tmp_path).bundle
-    assert limits_of(with_words(bundle, 39)) == [
-        "read 1 tokens of its tokenizer, from '7' (39) on: the model has 39 words",
+    assert cannot(with_words(bundle, 39)) == [
+        "read 1 tokens of its tokenizer, ids 39 to 39: the model has 39 words",
     ]
-    assert limits_of(with_words(bundle, 20))[1].startswith("chat: the prompt has the token id ")
+    assert cannot(with_words(bundle, 20))[1].startswith("chat: the prompt has the token id ")
 
 
 def test_an_end_of_answers_that_is_no_eos_is_named(tmp_path: Path) -> None:
     bundle = changed(chat_model(tmp_path).bundle, eos_ids=[2])
-    assert limits_of(bundle) == [
+    assert cannot(bundle) == [
         "end an answer where its chat template does, at <|im_end|> (1), no EOS id: give --stop-ids 1",
     ]
 
 
 def test_a_template_that_refuses_a_question_is_told(tinypy_bundle: Path, tmp_path: Path) -> None:
     folder = chat_bundle(tinypy_bundle, tmp_path / "b", "{{ raise_exception('only tools') }}")
-    assert limits_of(open_bundle(folder, verify=False)) == ["chat: the chat template refuses the messages: only tools"]
+    assert cannot(open_bundle(folder, verify=False)) == ["chat: the chat template refuses the messages: only tools"]
 
 
 def test_a_tokenizer_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     bundle = chat_model(tmp_path).bundle
     bundle.path(TOKENIZER_FILE).write_text("{}")
-    (limit,) = limits_of(bundle)
+    (limit,) = cannot(bundle)
     assert limit.startswith("read text: cannot read ")
 
 
@@ -85,7 +83,7 @@ def test_a_bundle_with_named_templates_alone_says_so(tinypy_bundle: Path, tmp_pa
     folder = chat_bundle(tinypy_bundle, tmp_path / "b", None, NAMED)
     bundle = open_bundle(folder, verify=False)
 
-    (limit,) = limits_of(bundle)
+    (limit,) = cannot(bundle)
     assert limit.startswith("""chat without --chat-template-kwargs '{"chat_template": "rag"}': rag, tool_use""")
     with pytest.raises(TokenizerError, match="none is the default"):
         Model(bundle, fake_model(WIDE).engine).encode([{"role": "user", "content": "x"}])

@@ -12,7 +12,7 @@ from ppd.runtime.text import load_tokenizer
 _MARKER = "ppd-marks-the-answer"
 
 
-def limits_of(bundle: Bundle) -> list[str]:
+def cannot(bundle: Bundle) -> list[str]:
     """Phrases that go on from "cannot"."""
     found = _text_limits(bundle)
     if not bundle.manifest.eos_ids:
@@ -33,11 +33,11 @@ def _text_limits(bundle: Bundle) -> list[str]:
 def _beyond_the_model(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
     """Tokens without a row in the embedding."""
     num_words = bundle.manifest.model.vocab_size
-    beyond = sorted((i, token) for token, i in tokenizer.get_vocab(with_added_tokens=True).items() if i >= num_words)
+    beyond = [i for i in tokenizer.get_vocab(with_added_tokens=True).values() if i >= num_words]
     if not beyond:
         return []
-    first, token = beyond[0]
-    return [f"read {len(beyond)} tokens of its tokenizer, from {token!r} ({first}) on: the model has {num_words} words"]
+    ids = f"ids {min(beyond)} to {max(beyond)}"
+    return [f"read {len(beyond)} tokens of its tokenizer, {ids}: the model has {num_words} words"]
 
 
 def _chat_limits(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
