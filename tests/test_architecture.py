@@ -32,6 +32,10 @@ CORE = (
     "memory",
     "extras",
     "verbs",
+    "limits",
+    "json_files",
+    "native",
+    "arguments",
 )
 
 
@@ -56,7 +60,8 @@ LAYERS = {
     # The package itself: five names of public functions, which it imports only when they are asked for.
     "ppd": layer("runtime calibrate export train", ""),
     "core": layer("", "numpy"),
-    "runtime": layer("core planning", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
+    "templates": layer("core", "jinja2"),
+    "runtime": layer("core planning templates", "numpy tokenizers onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors gguf huggingface_hub tokenizers sentencepiece google.protobuf"),
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),

@@ -145,6 +145,11 @@ def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
         yield advance
 
 
+def shown(text: str) -> str:
+    """A line with text that came from a file: whatever a terminal would obey is an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print columns as wide as their widest cell."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]

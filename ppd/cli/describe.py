@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
+from ppd.cli.app import shown
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
 from ppd.runtime.abilities import cannot
@@ -42,7 +43,7 @@ def describe_bundle(bundle: Bundle) -> str:
         "files",
         *(f"  {entry.path:<28} {entry.size_bytes:>14,} bytes" for entry in manifest.files.values()),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def describe_export(

@@ -51,8 +51,9 @@ from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import EXACT_LEVEL, PRECISIONS
-from ppd.runtime.check import Recording, check_engine
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
+from ppd.runtime.recording import Recording
 from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import ppd
+from ppd.arguments import whole
 from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
@@ -73,11 +74,14 @@ def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
         ArgumentError: The context is longer than the model's.
         ModelError: The model's own context is too long for a default.
     """
-    if context is not None and not (type(context) is int and 2 <= context <= config.context):
-        raise ArgumentError(f"context is {context!r}; {name} takes 2 to {config.context}")
-    if context is None and config.context > _MAX_DEFAULT_CONTEXT:
+    if context is not None:
+        number = whole(context)
+        if number is None or not 2 <= number <= config.context:
+            raise ArgumentError(f"context is {context!r:.40}; {name} takes 2 to {config.context}")
+        return number
+    if config.context > _MAX_DEFAULT_CONTEXT:
         raise ModelError(f"{name} has a context of {config.context} tokens; give a smaller one with --context")
-    return context or config.context
+    return config.context
 
 
 def read_tree(tree: str) -> Tree | None:

@@ -1,6 +1,6 @@
 """Tokens that were added to a tokenizer: as `tokenizer_config.json` and `added_tokens.json` name them."""
 
-import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from ppd.errors import TokenizerError
+from ppd.native import translated
 
 _FLAGS = ("lstrip", "rstrip", "single_word")
 
@@ -53,7 +54,9 @@ def read_added_tokens(
     found = {added.content: added for added in _in_config(config, folder / "tokenizer_config.json")}
     for content, token_id in legacy.items():
         if type(token_id) is not int:
-            raise TokenizerError(f"{folder}: added token {content!r} has id {token_id!r}, expected a whole number")
+            raise TokenizerError(
+                f"{folder}: added token {content!r:.60} has id {token_id!r:.20}, expected a whole number"
+            )
         found.setdefault(content, Added(content=content, id=token_id, special=content in special))
     return sorted((added for added in found.values() if added.content), key=lambda added: added.id)
 
@@ -69,12 +72,17 @@ def add_missing(tokenizer: Tokenizer, tokens: Iterable[Added], file: Path) -> bo
     """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     missing = [added for added in tokens if added.content not in known]
+    remedy = "copy tokenizer.json and tokenizer_config.json again, from one place"
     for added in missing:
-        tokenizer.add_tokens([added.token])
+        try:
+            tokenizer.add_tokens([added.token])
+        except BaseException as error:
+            what = f"{file} does not take the added token {added.content!r:.60}"
+            raise translated(error, TokenizerError, what, remedy) from error
         if (found := tokenizer.token_to_id(added.content)) != added.id:
             raise TokenizerError(
-                f"{file} gives the added token {added.content!r} the id {found}, expected {added.id} as in the files "
-                "beside it: copy tokenizer.json and tokenizer_config.json again, from one place"
+                f"{file} gives the added token {added.content!r:.60} the id {found}, expected {added.id} as in the "
+                f"files beside it: {remedy}"
             )
     return bool(missing)
 
@@ -83,11 +91,12 @@ def _in_config(config: dict[str, Any], file: Path) -> Iterable[Added]:
     """From `added_tokens_decoder`, where transformers keeps them since 4.34."""
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise TokenizerError(f"{file}: added_tokens_decoder is {json.dumps(decoder):.40}, expected an object")
+        raise TokenizerError(f"{file}: added_tokens_decoder is {decoder!r:.60}, expected an object; copy it again")
     for token_id, token in decoder.items():
-        if not token_id.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
+        known = re.fullmatch("[0-9]{1,9}", token_id) and isinstance(token, dict)
+        if not known or not isinstance(token.get("content"), str):
             raise TokenizerError(
-                f"{file}: added_tokens_decoder has {token_id!r}: {token!r}, expected an id and a token"
+                f"{file}: added_tokens_decoder has {token_id!r:.20}: {token!r:.60}, expected an id and a token"
             )
         yield Added(
             content=token["content"],

@@ -1,13 +1,14 @@
 """A folder's `vocab.json` and `merges.txt`: byte-level BPE, cut as its `tokenizer_class` says."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
 from ppd.errors import TokenizerError
+from ppd.json_files import read_json
 from ppd.models.gguf.pre_tokenizers import CUTS, Cut
+from ppd.native import translated
 
 _END = "<|endoftext|>"
 _CLASSES: dict[str, tuple[str, dict[str, str]]] = {
@@ -58,9 +59,10 @@ def tokenizer_from_vocabulary(
 
 def _read(file: Path, cut: Cut) -> tuple[dict[str, int], Tokenizer]:
     try:
-        vocabulary = json.loads(file.read_text("utf-8"))
+        vocabulary = read_json(file)
         lines = file.with_name("merges.txt").read_text("utf-8").split("\n")
         pairs = [line.rstrip("\r").split(" ") for line in lines if line and not line.startswith("#version")]
         return vocabulary, cut.tokenizer(vocabulary, [(left, right) for left, right in pairs])
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{file} and merges.txt cannot be read ({error}); copy them again") from error
+    except BaseException as error:
+        what = f"{file} and merges.txt cannot be read"
+        raise translated(error, TokenizerError, what, "copy them again") from error

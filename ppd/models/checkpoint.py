@@ -3,7 +3,6 @@
 So the peak is near one copy of them.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from ppd.errors import ModelError
 from ppd.extras import needs
+from ppd.json_files import read_json
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.models.pickled import load_pickled
 
 # Ours → Hugging Face's, per layer. Projections are transposed on the way, and several become one, side by side.
 _MODULES = {
@@ -245,21 +246,21 @@ def _shards(index: Path) -> list[Path]:
     if not index.exists():
         return []
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"cannot read {index} ({error!r}); expected an object with weight_map") from error
+        raise ModelError(f"cannot read {index} ({error!r:.200}); expected an object with weight_map") from error
+    held = {path.name for path in index.parent.iterdir() if path.is_file()}
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
-            raise ModelError(f"{index} names the shard {name!r}, which is not in its folder; download it again")
+        if name not in held:
+            raise ModelError(f"{index} names the shard {name!r:.80}, which is not in its folder; download it again")
     return [index.parent / name for name in names]
 
 
 def _load_bins(paths: list[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        try:  # weights_only: nothing but tensors is ever unpickled
-            tensors |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged or hostile file
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"cannot read {path} ({first_line}); convert the checkpoint to safetensors") from error
+        try:
+            tensors |= load_pickled(path)
+        except ValueError as error:
+            raise ModelError(f"cannot read {path} ({error}); convert the checkpoint to safetensors") from error
     return tensors

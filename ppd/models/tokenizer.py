@@ -4,7 +4,6 @@ The tokenizer is a tokenizer.json, or converted to one from a tokenizer.model, f
 file. Tokens that were added beside it are added.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +13,12 @@ from tokenizers import Tokenizer
 
 from ppd.errors import ModelError, TokenizerError
 from ppd.extras import needs
+from ppd.json_files import parse
 from ppd.models.added_tokens import Added, add_missing, read_added_tokens
 from ppd.models.byte_level import REMEDY, tokenizer_from_vocabulary
 from ppd.models.registry import ModelEntry
 from ppd.models.templates import DEFAULT, chat_templates
+from ppd.native import translated
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -105,10 +106,7 @@ def _read_folder(folder: Path) -> TokenizerFiles | None:
 def _with_added(file: Path, added: Sequence[Added]) -> str:
     """The text of a tokenizer.json, with the tokens that it lacks."""
     text = _read_text(file)
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{file} is not a tokenizer that can be read ({error}); copy it again") from error
+    tokenizer = _tokenizer_of(text, file)
     changed = add_missing(tokenizer, added, file)
     return tokenizer.to_str() if changed else text
 
@@ -176,6 +174,14 @@ def _special_tokens(*sources: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def _tokenizer_of(text: str, file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(text)
+    except BaseException as error:
+        what = f"{file} is not a tokenizer that can be read"
+        raise translated(error, TokenizerError, what, "copy it again") from error
+
+
 def _read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8")
@@ -188,7 +194,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        data = json.loads(_read_text(file))
+        data = parse(_read_text(file))
     except ValueError as error:
         raise TokenizerError(f"{file} is not JSON ({error}); copy it again") from error
     if not isinstance(data, dict):

@@ -5,9 +5,9 @@ import json
 from tokenizers import Tokenizer
 
 from ppd.bundle import DEFAULT_TEMPLATE, TOKENIZER_FILE, Bundle, chat_template_names
-from ppd.errors import ArgumentError, ContextError, PPDError
+from ppd.errors import ContextError, PPDError
 from ppd.runtime.prompt import PromptEncoder
-from ppd.runtime.text import load_tokenizer
+from ppd.runtime.tokenizer import load_tokenizer
 
 _MARKER = "ppd-marks-the-answer"
 
@@ -51,11 +51,11 @@ def _chat_limits(bundle: Bundle, tokenizer: Tokenizer) -> list[str]:
     question = {"role": "user", "content": "Hi"}
     try:
         encoder.encode(None, [question])
+        end = encoder.end_of_answer([question, {"role": "assistant", "content": _MARKER}], _MARKER)
     except ContextError:
         return []
-    except ArgumentError as error:
+    except PPDError as error:
         return [f"chat: {error}"]
-    end = encoder.end_of_answer([question, {"role": "assistant", "content": _MARKER}], _MARKER)
     if end is None or end in bundle.manifest.eos_ids:
         return []
     token = tokenizer.id_to_token(end)

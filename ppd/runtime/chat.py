@@ -1,20 +1,13 @@
 """Chat: messages become text through the model's Jinja template, in the dialect that Hugging Face templates use."""
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any
-
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ppd.bundle import DEFAULT_TEMPLATE
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.messages import Message, plain_message
+from ppd.templates.renderer import RENDERER
 
 _WITH_TOOLS = "tool_use"
 """Name of the template for tools, where a model has one of its own."""
@@ -72,46 +65,7 @@ def render_chat(
 
     Raises:
         ArgumentError: The template rejects the messages.
-        TokenizerError: The template itself is broken.
+        TokenizerError: The template itself is broken, or takes too much time, memory or text.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().astimezone().strftime(form)
-    try:
-        compiled = environment.from_string(template)
-        given = {"tools": None, "documents": None, **special_tokens, **variables}  # templates ask whether they are none
-        return compiled.render({**given, "messages": list(messages), "add_generation_prompt": answer_follows})
-    except jinja2.TemplateSyntaxError as error:
-        raise TokenizerError(
-            f"the bundle's chat template is broken ({error}); export again with a working one"
-        ) from error
-    except Exception as error:  # a template is a program: it may fail on these messages in any way
-        raise ArgumentError(f"the chat template refuses the messages: {error}") from error
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateRuntimeError(message)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """The `tojson` of Hugging Face templates, which does not escape HTML as Jinja's own does."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-class _Generation(Extension):
-    """The `{% generation %}` block, which marks the assistant's text for training and changes nothing here."""
-
-    tags = {"generation"}  # noqa: RUF012 - the declaration that Jinja asks for
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    given = {"tools": None, "documents": None, **special_tokens, **variables}  # templates ask whether they are none
+    return RENDERER.render(template, {**given, "messages": list(messages), "add_generation_prompt": answer_follows})

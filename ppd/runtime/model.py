@@ -25,7 +25,8 @@ from ppd.runtime.prompt import Prompt, PromptEncoder
 from ppd.runtime.result import Piece, Result
 from ppd.runtime.session import Session
 from ppd.runtime.stream import Stream
-from ppd.runtime.text import TextStream, load_tokenizer
+from ppd.runtime.text import TextStream
+from ppd.runtime.tokenizer import load_tokenizer
 from ppd.runtime.turn import Turn
 
 if TYPE_CHECKING:

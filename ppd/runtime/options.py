@@ -2,11 +2,11 @@
 
 import inspect
 import math
-import numbers
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
+from ppd.arguments import number, whole
 from ppd.errors import ArgumentError
 
 Acceptance = Literal["exact", "typical"]
@@ -74,10 +74,12 @@ class Options:
 
     def __post_init__(self) -> None:
         _require(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number above 0")
-        finite = _number(self.temperature) and 0 <= self.temperature < math.inf
+        temperature = number(self.temperature)
+        finite = temperature is not None and 0 <= temperature < math.inf
         _require(finite, "temperature", self.temperature, "0 or a number above 0")
         _require(self.top_k is None or _whole(self.top_k, 1), "top_k", self.top_k, "a whole number above 0, or None")
-        in_range = self.top_p is None or (_number(self.top_p) and 0 < self.top_p <= 1)
+        top_p = number(self.top_p)
+        in_range = self.top_p is None or (top_p is not None and 0 < top_p <= 1)
         _require(in_range, "top_p", self.top_p, "a number above 0 and at most 1, or None")
         _require(_whole(self.seed, 0) and self.seed < 2**64, "seed", self.seed, "a whole number from 0 to 2^64 - 1")
         is_texts = isinstance(self.stop, str | Sequence | None) and not isinstance(self.stop, bytes)
@@ -96,6 +98,9 @@ class Options:
         _require(named, "chat_template_kwargs", variables, "an object, or None")
         taken = sorted({"messages", "tools", "add_generation_prompt"} & set(variables or ()))
         _require(not taken, "chat_template_kwargs", variables, f"no {' or '.join(taken)} among them")
+        for name, kind in _KINDS.items():  # NumPy's unsigned numbers wrap around where they are reckoned with
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else kind(value))
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -110,6 +115,14 @@ class Options:
         return frozenset(map(int, self.stop_ids if isinstance(self.stop_ids, Collection) else (self.stop_ids,)))
 
 
+_KINDS: dict[str, Callable[[Any], object]] = {
+    "max_new_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "seed": int,
+}
+"""What the numbers among the options are, however they were given."""
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
@@ -127,7 +140,7 @@ def takes_options(function: _Function) -> _Function:
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise ArgumentError(f"{name} is {value!r}; expected {expected}")
+        raise ArgumentError(f"{name} is {value!r:.200}; expected {expected}")
 
 
 def _is_draft(value: object) -> bool:
@@ -150,9 +163,6 @@ def _are_objects(value: object) -> bool:
     return all(isinstance(item, Mapping) for item in value)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 def _whole(value: object, minimum: int) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum
+    found = whole(value)
+    return found is not None and found >= minimum

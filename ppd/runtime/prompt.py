@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from ppd.bundle import DEFAULT_TEMPLATE, Bundle, chat_template_names
 from ppd.errors import ArgumentError, ContextError, TokenizerError
 from ppd.messages import Message
+from ppd.runtime.tokenizer import encode
 
 Prompt = str | Sequence[int] | Sequence[Message]
 
@@ -73,7 +74,7 @@ class PromptEncoder:
             return self._from_text(prompt, add_special_tokens=True)
         if isinstance(prompt, bytes | bytearray | Mapping) or not isinstance(prompt, Sequence | np.ndarray):
             raise ArgumentError(f"the prompt is {prompt!r:.60}; expected text, token ids or messages")
-        return list(prompt)
+        return list(np.atleast_1d(prompt)) if isinstance(prompt, np.ndarray) else list(prompt)
 
     def _from_messages(
         self, messages: Any, tools: Sequence[Mapping[str, Any]] | None, given: Mapping[str, Any]
@@ -93,8 +94,7 @@ class PromptEncoder:
             text.encode()
         except UnicodeEncodeError as error:  # what was typed was not UTF-8
             raise ArgumentError(f"the prompt is not valid Unicode text ({error}); give it as UTF-8") from error
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return encode(tokenizer, text, add_special_tokens=add_special_tokens)
 
     def _require_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

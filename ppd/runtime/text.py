@@ -1,31 +1,14 @@
 """Text in and out: encoding prompts, and releasing text of a growing answer only when it is certain."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ppd.errors import TokenizerError
+from ppd.native import translated
 
 _INCOMPLETE = "\ufffd"
 """What a decoder puts where bytes do not (or not yet) make a character."""
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a `tokenizer.json`, with any truncation and padding switched off.
-
-    Raises:
-        TokenizerError: The tokenizers library cannot read it.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(
-            f"cannot read {path} ({error}); upgrade it with pip install --upgrade tokenizers"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 class _Stops:
@@ -153,7 +136,12 @@ class TextStream:
         self._num_old = len(self._window)
 
     def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        try:
+            text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        except BaseException as error:
+            raise translated(
+                error, TokenizerError, "the tokenizer fails on these ids", "export with another"
+            ) from error
         return text
 
 

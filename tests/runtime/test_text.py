@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from ppd.errors import TokenizerError
 from ppd.models.registry import load_registry
-from ppd.runtime.text import TextStream, load_tokenizer
+from ppd.runtime.text import TextStream
+from ppd.runtime.tokenizer import load_tokenizer
 
 TINYPY = load_registry()["tinypy"].folder
 assert TINYPY is not None
