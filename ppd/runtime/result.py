@@ -58,7 +58,7 @@ class Result:
     Attributes:
         text: The new text, without EOS, a stop id or a stop text; empty where the bundle has no tokenizer.
         token_ids: The new tokens, EOS or stop id included; after a stop text they end with the token that completed it.
-        finish_reason: "stop" (EOS, stop id or stop text), "length" (`max_new_tokens`), or "context" (the context is full).
+        finish_reason: "stop" (EOS, stop id or text), "length" (`max_new_tokens`), or "context" (the context is full).
     """
 
     text: str
