@@ -81,11 +81,12 @@ class PromptEncoder:
     ) -> list[Any]:
         from ppd.runtime.chat import choose_template, plain_messages, render_chat  # Jinja is not needed for text
 
+        read = plain_messages(messages)
         self.require_chat()
         variables = {**given, "tools": tools}
         template = choose_template(self._templates, variables.pop("chat_template", None), with_tools=bool(tools))
         special_tokens = self._manifest.special_tokens
-        rendered = render_chat(template, plain_messages(messages), special_tokens, variables=variables)
+        rendered = render_chat(template, read, special_tokens, variables=variables)
         return self._from_text(rendered, add_special_tokens=False)
 
     def _from_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
