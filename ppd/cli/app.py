@@ -63,7 +63,7 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd, lookup and table, or some of them: ppd,lookup. Default: auto, all that the bundle has. "
+        help="Draft from ppd, lookup, table and model, or some of them: ppd,lookup. Default: auto, all that there are. "
         "always: prompt tokens at every step, whether that pays or not.",
     ),
 ]
@@ -74,6 +74,10 @@ PromptsOption = Annotated[
         help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, a text file "
         "with one prompt per line, or a folder of files; may be gzipped. Default: a built-in set.",
     ),
+]
+DrafterOption = Annotated[
+    Path | None,
+    typer.Option(metavar="BUNDLE", help="A draft model with the same tokenizer, as a further source: model."),
 ]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Never draft.")]
 

@@ -11,6 +11,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -65,6 +66,7 @@ def chat(
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
+    drafter: DrafterOption = None,
     tools: ToolsOption = None,
     chat_template_kwargs: TemplateOption = None,
     engine: EngineOption = "auto",
@@ -88,7 +90,7 @@ def chat(
         **for_template(tools, chat_template_kwargs),
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     model.sources(drafting)
     _Chat(runtime.Conversation(model, system), options).run()
 

@@ -9,6 +9,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -57,6 +58,7 @@ def generate(
     chat_template_kwargs: TemplateOption = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -70,7 +72,7 @@ def generate(
     variables = for_template(tools, chat_template_kwargs)
     from ppd import runtime
 
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = ids_from(ids, "--ids") if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer
