@@ -4,6 +4,7 @@ Any file may be gzipped.
 """
 
 import gzip
+import io
 import json
 import logging
 import zlib
@@ -16,6 +17,8 @@ from ppd.formats import FORMATS, Document, Record, UnusableError, read_record
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".cc", ".cpp", ".rs", ".go", ".js", ".ts", ".java", ".sh")
 JSON_SUFFIXES = (".json", ".jsonl")
+_MAX_RATIO, _ALWAYS = 200, 1 << 20
+"""How many times as large a gzipped file may become, beyond a megabyte."""
 _logger = logging.getLogger(__name__)
 _PROMPTS = Path(__file__).parent / "prompts"
 
@@ -111,7 +114,7 @@ def read_text(file: Path) -> str:
     try:
         content = file.read_bytes()
         if file.suffix == ".gz":
-            content = gzip.decompress(content)
+            content = _decompressed(file, content)
         text = content.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _NotTextError(f"{file} is not gzipped, or cut short ({error}); expected a .gz file") from error
@@ -122,6 +125,16 @@ def read_text(file: Path) -> str:
     if b"\0" in content:
         raise _NotTextError(f"{file} is binary; expected text")
     return text
+
+
+def _decompressed(file: Path, content: bytes) -> bytes:
+    """The content of a gzipped file. Text becomes a tenth; what became very much less is no text."""
+    most = _MAX_RATIO * len(content) + _ALWAYS
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        found = packed.read(most + 1)
+    if len(found) > most:
+        raise ArgumentError(f"{file} grows over {_MAX_RATIO} times as it is unpacked; expected text")
+    return found
 
 
 def _records(file: Path, text: str, unusable: list[str], *, by_line: bool) -> Iterator[Record]:

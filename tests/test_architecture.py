@@ -72,7 +72,7 @@ LAYERS = {
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
-    "cli": layer("core models runtime planning build export calibrate train", "typer rich matplotlib numpy"),
+    "cli": layer("core models templates runtime planning build export calibrate train", "typer rich matplotlib numpy"),
 }
 
 

@@ -1,6 +1,8 @@
 """Reading documents: text, folders, JSON lines, conversations, and what is refused."""
 
+import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +186,14 @@ def test_the_sets_of_prompts_are_found_by_name_and_every_known_model_has_one() -
     assert all(embedded_prompts(entry.prompts) for entry in load_registry().values())
     with pytest.raises(ArgumentError, match="'french'; expected english or python"):
         embedded_prompts("french")
+
+
+def test_a_gzipped_file_that_grows_without_bounds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bomb.txt.gz").write_bytes(gzip.compress(b"a" * 50_000_000))
+    tracemalloc.start()
+    with pytest.raises(ArgumentError, match=r"bomb\.txt\.gz grows over 200 times"):
+        documents(tmp_path / "bomb.txt.gz")
+    assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    tracemalloc.stop()
+    (tmp_path / "long.txt.gz").write_bytes(gzip.compress(b"def f(x): return x\n" * 50_000))
+    assert len(documents(tmp_path / "long.txt.gz")[0]) == 950_000

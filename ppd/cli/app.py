@@ -12,6 +12,7 @@ import ppd
 from ppd.documents import read_text
 from ppd.errors import ArgumentError
 
+_MAX_MESSAGE = 1000
 app = typer.Typer(
     name="ppd",
     help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes, change no token.",
@@ -152,6 +153,13 @@ def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
 def shown(text: str) -> str:
     """A line with text that came from a file: whatever a terminal would obey is an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(message: str) -> str:
+    """A message as one line of a length that can be read; what a terminal would obey is shown as an escape."""
+    line = " ".join(message.split())
+    half = _MAX_MESSAGE // 2
+    return shown(line if len(line) <= _MAX_MESSAGE else f"{line[:half]} … {line[-half:]}")
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -23,11 +23,10 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     targets,
     train,
 )
-from ppd.cli.app import app, shown
+from ppd.cli.app import app, one_line
 from ppd.errors import PPDError
 
 _STDERR = 2
-_MAX_MESSAGE = 1000
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def _run(command: Callable[..., Any]) -> None:
         finally:
             sys.stdout.flush()
     except PPDError as error:
-        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
     except MemoryError:
         print("error: there is not enough memory; close other programs, or take a smaller model", file=sys.stderr)
@@ -66,17 +65,10 @@ def _run(command: Callable[..., Any]) -> None:
         _discard_output()
         name = f"{error.filename!s:.80}: " if error.filename else ""
         print(
-            f"error: {_one_line(f'{name}{error.strerror or error}; check the path and the free space')}",
+            f"error: {one_line(f'{name}{error.strerror or error}; check the path and the free space')}",
             file=sys.stderr,
         )
         sys.exit(1)
-
-
-def _one_line(message: str) -> str:
-    """A message as one line of a length that can be read; what a terminal would obey is shown as an escape."""
-    line = " ".join(message.split())
-    half = _MAX_MESSAGE // 2
-    return shown(line if len(line) <= _MAX_MESSAGE else f"{line[:half]} … {line[-half:]}")
 
 
 @contextmanager

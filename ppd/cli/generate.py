@@ -32,6 +32,7 @@ from ppd.cli.app import (
 from ppd.cli.stats import describe_stats
 from ppd.cli.usage import PromptCommand
 from ppd.errors import ArgumentError
+from ppd.templates.renderer import RENDERER
 
 
 @app.command(cls=PromptCommand)
@@ -72,6 +73,8 @@ def generate(
     variables = for_template(tools, chat_template_kwargs)
     from ppd import runtime
 
+    if chat:
+        RENDERER.start()  # while the model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = ids_from(ids, "--ids") if ids is not None else [{"role": "user", "content": text}] if chat else text

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ppd.cli import entry
-from ppd.cli.app import shown
+from ppd.cli.app import one_line, shown
 from ppd.errors import ModelError
 from ppd.manifest import MANIFEST_FILE
 from tests.cli.helpers import Run, fails
@@ -73,7 +73,7 @@ def test_a_name_that_a_terminal_would_obey_is_shown(own_bundle: Path, run: Run) 
 
 
 def test_a_long_line_is_cut_and_stays_one_line() -> None:
-    line = entry._one_line("begins\n" + "x" * 10**6 + "\t\x1b[2J ends")
+    line = one_line("begins\n" + "x" * 10**6 + "\t\x1b[2J ends")
     assert line.startswith("begins xxx")
     assert line.endswith(r"\x1b[2J ends")
     assert len(line) < 1100

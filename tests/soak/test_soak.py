@@ -73,7 +73,9 @@ def test_drafting_forks_nowhere(models: list[Model]) -> None:
             print(f"prompt {number}: fork at token {fork}, gap {gap:.2e}, {options}")
         else:
             assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
-    print(f"{NUM_PROMPTS} prompts, {tokens} tokens, {steps} drafted steps: {forks} forks, {excused} at near-ties")
+        if (number + 1) % 100 == 0:
+            counts = f"{tokens} tokens, {steps} drafted steps: {forks} forks, {excused} at near-ties"
+            print(f"{number + 1} prompts, {counts}", flush=True)
     assert forks == 0
 
 
