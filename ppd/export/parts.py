@@ -14,7 +14,7 @@ from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
 from ppd.manifest import CheckInfo, Manifest, ModelInfo, PromptTokensInfo
-from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
+from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
@@ -41,6 +41,7 @@ class Parts:
         prompt_tokens: float32 [m, hidden].
         trained: Where the prompt tokens came from; None if they are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
+        notes: What its user should know.
     """
 
     source: ModelSource
@@ -57,6 +58,7 @@ class Parts:
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
+    notes: tuple[str, ...] = ()
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -143,7 +145,24 @@ def load_parts(
         trained=trained,
         ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
+        notes=(
+            *(tokenizer.notes if tokenizer is not None else ()),
+            *(_other_base(trained, source) if trained is not None and prompt_tokens else ()),
+        ),
     )
+
+
+def _other_base(trained: PromptTokensSource, source: ModelSource) -> tuple[str, ...]:
+    """A note if prompt tokens say that they were trained for another model."""
+    base = base_model_of(trained.folder)
+    names = (source.name, source.source, source.path.resolve().name, (source.entry and source.entry.hub_id) or "")
+    if base is None or _short(base) in map(_short, names):
+        return ()
+    return (f"the prompt tokens {trained.source} say that they were trained for {base}; this model is {source.name}",)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf").casefold()
 
 
 def _ngrams(trained: PromptTokensSource | None, vocab_size: int) -> bytes | None:
