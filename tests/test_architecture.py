@@ -27,6 +27,7 @@ CORE = (
     "targets",
     "documents",
     "formats",
+    "messages",
     "questions",
     "precision",
     "decision",

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
-from ppd.documents import Message
+from ppd.calibrate.prompts import readable
 from ppd.errors import ArgumentError, ContextError
-from ppd.questions import MT_BENCH, Question, choose_questions
+from ppd.messages import Message
+from ppd.questions import MT_BENCH, Question, as_question, choose_questions
 from ppd.runtime.forks import first_fork, gap_of
 from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
@@ -36,7 +37,7 @@ class BenchReport(Figures):
     Attributes:
         categories: Those with an answer that has a time, in the order of the questions.
         mt_bench: MT-Bench's eight together, where there are others too.
-        left_out: Turns that were not asked, because they do not fit the context.
+        left_out: Turns that were not asked, because they do not fit the context, or the template refuses them.
         sources: What the second run of each pair drafted from.
         turns: Pairs of runs per question.
         engine: Name, version and device.
@@ -106,7 +107,7 @@ def bench(
         raise ArgumentError("draft is False, so there is nothing to compare with plain decoding")
     if prompts is not None and not prompts:
         raise ArgumentError("prompts is empty; expected at least one, or None for the built-in set")
-    given = _default_questions(model) if prompts is None else [_as_question(prompt) for prompt in prompts]
+    given = _default_questions(model) if prompts is None else [as_question(prompt) for prompt in prompts]
     chosen = choose_questions(given, per_category=questions, categories=category, seed=seed)
     run = _Run(model, chosen, max_new_tokens, turns, draft, seed)
     try:
@@ -122,7 +123,7 @@ class _Run:
     """One bench.
 
     Attributes:
-        questions: Those whose first prompt fits the context.
+        questions: Those whose first prompt the model can read.
         pairs: What was measured so far.
     """
 
@@ -131,18 +132,10 @@ class _Run:
     ) -> None:
         self._model, self._max_new_tokens, self._turns = model, max_new_tokens, turns
         self._draft, self._seed = draft, seed
-        self.questions: list[Question] = []
+        self.questions = [question for question, _ in readable(model, questions)]
         self.pairs: list[Pair] = []
-        self._left_out = 0
-        for question in questions:
-            try:
-                model.encode(question.prompt)
-            except ContextError:
-                self._left_out += 1 + len(question.later)
-            else:
-                self.questions.append(question)
-        if not self.questions:
-            raise ContextError("no prompt fits the model's context; give shorter --prompts")
+        self._left_out = sum(1 + len(question.later) for question in questions)
+        self._left_out -= sum(1 + len(question.later) for question in self.questions)
 
     def measure(self, progress: Progress) -> None:
         """Warm up, then measure every question once a turn."""
@@ -208,10 +201,6 @@ class _Run:
 
     def _figures(self, pairs: Sequence[Pair]) -> Figures:
         return figures_from_pairs(pairs, tie_gap=self._model.bundle.manifest.tie_gap, seed=self._seed)
-
-
-def _as_question(prompt: Prompt | Question) -> Question:
-    return prompt if isinstance(prompt, Question) else Question(prompt, "prompts")
 
 
 def _message(role: str, text: str) -> Message:

@@ -1,5 +1,6 @@
 """The application that commands register with, and what they share: options, progress bars, tables."""
 
+import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import ppd
+from ppd.documents import read_text
+from ppd.errors import ArgumentError
 
 _MAX_MESSAGE = 1000
 app = typer.Typer(
@@ -36,7 +39,23 @@ TopPOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(metavar="S", help="Sampling seed; the same seed gives the same tokens.")]
 StopOption = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="A text that ends the answer; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A text that ends the answer, special tokens included, taken as it is (\\n is two characters); may be "
+        "repeated.",
+    ),
+]
+StopIdsOption = Annotated[
+    str | None, typer.Option(metavar='"1 2 3"', help="Token ids that end the answer, besides the EOS ids.")
+]
+ToolsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="JSON list of tools for the chat template, as in OpenAI's interface."),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Variables of the chat template, such as '{\"enable_thinking\": false}'."),
 ]
 AcceptanceOption = Annotated[
     Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
@@ -45,8 +64,16 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd, lookup, table and model, or some of them: ppd,lookup. Default: auto, all that there are. "
+        help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all that there are. "
         "always: prompt tokens at every step, whether that pays or not.",
+    ),
+]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, a text file "
+        "with one prompt per line, or a folder of files; may be gzipped. Default: a built-in set.",
     ),
 ]
 DrafterOption = Annotated[
@@ -70,6 +97,26 @@ def draft_from(draft: str | None, plain: bool = False) -> Any:
     if draft in (None, "auto"):
         return False if plain else "auto"
     return True if draft == "always" else tuple(draft.split(","))
+
+
+def ids_from(text: str | None, flag: str) -> list[int]:
+    """Token ids as they are written after a flag."""
+    try:
+        return [int(word) for word in (text or "").replace(",", " ").split()]
+    except ValueError as error:
+        raise ArgumentError(f'{flag} is {text!r:.60}; expected whole numbers, such as {flag} "1 2 3"') from error
+
+
+def for_template(tools: Path | None, variables: str | None) -> dict[str, Any]:
+    """The arguments `tools` and `chat_template_kwargs` that their flags stand for; the library checks them."""
+    given = {"tools": None if tools is None else read_text(tools), "chat_template_kwargs": variables}
+    for name, text in given.items():
+        try:
+            given[name] = None if text is None else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            flag = f"--{name.replace('_', '-')}"
+            raise ArgumentError(f"{flag} is {text!r:.60}, which is not JSON ({error}); expected JSON") from error
+    return given
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ppd.cli.app import (
     DraftOption,
     EngineOption,
     ExactOption,
+    PromptsOption,
     ThreadsOption,
     app,
     bar,
@@ -27,14 +28,7 @@ _INTERRUPTED = 130
 @app.command()
 def bench(
     bundle: BundleArgument,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, or a text "
-            "file with one prompt per line; may be gzipped. Default: a built-in set.",
-        ),
-    ] = None,
+    prompts: PromptsOption = None,
     category: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Only this category (mt-bench: its eight); may be repeated."),

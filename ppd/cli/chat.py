@@ -18,13 +18,18 @@ from ppd.cli.app import (
     MaxNewTokensOption,
     PlainOption,
     SeedOption,
+    StopIdsOption,
     StopOption,
     TemperatureOption,
+    TemplateOption,
     ThreadsOption,
+    ToolsOption,
     TopKOption,
     TopPOption,
     app,
     draft_from,
+    for_template,
+    ids_from,
     one_line,
 )
 from ppd.cli.stats import describe_stats
@@ -59,10 +64,13 @@ def chat(
     top_p: TopPOption = None,
     seed: SeedOption = 0,
     stop: StopOption = None,
+    stop_ids: StopIdsOption = None,
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
     drafter: DrafterOption = None,
+    tools: ToolsOption = None,
+    chat_template_kwargs: TemplateOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -78,8 +86,10 @@ def chat(
         "top_p": top_p,
         "seed": seed,
         "stop": stop or (),
+        "stop_ids": ids_from(stop_ids, "--stop-ids"),
         "acceptance": acceptance,
         "draft": drafting,
+        **for_template(tools, chat_template_kwargs),
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
     RENDERER.start()  # while the model is loaded

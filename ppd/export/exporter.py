@@ -22,6 +22,7 @@ from ppd.bundle import (
     TOKENIZER_FILE,
     TREE_FILE,
     Bundle,
+    chat_template_file,
     looks_like_bundle,
     open_bundle,
 )
@@ -83,6 +84,7 @@ class ExportReport:
         weights_bytes: Size of the graph and its weights, prompt tokens included.
         added_parameters: Size of prompt tokens or guess heads, in parameters.
         added_bytes: Size of these and of the tree tables.
+        notes: What its user should know.
         unquantised: Projections left unquantised because no block divides their inputs, such as "mlp.down".
     """
 
@@ -91,6 +93,7 @@ class ExportReport:
     added_parameters: int
     added_bytes: int
     unquantised: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -176,6 +179,7 @@ def export(
         added_parameters=parts.added_parameters,
         added_bytes=bundle.manifest.guesser_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
         unquantised=weights.kept,
+        notes=parts.notes,
     )
 
 
@@ -203,6 +207,8 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
         if parts.tokenizer.chat_template is not None:
             (staging / CHAT_TEMPLATE_FILE).write_text(parts.tokenizer.chat_template, "utf-8")
+        for name, template in parts.tokenizer.named_templates.items():
+            (staging / chat_template_file(name)).write_text(template, "utf-8")
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:

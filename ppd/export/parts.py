@@ -16,10 +16,10 @@ from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
 from ppd.export.fold import stored_bytes
 from ppd.manifest import CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
-from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
+from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
-from ppd.models.guess_heads_folder import holds_guess_heads, load_guess_heads
+from ppd.models.guess_heads_folder import base_model_of_heads, holds_guess_heads, load_guess_heads
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.ngrams import NgramTable
@@ -45,6 +45,7 @@ class Parts:
         heads: The weights of guess heads by name, float32; empty without.
         trained: Where prompt tokens or guess heads came from; None if prompt tokens are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
+        notes: What its user should know.
     """
 
     source: ModelSource
@@ -62,6 +63,7 @@ class Parts:
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
+    notes: tuple[str, ...] = ()
 
     @property
     def num_distances(self) -> int:
@@ -165,6 +167,10 @@ def load_parts(
         trained=trained,
         ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
+        notes=(
+            *(tokenizer.notes if tokenizer is not None else ()),
+            *(_other_base(trained, source) if trained is not None and prompt_tokens else ()),
+        ),
     )
 
 
@@ -173,13 +179,24 @@ def _prompt_tokens(
 ) -> torch.Tensor:
     """Prompt tokens float32 [m, hidden]: trained, or else the default, as many as the tree asks for."""
     if trained is not None:
-        table = load_prompt_tokens(trained.folder, config.hidden_size)
-    else:
-        count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
-        table = untrained_prompt_tokens(weights.read("embedding.weight"), count)
-    if len(table) >= MAX_ROWS:
-        raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
-    return table
+        return load_prompt_tokens(trained.folder, config.hidden_size)
+    count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
+    return untrained_prompt_tokens(weights.read("embedding.weight"), count)
+
+
+def _other_base(trained: PromptTokensSource, source: ModelSource) -> tuple[str, ...]:
+    """A note if prompt tokens or guess heads say that they were trained for another model."""
+    by_heads = holds_guess_heads(trained.folder)
+    base = base_model_of_heads(trained.folder) if by_heads else base_model_of(trained.folder)
+    names = (source.name, source.source, source.path.resolve().name, (source.entry and source.entry.hub_id) or "")
+    if base is None or _short(base) in map(_short, names):
+        return ()
+    what = "guess heads" if by_heads else "prompt tokens"
+    return (f"the {what} {trained.source} say that they were trained for {base}; this model is {source.name}",)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf").casefold()
 
 
 def _ngrams(trained: PromptTokensSource | None, vocab_size: int) -> bytes | None:

@@ -60,6 +60,17 @@ def load_prompt_tokens(path: Path, hidden_size: int) -> torch.Tensor:
     return tensor.to(torch.float32).clone()
 
 
+def base_model_of(path: Path) -> str | None:
+    """The model that prompt tokens say they were trained for; None if they do not say.
+
+    Args:
+        path: As for `load_prompt_tokens`.
+    """
+    folder = path if path.is_dir() else path.parent
+    named = _read_config(folder / _CONFIG, required=False).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
+
+
 def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: str) -> None:
     """Write prompt tokens in PEFT's layout, with the fields that the authors' code reads. A file is replaced whole.
 

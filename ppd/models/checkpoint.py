@@ -30,11 +30,9 @@ _MODULES = {
     "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down": ("mlp.down_proj",),
 }
-_OUTSIDE_LAYERS = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OUTSIDE_LAYERS = {"embedding.weight": _EMBEDDING, "norm.weight": "model.norm.weight", "head.weight": _HEAD}
+_ROWS_AT_ONCE = 4096
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
 
 
@@ -122,6 +120,8 @@ def open_weights(path: Path, config: ModelConfig) -> Iterator[Weights]:
         source = _open_weights(path, stack)
         weights = Weights(source, config)
         _check_names(path, set(weights.stored_shapes), source.keys(), config)
+        if config.tied:
+            _check_tied(path, source)
         for name in weights.names:
             weights.parts(name)
         yield weights
@@ -180,11 +180,27 @@ def _check_names(folder: Path, expected: set[str], found: Any, config: ModelConf
         raise ModelError(f"{folder} lacks the tensor {missing[0]}{more}; its config.json asks for it")
     extra = {name for name in set(found) - expected if not name.endswith(_IGNORED_SUFFIXES)}
     if config.tied:
-        extra.discard("lm_head.weight")  # the embedding, stored twice
+        extra.discard(_HEAD)  # the embedding, stored twice, which `_check_tied` makes sure of
     if extra:
         raise ModelError(
             f"{folder} has the tensor {min(extra)}, which a {config.architecture} with this config.json does not have; "
             "check config.json"
+        )
+
+
+def _check_tied(folder: Path, source: Mapping[str, Tensor]) -> None:
+    """Refuse a head that is not the embedding although the configuration says so: loaders differ in which they take."""
+    if _HEAD not in source:
+        return
+    head, embedding = source[_HEAD], source[_EMBEDDING]
+    same = head.shape == embedding.shape and all(
+        torch.equal(some.float(), other.float())
+        for some, other in zip(*(torch.split(table, _ROWS_AT_ONCE) for table in (head, embedding)), strict=True)
+    )
+    if not same:
+        raise ModelError(
+            f"{folder}: {_HEAD} is another table than {_EMBEDDING}, but config.json sets tie_word_embeddings; set it "
+            "to false to compute with this head, or remove the tensor to compute with the embedding"
         )
 
 

@@ -26,6 +26,12 @@ def holds_guess_heads(folder: Path) -> bool:
     return (folder / GUESS_HEADS_CONFIG).is_file()
 
 
+def base_model_of_heads(folder: Path) -> str | None:
+    """The model that guess heads say they were trained for; None if they do not say."""
+    named = read_json(folder / GUESS_HEADS_CONFIG).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
+
+
 def save_guess_heads(
     module: GuessHeads, heads: GuessHeadsConfig, model: ModelConfig, folder: Path, base_model: str
 ) -> None:

@@ -1,33 +1,64 @@
 """Chat: messages become text through the model's Jinja template, in the dialect that Hugging Face templates use."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
-from ppd.documents import Message
-from ppd.errors import ArgumentError
+from ppd.bundle import DEFAULT_TEMPLATE
+from ppd.errors import ArgumentError, TokenizerError
+from ppd.messages import Message, plain_message
 from ppd.templates.renderer import RENDERER
 
+_WITH_TOOLS = "tool_use"
+"""Name of the template for tools, where a model has one of its own."""
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Refuse messages that are not objects with a role and content.
+
+def plain_messages(messages: Sequence[Message]) -> list[Message]:
+    """Messages as templates read them, as `plain_message` makes each.
 
     Raises:
         ArgumentError: A message is malformed, or there is none.
     """
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence) or not messages:
         raise ArgumentError(f"messages is {messages!r:.60}; expected a list of objects with role and content")
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ArgumentError(f"a message is {message!r:.80}; expected an object with role and content")
+    return [plain_message(message) for message in messages]
+
+
+def choose_template(templates: Mapping[str, str], name: object, *, with_tools: bool) -> str:
+    """The template of a name; None for the one for tools where there are some, else the default one.
+
+    Raises:
+        ArgumentError: There is none of this name.
+        TokenizerError: There are only others.
+    """
+    names = ", ".join(sorted(templates))
+    if name is not None:
+        if not isinstance(name, str) or name not in templates:
+            raise ArgumentError(f"chat_template is {name!r:.60}; expected one that the bundle has: {names}")
+        return templates[name]
+    wanted = _WITH_TOOLS if with_tools and _WITH_TOOLS in templates else DEFAULT_TEMPLATE
+    if wanted not in templates:
+        raise TokenizerError(
+            f"the bundle's chat templates are {names}, and none is the default: choose with "
+            f'chat_template_kwargs, such as {{"chat_template": "{min(templates)}"}}'
+        )
+    return templates[wanted]
 
 
 def render_chat(
-    template: str, messages: Sequence[Message], special_tokens: Mapping[str, str], *, answer_follows: bool = True
+    template: str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    *,
+    answer_follows: bool = True,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Render messages, ending where the assistant's answer begins, or where they end.
 
     Args:
         special_tokens: `bos_token`, `eos_token`, … as text, for the template.
         answer_follows: False renders a conversation as it is, without the beginning of another answer.
+        variables: More for the template, such as `tools`.
 
     Returns:
         The prompt's text, special tokens included.
@@ -36,5 +67,5 @@ def render_chat(
         ArgumentError: The template rejects the messages.
         TokenizerError: The template itself is broken, or takes too much time, memory or text.
     """
-    variables = {**special_tokens, "messages": list(messages), "add_generation_prompt": answer_follows}
-    return RENDERER.render(template, variables)
+    given = {"tools": None, "documents": None, **special_tokens, **variables}  # templates ask whether they are none
+    return RENDERER.render(template, {**given, "messages": list(messages), "add_generation_prompt": answer_follows})

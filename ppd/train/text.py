@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from ppd.documents import Message
-from ppd.errors import ArgumentError, TokenizerError
+from ppd.errors import TokenizerError
+from ppd.messages import Message
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource
 from ppd.models.tokenizer import read_tokenizer
@@ -73,13 +73,8 @@ class TextEncoder:
             ArgumentError: It refuses the messages.
         """
         if self.template is None:
-            raise TokenizerError("the data has conversations and the model has no chat template; give plain text")
-        try:
-            return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
-        except ArgumentError as error:
-            raise ArgumentError(
-                f"a conversation of {len(messages)} messages: {error}; leave it out, or fix it"
-            ) from error
+            raise TokenizerError("the data has conversations and the model no default chat template; give plain text")
+        return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
 
 
 def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:

@@ -36,6 +36,15 @@ from tests.runtime.fake_engine import WIDE, fake_model
         {"stop": (3,)},
         {"stop": 5},
         {"stop": b"x"},
+        {"stop_ids": -1},
+        {"stop_ids": "3"},
+        {"stop_ids": (1.5,)},
+        {"stop_ids": 2.0},
+        {"tools": {"name": "f"}},
+        {"tools": ["f"]},
+        {"chat_template_kwargs": [1]},
+        {"chat_template_kwargs": {1: 2}},
+        {"chat_template_kwargs": {"messages": []}},
         {"acceptance": "loose"},
         {"acceptance": "typical"},
         {"draft": "yes"},
@@ -62,6 +71,12 @@ def test_one_stop_text_or_several() -> None:
     assert Options(stop="ab").stop_texts == ("ab",)
     assert Options(stop=["a", "b"]).stop_texts == ("a", "b")
     assert Options(stop=None).stop_texts == Options().stop_texts == ()
+
+
+def test_one_stop_id_or_several() -> None:
+    assert Options(stop_ids=3).stop_id_set == Options(stop_ids=np.uint8(3)).stop_id_set == {3}
+    assert Options(stop_ids=[3, 4]).stop_id_set == Options(stop_ids=np.array([4, 3])).stop_id_set == {3, 4}
+    assert Options(stop_ids=None).stop_id_set == Options().stop_id_set == set()
 
 
 def test_type_checkers_know_the_same_keywords() -> None:
