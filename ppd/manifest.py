@@ -19,6 +19,8 @@ from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 2
 _NO_DIGEST = "0" * 64
+TRAINING_SECONDS = "training_seconds"
+"""In the provenance, and in `accuracy.json` beside prompt tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,7 @@ class Manifest:
             change stores its file under a new name and points the role at it.
         precision: A name of `PRECISIONS`.
         graph_type: "float32" or "float16", the type of what is not quantised.
-        provenance: Versions and time of the export.
+        provenance: Versions and time of the export; how long the prompt tokens were trained, where that is known.
         damage: What rounding or quantising the weights costs; null if they are exported as they are.
     """
 

@@ -18,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, when what was measured is printed."""
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
 ExactOption = Annotated[
@@ -48,6 +50,23 @@ DraftOption = Annotated[
         "always: prompt tokens at every step, whether that pays or not.",
     ),
 ]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, or a text "
+        "file with one prompt per line; may be gzipped. Default: a built-in set.",
+    ),
+]
+CategoryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Only this category (mt-bench: its eight); may be repeated."),
+]
+QuestionsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Draw N questions of each category; default: all.")
+]
+DrawOption = Annotated[int, typer.Option(metavar="S", help="Seed of that draw and of the intervals.")]
+NewTokensOption = Annotated[int, typer.Option(metavar="N", help="New tokens per run.")]
 DrafterOption = Annotated[
     Path | None,
     typer.Option(metavar="BUNDLE", help="A draft model with the same tokenizer, as a further source: model."),
