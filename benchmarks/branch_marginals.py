@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd import runtime
-from ppd.bundle import refold_tree
 from ppd.calibrate.acceptance import answer_ranks
+from ppd.changes import refold_tree
 from ppd.documents import embedded_prompts
 from ppd.planning.chain import chain_from_tree
 from ppd.planning.search import search_tree

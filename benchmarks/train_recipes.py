@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ppd import runtime
-from ppd.bundle import refold_tree
+from ppd.changes import refold_tree
 from ppd.export.exporter import export
 from ppd.models.adapter import save_prompt_tokens
 from ppd.planning.search import search_tree

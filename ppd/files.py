@@ -1,84 +1,22 @@
-"""Durable writes: files that are replaced whole, and folders that appear whole or not at all."""
+"""Files: written whole or not at all, and read from inside their folder only."""
 
 import contextlib
+import ctypes
+import errno
 import os
-import shutil
+import re
+import stat
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ppd.errors import ExportError
 
-
-@contextlib.contextmanager
-def staged_folder(out: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that becomes `out` when the block ends, and vanishes if it raises.
-
-    Args:
-        force: Replace an existing folder of ours, with all that is in it, or an empty one. No other is ever deleted.
-        is_ours: Whether a folder may be replaced.
-
-    Raises:
-        ExportError: `out` exists and may not be replaced, or its parent cannot be written.
-    """
-    out = out.absolute()
-    require_writable(out, force=force, is_ours=is_ours)
-    new_parents = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write beside {out} ({error.strerror}); choose another --out") from error
-    try:
-        staging.chmod(0o755)
-        yield staging
-        for path in staging.rglob("*"):
-            _sync(path)
-        _replace_folder(staging, out, force=force, is_ours=is_ours)
-        _sync(out.parent)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {out} ({error.strerror or error}); free space, or choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in new_parents:  # of a failed export; they hold the bundle otherwise, and stay
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-
-
-def require_writable(out: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> None:
-    """Refuse an output folder that exists, unless `force` is given and it is ours or empty.
-
-    Raises:
-        ExportError: `out` exists and may not be replaced.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if out.resolve() == Path.cwd():
-        raise ExportError(f"{out} is the working directory, which cannot be replaced; choose another --out")
-    if not out.is_dir() or (any(out.iterdir()) and not is_ours(out)):
-        raise ExportError(f"{out} exists and is not a bundle; choose another --out")
-    if not force:
-        raise ExportError(f"{out} exists; give --force to replace it, or choose another --out")
-
-
-def _replace_folder(new: Path, out: Path, *, force: bool, is_ours: Callable[[Path], bool]) -> None:
-    require_writable(out, force=force, is_ours=is_ours)
-    if not out.exists():
-        new.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent)) / "bundle"
-    try:
-        out.rename(old)
-        new.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        if out.exists():  # if even the way back failed, the old bundle stays where it is
-            shutil.rmtree(old.parent, ignore_errors=True)
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_HOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
@@ -88,7 +26,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         ExportError: The file cannot be written.
     """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise ExportError(f"cannot write {path} ({error.strerror}); make the folder writable") from error
     try:
@@ -98,14 +36,61 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ExportError(f"cannot write {path} ({error.strerror}); free space, or make the folder writable") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed calls of `write_atomically` left in a folder; its lock is held, so that none is under way."""
+    for entry in os.scandir(folder):
+        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(OSError):
+                Path(entry.path).unlink()
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open a regular file of a folder for reading. No link below the folder is followed, no device or pipe opened.
+
+    Args:
+        name: Its path inside the folder, with forward slashes.
+
+    Raises:
+        OSError: It is not there, or is of another kind; `strerror` says what.
+    """
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "a link, not a file of its own: copy with cp -RL", str(path))
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a device or a pipe, not a regular file", str(path))
+    return os.fdopen(os.open(path, os.O_RDONLY | _HOW), "rb", buffering=0)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let what lies at two paths change places, in one step; false where the system or the file system cannot.
+
+    Raises:
+        OSError: One of them is not there, or may not be moved.
+    """
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if function is None:
+        return False
+    if function(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def sync(path: Path) -> None:
     """Flush a file or a folder to the disk, so that a power cut after the rename finds its content."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from ppd.bundle import add_file, file_entry, open_bundle
+from ppd.bundle import file_entry, open_bundle
+from ppd.changes import add_file
 from ppd.runtime.model import Model
 from tests.copies import link_bundle
 from tests.runtime.fake_engine import WIDE, fake_model

@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from ppd.bundle import Bundle, refold_tree
+from ppd.bundle import Bundle, open_bundle
+from ppd.changes import changing, commit_calibration, refold_tree
+from ppd.decision import CalibrationInfo
 from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE
 from ppd.tree import Tree
 
@@ -23,6 +25,15 @@ def refolded_copy(bundle: Path, folder: Path, tree: Tree) -> Path:
     """A copy with another tree."""
     refold_tree(link_bundle(bundle, folder), tree, source="test")
     return folder
+
+
+def calibrate_to(
+    folder: Path, tree: Tree, record: CalibrationInfo, *, draft: bool = True, files: dict[str, str] | None = None
+) -> Bundle:
+    """What calibration does to a bundle: a tree and its record, in one step."""
+    with changing(open_bundle(folder, verify=False)) as change:
+        change.fold(tree, "calibrated")
+        return commit_calibration(change, record, draft=draft, files=files or {})
 
 
 def standard(bundle: Bundle) -> Bundle:

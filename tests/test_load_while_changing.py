@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 
 import ppd.bundle
-from ppd.bundle import open_bundle, record_calibration, refold_tree
+import ppd.runtime.check
+import ppd.runtime.model
+from ppd.bundle import open_bundle
+from ppd.changes import changing, commit_calibration, refold_tree
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
-from ppd.runtime import load
+from ppd.runtime import check_bundle, load
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from tests.faults.operations import export, with_other_weights
 from tests.infos import RECORD
 from tests.trees import CHAIN
 
@@ -23,11 +27,11 @@ TREES = {"chain": CHAIN, "small": SMALL}
 
 
 def calibrate_to(folder: Path, name: str) -> None:
-    """What calibration does to a bundle: fold a tree, then keep the record."""
-    refold_tree(folder, TREES[name], source=name)
-    record_calibration(
-        folder, dataclasses.replace(RECORD, remark=name), tree=TREES[name], draft=True, files={"latency.json": name}
-    )
+    """What calibration does to a bundle: a tree and its record, in one step."""
+    record = dataclasses.replace(RECORD, remark=name)
+    with changing(open_bundle(folder, verify=False)) as change:
+        change.fold(TREES[name], name)
+        commit_calibration(change, record, draft=True, files={"latency.json": name})
 
 
 @pytest.fixture
@@ -133,6 +137,43 @@ def test_a_load_between_any_two_steps_of_a_re_fold_is_whole(folder: Path, monkey
     assert len(sources) >= 8
 
 
+@pytest.fixture
+def replaced(own_bundle: Path, tmp_path: Path) -> Callable[[], None]:
+    """Lets another bundle, of the same shape and with other weights, take the place of `own_bundle`."""
+    other = with_other_weights(own_bundle, tmp_path / "other")
+    return lambda: export(own_bundle, other, force=True)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_bundle_that_is_replaced_before_its_engine_opens_is_not_mixed(
+    own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch, verify: bool
+) -> None:
+    changing = ChangeBefore(ppd.runtime.model.open_engine, 0, replaced)
+    monkeypatch.setattr(ppd.runtime.model, "open_engine", changing)
+
+    with pytest.raises(BundleError, match="the bundle was changed while it was loaded: try again"):
+        load(own_bundle, threads=1, verify=verify)
+    assert load(own_bundle, threads=1).generate([5], max_new_tokens=2).token_ids
+
+
+def test_a_check_of_a_bundle_that_is_replaced_meanwhile_says_so(
+    own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppd.runtime.check, "open_engine", ChangeBefore(ppd.runtime.check.open_engine, 0, replaced))
+
+    with pytest.raises(BundleError, match="try again"):
+        check_bundle(own_bundle, threads=1)
+
+
+def test_what_was_loaded_goes_on_when_its_bundle_is_replaced(own_bundle: Path, replaced: Callable[[], None]) -> None:
+    calibrate_to(own_bundle, "chain")
+    before, model = load(own_bundle, threads=1), load(own_bundle, threads=1)
+    expected = before.generate("def f(", max_new_tokens=6).token_ids
+    replaced()
+
+    assert model.generate("def f(", max_new_tokens=6).token_ids == expected
+
+
 def test_a_damaged_file_is_still_an_error_of_its_own(folder: Path) -> None:
     open_bundle(folder).path("tree.bin").unlink()
 
@@ -141,8 +182,9 @@ def test_a_damaged_file_is_still_an_error_of_its_own(folder: Path) -> None:
 
 
 def test_a_record_is_not_kept_with_another_tree(folder: Path) -> None:
-    refold_tree(folder, SMALL, source="mine.json")
-
-    with pytest.raises(BundleError, match="another tree was folded in"):
-        record_calibration(folder, RECORD, tree=CHAIN, draft=True, files={})
+    with changing(open_bundle(folder)) as change:
+        change.fold(CHAIN, "calibrated")
+        refold_tree(folder, SMALL, source="mine.json")
+        with pytest.raises(BundleError, match="another tree was folded in"):
+            commit_calibration(change, RECORD, draft=True, files={})
     assert open_bundle(folder).manifest.decision.basis == GIVEN

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ppd import files
+from ppd import staging
 from ppd.bundle import looks_like_bundle
 from ppd.errors import ExportError
 from ppd.manifest import MANIFEST_FILE
 from tests.copies import OLD_MANIFEST
 
-staged_folder = functools.partial(files.staged_folder, is_ours=looks_like_bundle)
+staged_folder = functools.partial(staging.staged_folder, is_ours=looks_like_bundle)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -38,7 +38,7 @@ def test_the_staged_folder_becomes_the_output(tmp_path: Path, force: bool) -> No
     out = tmp_path / "deep" / "out"
     with staged_folder(out, force=force) as staging:
         assert list(staging.iterdir()) == []
-        assert staging.parent == out.parent  # the same disk, so that a rename is enough
+        assert staging.parent.parent == out.parent  # the same disk, so that a rename is enough
         (staging / "a").write_text("new", "utf-8")
         assert not out.exists()
 
@@ -94,9 +94,10 @@ def test_an_interruption_between_the_renames_keeps_the_old_bundle(
 ) -> None:
     out = a_bundle(tmp_path / "out")
     rename = Path.rename
+    monkeypatch.setattr(staging, "exchange", lambda _one, _other: False)
 
     def interrupted(self: Path, target: Path) -> Path:
-        if Path(target) == out and self.suffix == ".tmp":
+        if Path(target) == out and self.name == "bundle":
             raise error
         return rename(self, target)
 
@@ -112,6 +113,7 @@ def test_when_even_the_way_back_fails_the_old_bundle_is_still_there(
 ) -> None:
     out = a_bundle(tmp_path / "out")
     rename = Path.rename
+    monkeypatch.setattr(staging, "exchange", lambda _one, _other: False)
 
     def broken(self: Path, target: Path) -> Path:
         if Path(target) == out:
@@ -121,7 +123,12 @@ def test_when_even_the_way_back_fails_the_old_bundle_is_still_there(
     monkeypatch.setattr(Path, "rename", broken)
     with pytest.raises(ExportError):
         replace_with_new(out)
-    assert sorted(content(tmp_path).values()) == sorted(["old", OLD_MANIFEST])
+    assert {"old", OLD_MANIFEST} < set(content(tmp_path).values())
+
+    monkeypatch.undo()
+    staging.restore(out, looks_like_bundle)
+    assert list(tmp_path.iterdir()) == [out]
+    assert content(out) == {"old": "old", MANIFEST_FILE: OLD_MANIFEST, ".lock": ""}  # which the next command takes over
 
 
 @pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', '{"schema": 1}', "", "\0"])
@@ -216,3 +223,25 @@ def test_the_working_directory_itself_is_refused_as_output(tmp_path: Path, monke
     with pytest.raises(ExportError, match="--out"):
         replace_here()
     assert content(tmp_path) == before
+
+
+def test_a_way_through_a_folder_that_is_not_there_is_made_short(tmp_path: Path) -> None:
+    assert staging.without_detours(tmp_path / "new" / ".." / "out") == tmp_path / "out"
+    assert staging.without_detours(Path("out")) == Path("out")
+
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for out, words in ((tmp_path / "circle", "exists and is not a bundle"), (tmp_path / "circle/out", "beside")):
+        with pytest.raises(ExportError, match=words):
+            use(staging.without_detours(out), force=True)
+
+
+def test_two_exports_at_once_keep_their_own_folders(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with staged_folder(out, force=True) as first, staged_folder(out, force=True) as second:
+        (first / MANIFEST_FILE).write_text(OLD_MANIFEST, "utf-8")
+        (second / MANIFEST_FILE).write_text(OLD_MANIFEST, "utf-8")
+        (second / "second").touch()
+        staging.restore(out, looks_like_bundle)  # of a third command, which takes neither for dead
+
+    assert {path.name for path in out.iterdir()} == {MANIFEST_FILE}
+    assert list(tmp_path.iterdir()) == [out]

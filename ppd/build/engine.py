@@ -7,7 +7,6 @@ on any machine, for the target's compute capability. Neither needs torch.
 import dataclasses
 import importlib.util
 import os
-from pathlib import Path
 from types import ModuleType
 
 import onnx
@@ -15,9 +14,10 @@ import onnx
 from ppd.build.lower import lower
 from ppd.build.network import Profiles, profiles_for
 from ppd.build.serialize import BuildProgress, compute_capabilities, is_lowered_for, serialize_engine
-from ppd.build.stored import store_engine, write_engines
+from ppd.build.stored import put_engine, with_engines
 from ppd.build.timing_cache import timing_cache_path
-from ppd.bundle import REFERENCE_FILE, Bundle, add_file, open_bundle
+from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle, unchanged
+from ppd.changes import Change, add_file, changing
 from ppd.errors import EngineError
 from ppd.manifest import EngineInfo, Manifest
 from ppd.memory import GB, Memory, memory_of
@@ -45,7 +45,7 @@ def build(
     force: bool = False,
     progress: BuildProgress = lambda _phase, _share: None,
 ) -> EngineInfo:
-    """Build an engine into a bundle, unless it holds it already.
+    """Build an engine into a bundle, unless it holds it already. Until it is checked the bundle is the old one.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
@@ -59,14 +59,37 @@ def build(
     Raises:
         EngineError: The flavour is not installed, cannot build for the device, lacks memory, or built an engine that
             fails its check; that engine is deleted.
-        BundleError: The bundle is damaged.
+        BundleError: The bundle is damaged, or another tree was folded in meanwhile.
+        ExportError: The bundle cannot be written.
     """
-    trt, bundle = import_tensorrt(flavour), open_bundle(folder)
+    import_tensorrt(flavour)
+    with changing(open_bundle(folder)) as change:
+        info = build_engine(change, flavour, target=target, max_rows=max_rows, force=force, progress=progress)
+        if not change.is_empty:
+            change.commit(lambda now: with_engines(now, [info]), same_tree=True, told=lambda line: progress(line, 0.0))
+    return info
+
+
+def build_engine(
+    change: Change,
+    flavour: str,
+    *,
+    target: Target | None = None,
+    max_rows: int | None = None,
+    force: bool = False,
+    progress: BuildProgress = lambda _phase, _share: None,
+) -> EngineInfo:
+    """Build an engine for a bundle as it will be, check it where its GPU is at hand, and put it into the change.
+
+    Arguments, result and errors are those of `build`.
+    """
+    trt, bundle = import_tensorrt(flavour), change.bundle
     gpu = None if target is not None and flavour == "tensorrt-rtx" else current_gpu()
     capability = _capability(trt, flavour, target, gpu)
     lowered = flavour == "tensorrt" and is_lowered_for(trt.__version__)
-    if lowered:
-        bundle = add_lowered_graph(bundle)
+    if lowered and not bundle.has(LOWERED_GRAPH_FILE):
+        change.put(LOWERED_GRAPH_FILE, _lowered(bundle))
+        bundle = change.bundle
     profiles = profiles_for(bundle, max_rows)
     wanted = _record(bundle.manifest, trt, flavour, gpu, capability, profiles, lowered=lowered)
     present = next((info for info in bundle.manifest.engines if info.key == wanted.key), None)
@@ -76,17 +99,23 @@ def build(
     # TensorRT-RTX times nothing at build time: its timing cache does nothing any more.
     timings = timing_cache_path(flavour, trt.__version__, gpu.name) if flavour == "tensorrt" and gpu else None
     built = serialize_engine(trt, bundle, profiles, capability if gpu is None else None, lowered, progress, timings)
-    wanted = dataclasses.replace(wanted, size_bytes=built.content.nbytes)
-    store_engine(bundle, wanted, built.content)
-    return wanted if gpu is None else _check(bundle.folder, wanted.key, flavour)
+    wanted = dataclasses.replace(wanted, size_bytes=built.content.nbytes, checked=gpu is not None)
+    put_engine(change, wanted, built.content)
+    if gpu is not None:
+        _check(change.bundle, wanted)
+    return wanted
 
 
 def add_lowered_graph(bundle: Bundle) -> Bundle:
     """Write the graph for TensorRT before 10.15 into a bundle, unless it is there; it shares the weights."""
     if bundle.has(LOWERED_GRAPH_FILE):
         return bundle
-    model = onnx.load(bundle.path(GRAPH_FILE), load_external_data=False)
-    return add_file(bundle, LOWERED_GRAPH_FILE, lower(model, bundle.manifest.model.num_heads).SerializeToString())
+    return add_file(bundle, LOWERED_GRAPH_FILE, _lowered(bundle))
+
+
+def _lowered(bundle: Bundle) -> bytes:
+    model = onnx.load_from_string(bundle.read_bytes(GRAPH_FILE))
+    return lower(model, bundle.manifest.model.num_heads).SerializeToString()
 
 
 def engine_memory(bundle: Bundle, profiles: Profiles) -> Memory:
@@ -171,18 +200,12 @@ def _require_memory(bundle: Bundle, profiles: Profiles, gpu: Gpu | None, target:
         )
 
 
-def _check(folder: Path, key: str, flavour: str) -> EngineInfo:
-    """Run the recorded reference on a built engine; delete the engine if it fails."""
-    bundle = open_bundle(folder, verify=False)
-    others = [info for info in bundle.manifest.engines if info.key != key]
-    info = next(info for info in bundle.manifest.engines if info.key == key)
+def _check(bundle: Bundle, info: EngineInfo) -> None:
+    """Run the recorded reference on a built engine."""
     alone = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=[info]))
     try:
-        engine = open_engine(alone, flavour)  # another that fits as well must not answer for it
+        with unchanged(bundle):
+            engine = open_engine(alone, info.flavour)  # another that fits as well must not answer for it
         check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
     except EngineError as error:
-        write_engines(folder, bundle.manifest, others)
         raise EngineError(f"the engine that was built does not work and was deleted: {error}") from error
-    checked = dataclasses.replace(info, checked=True)
-    write_engines(folder, bundle.manifest, [*others, checked])
-    return checked

@@ -5,7 +5,8 @@ from importlib import resources
 
 from ppd.build.engine import engine_memory
 from ppd.build.network import profiles_for
-from ppd.bundle import Bundle, add_file
+from ppd.bundle import Bundle
+from ppd.changes import add_file
 from ppd.memory import GB
 from ppd.signature import WEIGHTS_FILE
 from ppd.targets import Target

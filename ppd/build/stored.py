@@ -1,47 +1,37 @@
-"""The engines that a bundle keeps: files and their records in the manifest, changed together, the manifest last."""
+"""The engines that a bundle keeps: files and their records in the manifest, changed together."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
-from ppd.bundle import Bundle, file_entry, open_bundle, write_manifest
-from ppd.files import write_atomically
+from ppd.changes import Change
 from ppd.manifest import EngineInfo, Manifest
-from ppd.runtime.engines.tensorrt.built import engine_role, stale
+from ppd.runtime.engines.tensorrt.built import engine_role, is_wide, stale
 
 
-def store_engine(bundle: Bundle, info: EngineInfo, content: memoryview) -> None:
-    """Write an engine, then the manifest; stale engines are removed."""
-    role = engine_role(info.key)
-    (bundle.folder / role).parent.mkdir(exist_ok=True)
-    write_atomically(bundle.folder / role, content)
-    files = bundle.manifest.files | {role: file_entry(bundle.folder, role)}
-    manifest = dataclasses.replace(bundle.manifest, files=files)
-    kept = [other for other in manifest.engines if other.key != info.key and not stale(manifest, other)]
-    write_engines(bundle.folder, manifest, [*kept, info])
+def put_engine(change: Change, info: EngineInfo, content: memoryview) -> None:
+    """Put an engine into a change, in the place of one with the same key."""
+    change.put(engine_role(info.key), content)
+    others = [other for other in change.bundle.manifest.engines if other.key != info.key]
+    change.adjust(engines=[*others, info])
 
 
-def write_engines(folder: Path, manifest: Manifest, engines: list[EngineInfo]) -> None:
-    """Replace the manifest's engines, then delete the files of those that are gone."""
-    roles = {engine_role(info.key) for info in engines}
-    gone = {role for role in manifest.files if role.startswith("engines/")} - roles
-    files = {role: entry for role, entry in manifest.files.items() if role not in gone}
-    write_manifest(folder, dataclasses.replace(manifest, files=files, engines=engines))
-    for role in gone:
-        (folder / manifest.files[role].path).unlink(missing_ok=True)
+def drop_wide_engines(change: Change) -> None:
+    """Take back the engines that were put only to measure with."""
+    engines = change.bundle.manifest.engines
+    for info in engines:
+        if is_wide(info) and info not in change.before.manifest.engines:
+            change.drop(engine_role(info.key))
+    change.adjust(engines=[info for info in engines if not is_wide(info)])
 
 
-def drop_engines(folder: Path, unwanted: Callable[[Manifest, EngineInfo], bool]) -> None:
-    """Remove engines from a bundle: the manifest's records first, then the files.
+def with_engines(manifest: Manifest, added: list[EngineInfo], *, wide: bool = True) -> Manifest:
+    """A manifest with further engines, and without those that are stale.
 
     Args:
-        unwanted: Whether to remove an engine.
-
-    Raises:
-        BundleError: The folder is not a bundle, or the bundle is damaged.
-        ExportError: The manifest cannot be written.
+        wide: Whether those that take larger steps than their tree has stay.
     """
-    manifest = open_bundle(folder, verify=False).manifest
-    kept = [info for info in manifest.engines if not unwanted(manifest, info)]
-    if len(kept) < len(manifest.engines):
-        write_engines(folder, manifest, kept)
+    keys = {info.key for info in added}
+    kept = [info for info in manifest.engines if info.key not in keys and not stale(manifest, info)]
+    engines = [info for info in [*kept, *added] if wide or not is_wide(info)]
+    roles = {engine_role(info.key) for info in engines}
+    files = {role: entry for role, entry in manifest.files.items() if role in roles or not role.startswith("engines/")}
+    return dataclasses.replace(manifest, files=files, engines=engines)

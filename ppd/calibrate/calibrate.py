@@ -4,17 +4,18 @@ import contextlib
 import datetime
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ppd.bundle import Bundle, open_bundle, record_calibration, refold_tree
+from ppd.build.stored import drop_wide_engines, with_engines
+from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.calibrate.acceptance import measure_acceptance
 from ppd.calibrate.bench import BenchReport, bench
 from ppd.calibrate.latency import SIZES, measure_latency
 from ppd.calibrate.record import Measured, files_from_measured
+from ppd.changes import Change, Edit, changing, commit_calibration
 from ppd.decision import CalibrationInfo
 from ppd.documents import Document, asked, embedded_prompts
 from ppd.errors import ArgumentError
@@ -22,7 +23,7 @@ from ppd.extras import needs
 from ppd.planning.choose import choose_tree, predicted_speedup
 from ppd.planning.search import SearchResult
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.tensorrt.built import flavour_in_use, is_wide, stale, with_engines_for
+from ppd.runtime.engines.tensorrt.built import flavour_in_use, with_engines_for
 from ppd.runtime.model import Model
 
 _BUILD = "build the engine"
@@ -42,8 +43,6 @@ _CONFIRM_TURNS = 10
 _DIFFERS = 0.10
 
 Progress = Callable[[str], None]
-Build = Callable[[int | None], None]
-"""Builds an engine for the bundle as it is, for decode steps of up to so many rows; None: of its tree's."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def calibrate(
 ) -> CalibrationReport:
     """Measure this device and model, and fold the fastest tree into the bundle.
 
-    A TensorRT engine is built twice: a wide one to measure with, then one for the tree that was found.
+    A TensorRT engine is built twice: a wide one to measure with, then one for the tree that was found. Until all is
+    measured and confirmed the bundle is the old one, and others may use and change it.
 
     Args:
         prompts: Texts, whose first 400 characters are taken, or conversations, whose first question is taken; None for
@@ -89,28 +89,37 @@ def calibrate(
 
     Raises:
         ArgumentError: `minutes` is not above 0, or the prompts yield no token to compare.
-        BundleError: The folder is not a bundle.
+        BundleError: The folder is not a bundle, or another tree was folded in meanwhile.
         EngineError: The engine cannot run the bundle, or cannot be built.
+        ExportError: The bundle cannot be written.
     """
     if not 0 < minutes < float("inf"):
         raise ArgumentError(f"minutes is {minutes}; expected a number above 0")
-    flavour = flavour_in_use(open_bundle(folder, verify=False), engine)
+    opened = open_bundle(folder, verify=False)
+    flavour = flavour_in_use(opened, engine)
     engine = flavour or engine
-    with _engines(folder, flavour, progress) as build:
-        build(SIZES[-1])
-        ids, measured, num_prompts = _measure(folder, prompts, minutes * 30, engine, threads, progress)
+    with changing(opened) as change:
+        _build(change, flavour, progress, SIZES[-1])
+        ids, measured, num_prompts = _measure(change.bundle, prompts, minutes * 30, engine, threads, progress)
+        drop_wide_engines(change)
         progress(_SEARCH)
         found = choose_tree(measured.marginals, measured.latency.curve())
-        refold_tree(folder, found.tree, source="calibrated")
-        build(None)
+        change.fold(found.tree, "calibrated")
+        _build(change, flavour, progress)
         progress(_CONFIRM)
-        model = _load(folder, engine, threads)
+        model = _load(change.bundle, engine, threads)
         turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
         report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns, draft=True)
-    progress(_RECORD)
-    info = _info(model.engine.name, num_prompts, measured, found, report)
-    files = files_from_measured(measured, info)
-    bundle = record_calibration(folder, info, tree=found.tree, draft=drafting_pays(report), files=files)
+        progress(_RECORD)
+        info = _info(model.engine.name, num_prompts, measured, found, report)
+        bundle = commit_calibration(
+            change,
+            info,
+            draft=drafting_pays(report),
+            files=files_from_measured(measured, info),
+            edit=_engines_of(change, flavour),
+            told=progress,
+        )
     return CalibrationReport(bundle, measured, found, report)
 
 
@@ -119,37 +128,39 @@ def drafting_pays(report: BenchReport) -> bool:
     return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
 
 
-@contextlib.contextmanager
-def _engines(folder: str | os.PathLike[str], flavour: str | None, progress: Progress) -> Iterator[Build]:
-    """Yield what builds the engines of a flavour; it does nothing for an engine that is not built.
+def _build(change: Change, flavour: str | None, progress: Progress, max_rows: int | None = None) -> None:
+    """Build the engine of a flavour; nothing for an engine that is not built.
 
-    However the block ends, the wide engine is removed, and so are engines for a tree that is no longer folded.
+    Args:
+        max_rows: Of its decode steps; None for those of the tree.
     """
     if flavour is None:
-        yield lambda _max_rows: None
         return
     with needs("tensorrt"):
-        from ppd.build.engine import build
-        from ppd.build.stored import drop_engines
-
-    def build_engine(max_rows: int | None) -> None:
-        progress(_BUILD)
-        build(folder, flavour, max_rows=max_rows, progress=lambda phase, share: progress(f"{phase[:40]} {share:.0%}"))
-
-    try:
-        yield build_engine
-    finally:
-        drop_engines(Path(folder), lambda manifest, info: is_wide(info) or bool(stale(manifest, info)))
+        from ppd.build.engine import build_engine
+    progress(_BUILD)
+    build_engine(
+        change, flavour, max_rows=max_rows, progress=lambda phase, share: progress(f"{phase[:40]} {share:.0%}")
+    )
 
 
-def _load(folder: str | os.PathLike[str], engine: str, threads: int | None, *, num_rows: int = 1) -> Model:
+def _engines_of(change: Change, flavour: str | None) -> Edit:
+    """What becomes of the bundle's engines: those that were built stay, and those for another tree go."""
+    if flavour is None:
+        return lambda now: now
+    built = [info for info in change.bundle.manifest.engines if info not in change.before.manifest.engines]
+    return lambda now: with_engines(now, built, wide=False)
+
+
+def _load(bundle: Bundle, engine: str, threads: int | None, *, num_rows: int = 1) -> Model:
     """Open the bundle: the one place where calibration chooses its engine; a built one takes steps of `num_rows`."""
-    bundle = with_engines_for(open_bundle(folder, verify=False), num_rows)
-    return Model(bundle, open_engine(bundle, engine, threads))
+    with unchanged(bundle):
+        fitting = with_engines_for(bundle, num_rows)
+        return Model(fitting, open_engine(fitting, engine, threads))
 
 
 def _measure(
-    folder: str | os.PathLike[str],
+    bundle: Bundle,
     prompts: Sequence[Document] | None,
     seconds: float,
     engine: str,
@@ -158,7 +169,7 @@ def _measure(
 ) -> tuple[list[list[int]], Measured, int]:
     """Measure acceptance and latency, `seconds` each; also return the prompts and how many were used."""
     progress(_LOAD)
-    model = _load(folder, engine, threads, num_rows=SIZES[-1])
+    model = _load(bundle, engine, threads, num_rows=SIZES[-1])
     ids = _prompt_ids(model, prompts)
     progress(_ACCEPTANCE)
     marginals, chances, num_prompts = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)

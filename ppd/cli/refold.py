@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, app
+from ppd.cli.app import BundleArgument, app, bar
 
 
 @app.command()
@@ -17,13 +17,15 @@ def refold(
     ],
 ) -> None:
     """Fold another tree into a bundle; the weights are not touched."""
-    from ppd.bundle import open_bundle, refold_tree
+    from ppd.bundle import open_bundle
+    from ppd.changes import refold_tree
     from ppd.planning.hand_made import hand_made_tree
     from ppd.tree import Tree, load_tree
 
     count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
     known = {"hand-made": hand_made_tree, "none": Tree.none}
     new, source = (known[tree](count), tree) if tree in known else (load_tree(Path(tree)), Path(tree).name)
-    folded = refold_tree(bundle, new, source=source)
+    with bar() as show:
+        folded = refold_tree(bundle, new, source=source, told=lambda line: show(line, None))
     rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())
     print(f"{bundle}: folded {folded.manifest.tree.source} (rows per state: {rows})")

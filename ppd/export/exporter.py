@@ -24,8 +24,8 @@ from ppd.bundle import (
     Bundle,
     looks_like_bundle,
     open_bundle,
-    write_manifest,
 )
+from ppd.changes import write_manifest
 from ppd.codec import json_from
 from ppd.errors import EngineError, ExportError
 from ppd.export.damage import as_it_runs, damage_of, in_pytorch
@@ -43,7 +43,6 @@ from ppd.export.weights import (
     placeholder_decoder,
     streamed,
 )
-from ppd.files import require_writable, staged_folder
 from ppd.manifest import CheckInfo
 from ppd.memory import LARGE_MODEL
 from ppd.models.checkpoint import Weights, open_weights
@@ -53,6 +52,7 @@ from ppd.precision import EXACT_LEVEL, PRECISIONS
 from ppd.runtime.check import Recording, check_engine
 from ppd.runtime.engines import open_engine
 from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
+from ppd.staging import require_writable, staged_folder, without_detours
 from ppd.targets import find_target, resolve_precision
 from ppd.tree import json_from_tree
 
@@ -124,10 +124,11 @@ def export(
     resolved_precision = resolve_precision(precision, preset).name
     progress(STAGES[0])
     if out is not None:
-        require_writable(Path(out), force=force, is_ours=looks_like_bundle)
+        out = without_detours(Path(out))
+        require_writable(out, force=force, is_ours=looks_like_bundle)
     given_tree = read_tree(tree)
     source = resolve_model(model)
-    folder = Path(out) if out is not None else Path(f"{source.name}-{target}")
+    folder = out if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force, is_ours=looks_like_bundle)
     config = read_config(source.path)
     forms = Forms(resolved_precision, for_tensorrt=preset.compute_capability is not None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppd.decision import CALIBRATED_ELSEWHERE, ESTIMATED, UNKNOWN, Decision, EstimateInfo
 from ppd.errors import ArgumentError, ModelError
-from ppd.manifest import ModelInfo
+from ppd.manifest import TRAINING_SECONDS, ModelInfo
 from ppd.measures import Marginals, marginals_from_json
 from ppd.planning.calibrated_tree import ACCURACY_FILE, load_calibrated_tree
 from ppd.planning.choose import choose_tree, predicted_speedup
@@ -79,6 +79,20 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
             except (ValueError, ArgumentError) as error:
                 raise ModelError(f"{path} holds no marginals ({error}); measure it again, or remove it") from error
     return None
+
+
+def training_seconds(prompt_tokens: Path | None) -> float | None:
+    """How long prompt tokens were trained; None where nothing beside them says so.
+
+    Args:
+        prompt_tokens: Their folder; None if they are untrained.
+    """
+    if prompt_tokens is None:
+        return None
+    try:
+        return float(json.loads((prompt_tokens / ACCURACY_FILE).read_text("utf-8"))[TRAINING_SECONDS])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _calibrated_tree(target: Target, precision: str, prompt_tokens: Path | None) -> ChosenTree | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
+from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle, unchanged
 from ppd.errors import BundleError, EngineError
 from ppd.manifest import CheckInfo
 from ppd.runtime.engines import Engine, open_engine
@@ -78,8 +78,10 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
         EngineError: The engine's answers differ from the reference.
     """
     opened = open_bundle(bundle)
-    reference = load_recording(opened.path(REFERENCE_FILE))
-    return check_engine(open_engine(opened, engine, threads, exact=True, brief=True), opened, reference)
+    with unchanged(opened):
+        reference = load_recording(opened.path(REFERENCE_FILE))
+        opened_engine = open_engine(opened, engine, threads, exact=True, brief=True)
+    return check_engine(opened_engine, opened, reference)
 
 
 def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckInfo:

@@ -5,19 +5,18 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
+from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle, unchanged
 from ppd.documents import Message, embedded_prompts
 from ppd.errors import TokenizerError
 from ppd.ngrams import NgramTable
 from ppd.runtime.drafters import MODEL, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
 from ppd.runtime.drafters.draft_model import DraftModel
 from ppd.runtime.drafters.sources import drafts_always, sources_of
-from ppd.runtime.drafters.worth import guess_cost, worth_of
+from ppd.runtime.drafters.worth import Worth, guess_cost, worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
 from ppd.runtime.options import Draft, Keywords, Options, takes_options
@@ -62,9 +61,11 @@ def load(
         return model
     opened = open_bundle(bundle, verify=False)
     # An engine packs its weights outside the interpreter: they are hashed and the tokenizer is read meanwhile.
-    with hashed_meanwhile(opened) if verify else nullcontext(), ThreadPoolExecutor(1) as pool:
+    with hashed_meanwhile(opened) if verify else unchanged(opened), ThreadPoolExecutor(1) as pool:
         tokenizer = pool.submit(_tokenizer_of, opened)
-        return Model(opened, open_engine(opened, engine, threads, exact=exact), tokenizer.result())
+        model = Model(opened, open_engine(opened, engine, threads, exact=exact), tokenizer.result())
+        model.require_sources()
+        return model
 
 
 @takes_options
@@ -217,6 +218,18 @@ class Model:
             for model in filter(None, (self, self._draft_model)):
                 model.session.forget()
 
+    def require_sources(self) -> None:
+        """Read what drafting needs, while the bundle is the one that was opened.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        _ = self.table, self._worth
+
+    @functools.cached_property
+    def _worth(self) -> Worth:
+        return worth_of(self.bundle)
+
     @functools.cached_property
     def table(self) -> NgramTable | None:
         """The bundle's table of n-grams; None if it has none.
@@ -237,7 +250,7 @@ class Model:
         return self._choosing[sources]
 
     def _choosing_from(self, sources: frozenset[str]) -> ChoosingDrafter:
-        plans, worth = self.session.plans, worth_of(self.bundle)
+        plans, worth = self.session.plans, self._worth
         table = self.table if TABLE in sources else None
         if MODEL not in sources or self._draft_model is None:
             return ChoosingDrafter(plans, worth, sources, table)
@@ -248,7 +261,8 @@ class Model:
             vocab_size=self.bundle.manifest.model.vocab_size,
             context=other.bundle.manifest.context,
         )
-        return ChoosingDrafter(plans, worth, sources, table, draft_model, guess_cost(self.bundle, other.bundle))
+        cost = guess_cost(self.bundle, worth, other.bundle, other._worth)
+        return ChoosingDrafter(plans, worth, sources, table, draft_model, cost)
 
     def _prepare(
         self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None

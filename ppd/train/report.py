@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import io
 import json
 import platform
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from torch import Tensor
 
 import ppd
+from ppd.files import write_atomically
+from ppd.manifest import TRAINING_SECONDS
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
@@ -46,10 +49,11 @@ def write_reports(report: TrainReport, source: ModelSource, data: Data, options:
         "schema": 1,
         "source": f"held-out greedy rollouts of {source.name} ({report.trained['rollouts'].trials} groups)",
         "marginals": report.trained["rollouts"].to_json()["greedy"],
+        TRAINING_SECONDS: round(report.seconds, 1),
         "sets": {name: found.to_json() for name, found in report.trained.items()},
     }
-    (folder / ACCURACY_FILE).write_text(json.dumps(accuracy) + "\n", "utf-8")
-    (folder / CARD_FILE).write_text(card(report, source, data, options), "utf-8")
+    write_atomically(folder / ACCURACY_FILE, (json.dumps(accuracy) + "\n").encode())
+    write_atomically(folder / CARD_FILE, card(report, source, data, options).encode())
     draw(report, folder / PLOT_FILE)
 
 
@@ -107,7 +111,9 @@ def draw(report: TrainReport, path: Path) -> bool:
             axes.plot(ranks, untrained.cumsum(0), linestyle=":", color=line.get_color())
         axes.set(title=f"{name} (dotted: untrained)", xlabel="guesses", ylabel="chance that one is right", ylim=(0, 1))
         axes.legend()
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=path.suffix[1:])
+    write_atomically(path, picture.getbuffer())
     return True
 
 

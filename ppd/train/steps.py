@@ -2,9 +2,9 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ppd.errors import ArgumentError
+from ppd.files import write_atomically
 from ppd.models.decoder import Decoder
 from ppd.train.data import Sequences
 from ppd.train.losses import weighted_loss
@@ -218,7 +219,6 @@ def _digest(tensors: list[Tensor]) -> str:
 
 def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, Any], step: int, elapsed: float) -> None:
     """Write the checkpoint in one atomic step."""
-    temporary = out / f"{CHECKPOINT_FILE}.{os.getpid()}.tmp"
     state = {
         "settings": settings,
         "weight": module.weight.detach().cpu(),
@@ -226,8 +226,9 @@ def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, A
         "step": step,
         "elapsed": elapsed,
     }
-    torch.save(state, temporary)
-    temporary.replace(out / CHECKPOINT_FILE)
+    content = io.BytesIO()  # in memory: what torch raises on a full disk is no OSError
+    torch.save(state, content)
+    write_atomically(out / CHECKPOINT_FILE, content.getbuffer())
 
 
 def _restore(
@@ -275,4 +276,4 @@ def _keep_metrics(path: Path, step: int) -> None:
             break
         if entry["step"] <= step and "tokens" not in entry:
             kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())

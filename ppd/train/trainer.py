@@ -1,7 +1,9 @@
 """Train prompt tokens: data, rollouts, steps, evaluation, and the folder that holds the result."""
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -9,8 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ppd.bundle import NGRAMS_FILE
-from ppd.errors import ArgumentError
-from ppd.files import write_atomically
+from ppd.errors import ArgumentError, ExportError
+from ppd.files import remove_temporary, write_atomically
+from ppd.locks import LOCK_FILE, release_lock, say_nothing, take_lock
 from ppd.models.adapter import save_prompt_tokens
 from ppd.ngrams import ORDERS, build_table
 from ppd.train.evaluate import Accuracy, evaluate
@@ -22,6 +25,7 @@ from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepPro
 _NUM_GLANCED = 16
 _CACHE = "cache"
 _ADAPTER_FILE = "adapter_config.json"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def train(
@@ -48,52 +52,53 @@ def train(
         tell: Called, in the main process, with lines that stay: what will be done, and how it went.
 
     Raises:
-        PPDError: The model, the data or `out` cannot be used.
+        PPDError: The model, the data or `out` cannot be used, or the disk is full: the last checkpoint stays.
     """
     _require_out(out, resume=resume, force=force)
     accelerator = Accelerator()
     if not accelerator.is_main_process:
-        tell = _say_nothing
-    stage("read model and data")
-    prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
-    start = initial_tokens(prepared, options)
-    if force and not resume and accelerator.is_main_process:
-        for name in (CHECKPOINT_FILE, _ADAPTER_FILE):
-            (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
-    stage("train")
-    counts = train_steps(
-        module,
-        used_sets(prepared, options),
-        options,
-        accelerator,
-        out,
-        progress,
-        evaluate=lambda tokens: _best_guesses(prepared, tokens),
-        saved=lambda tokens: save_prompt_tokens(tokens, out, prepared.source.source),
-        tell=tell,
-    )
-    stage("evaluate")
-    tokens = module.weight.detach().float()
-    report = TrainReport(
-        folder=out,
-        steps=counts.steps,
-        seconds=counts.seconds,
-        positions_per_second=counts.positions_per_second,
-        trained=evaluate_all(prepared, tokens),
-        untrained=evaluate_all(prepared, start),
-        is_main=accelerator.is_main_process,
-    )
-    if accelerator.is_main_process:
-        save_prompt_tokens(tokens, out, prepared.source.source)
-        write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
-        _append_metrics(out, report)
-        write_reports(report, prepared.source, data, options)
-        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    return report
+        tell = say_nothing
+    with _alone_in(out) if accelerator.is_main_process else contextlib.nullcontext():
+        stage("read model and data")
+        prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
+        start = initial_tokens(prepared, options)
+        if force and not resume and accelerator.is_main_process:
+            for name in (CHECKPOINT_FILE, _ADAPTER_FILE):
+                (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        accelerator.wait_for_everyone()
+        module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
+        stage("train")
+        counts = train_steps(
+            module,
+            used_sets(prepared, options),
+            options,
+            accelerator,
+            out,
+            progress,
+            evaluate=lambda tokens: _best_guesses(prepared, tokens),
+            saved=lambda tokens: save_prompt_tokens(tokens, out, prepared.source.source),
+            tell=tell,
+        )
+        stage("evaluate")
+        tokens = module.weight.detach().float()
+        report = TrainReport(
+            folder=out,
+            steps=counts.steps,
+            seconds=counts.seconds,
+            positions_per_second=counts.positions_per_second,
+            trained=evaluate_all(prepared, tokens),
+            untrained=evaluate_all(prepared, start),
+            is_main=accelerator.is_main_process,
+        )
+        if accelerator.is_main_process:
+            save_prompt_tokens(tokens, out, prepared.source.source)
+            write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
+            _append_metrics(out, report)
+            write_reports(report, prepared.source, data, options)
+            (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+        return report
 
 
 def evaluate_all(prepared: Prepared, tokens: Tensor) -> dict[str, Accuracy]:
@@ -116,8 +121,28 @@ def _best_guesses(prepared: Prepared, tokens: Tensor) -> dict[str, list[float]]:
     return {name: evaluate(prepared.decoder, tokens, found).greedy[:, 0].tolist() for name, found in few.items()}
 
 
-def _say_nothing(_: str) -> None:
-    """Of several processes only the main one speaks."""
+@contextlib.contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, and remove what a killed run left half written; a full disk is one line."""
+    try:
+        is_new = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+        handle = take_lock(out)
+        if handle is None:
+            raise ArgumentError(f"another run writes {out}; wait for its end, or choose another --out")
+        try:
+            for folder in (out, out / _CACHE):
+                if folder.is_dir():
+                    remove_temporary(folder)
+            yield
+        finally:
+            release_lock(out, handle)
+            if is_new and not any(out.iterdir()):  # nothing was trained
+                out.rmdir()
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise ExportError(f"cannot write {out} ({error.strerror}); free space, then go on with --resume") from error
 
 
 def _require_out(out: Path, *, resume: bool, force: bool) -> None:
@@ -125,7 +150,7 @@ def _require_out(out: Path, *, resume: bool, force: bool) -> None:
         raise ArgumentError("give --resume or --force, not both")
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; choose another --out")
-    empty = not out.exists() or not any(out.iterdir())
+    empty = not out.exists() or all(path.name == LOCK_FILE for path in out.iterdir())
     begun, finished = ((out / name).exists() for name in (CHECKPOINT_FILE, _ADAPTER_FILE))
     if resume and empty:
         raise ArgumentError(f"{out} has no earlier run to resume; leave --resume out")

@@ -14,7 +14,8 @@ from ppd.build.finish import finish_for_target
 from ppd.build.lower import lower
 from ppd.build.network import has_fused_attention, parse, profiles_for, read_graph, require_native
 from ppd.build.serialize import compute_capabilities, serialize_engine
-from ppd.bundle import Bundle, open_bundle, refold_tree
+from ppd.bundle import Bundle, open_bundle
+from ppd.changes import refold_tree
 from ppd.cli import build as _  # noqa: F401 - registers the command
 from ppd.cli.app import app
 from ppd.errors import EngineError

@@ -56,6 +56,19 @@ def test_an_engine_that_answers_wrongly_is_deleted(folder: Path, gpu: FakeGpu) -
     assert not list((folder / "engines").glob("*.engine"))
 
 
+def test_an_engine_that_is_built_again_takes_the_place_of_the_first(folder: Path, gpu: FakeGpu) -> None:
+    first = build(folder, "tensorrt")
+    assert build(folder, "tensorrt", force=True) == first
+
+    assert open_bundle(folder).manifest.engines == [first]
+    assert len(list((folder / "engines").iterdir())) == 1
+    break_it(gpu)
+    with pytest.raises(EngineError, match="was deleted"):
+        build(folder, "tensorrt", force=True)
+    assert open_bundle(folder).manifest.engines == [first]
+    assert len(list((folder / "engines").iterdir())) == 1
+
+
 def test_a_second_engine_is_checked_itself(folder: Path, gpu: FakeGpu) -> None:
     first = build(folder, "tensorrt")
     break_it(gpu)

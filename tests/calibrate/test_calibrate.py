@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppd.bundle import open_bundle, record_calibration
+from ppd.bundle import open_bundle
 from ppd.calibrate import calibrate as module
 from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.calibrate import calibrate, calibration_stages, drafting_pays, remark
@@ -20,6 +20,7 @@ from ppd.planning.chain import chain_from_tree
 from ppd.planning.choose import predicted_speedup
 from ppd.runtime import load
 from ppd.runtime.drafters.chances import NUM_KINDS
+from tests.copies import calibrate_to
 from tests.infos import RECORD
 
 REPORT = BenchReport(
@@ -132,12 +133,9 @@ MEASURED = Measured(
 @pytest.mark.parametrize("role", ["latency.json", "acceptance.json"])
 def test_a_damaged_record_is_one_line(own_bundle: Path, role: str, text: str) -> None:
     tree, files = open_bundle(own_bundle).tree, files_from_measured(MEASURED, RECORD)
-    assert (
-        measured_from_bundle(record_calibration(own_bundle, RECORD, tree=tree, draft=True, files=files)).marginals
-        == MEASURED.marginals
-    )
+    assert measured_from_bundle(calibrate_to(own_bundle, tree, RECORD, files=files)).marginals == MEASURED.marginals
 
-    damaged = record_calibration(own_bundle, RECORD, tree=tree, draft=True, files=files | {role: text})
+    damaged = calibrate_to(own_bundle, tree, RECORD, files=files | {role: text})
     with pytest.raises(BundleError, match="the record of its calibration is damaged") as caught:
         measured_from_bundle(damaged)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ppd.bundle import add_file, open_bundle, write_manifest
+from ppd.bundle import open_bundle
+from ppd.changes import add_file, write_manifest
 from ppd.runtime.model import Model
 from ppd.tree import Tree
 from tests.cli.helpers import Run, fails
@@ -48,6 +49,7 @@ def test_bundles_of_two_models_have_a_table_and_a_panel_each(
     assert table[0][2:] == ["1", "1.00", "0 (0)", "0", "0", "0"]
     assert int(table[1][5].replace(",", "")) > 1_000_000  # the tree tables
     assert table[1][6] == f"{3 * open_bundle(tinypy_bundle).manifest.model.hidden_size:,}"
+    assert table[1][7] == "14.0 min"
     drawn = picture.read_text("utf-8")
     assert all(f"<!-- {text} -->" in drawn for text in ("plain", "lookup", "tinypy, fp32", "other, fp32"))
 

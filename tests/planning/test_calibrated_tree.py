@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import ppd
-from ppd.bundle import open_bundle, record_calibration, refold_tree
+from ppd.bundle import open_bundle
 from ppd.decision import CALIBRATED_ELSEWHERE, Decision
 from ppd.errors import ModelError
 from ppd.planning.calibrated_tree import load_calibrated_tree
 from ppd.planning.for_target import tree_for_target
 from ppd.runtime import load
 from ppd.targets import find_target
+from tests.copies import calibrate_to
 from tests.infos import RECORD
 from tests.trees import CHAIN
 
@@ -35,8 +36,7 @@ def ship(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 def calibrated(bundle: Path, *, draft: bool) -> Path:
-    refold_tree(bundle, CHAIN, source="calibrated")
-    record_calibration(bundle, RECORD, tree=CHAIN, draft=draft, files={})
+    calibrate_to(bundle, CHAIN, RECORD, draft=draft)
     return bundle
 
 

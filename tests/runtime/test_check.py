@@ -34,14 +34,12 @@ def test_bundle_passes(wide: Bundle) -> None:
     assert 0 < info.max_difference < info.tolerance
 
 
-def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: Path) -> OnnxRuntimeEngine:
+def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray) -> OnnxRuntimeEngine:
     """An engine whose graph has these tree tables."""
-    path = tmp_path / "tables.bin"
-    path.write_bytes(mask.tobytes() + depth.tobytes())
 
     class Changed(Bundle):
-        def path(self, role: str) -> Path:
-            return path if role == TREE_TABLES_FILE else super().path(role)
+        def read_bytes(self, role: str) -> bytes:
+            return mask.tobytes() + depth.tobytes() if role == TREE_TABLES_FILE else super().read_bytes(role)
 
     return OnnxRuntimeEngine(Changed(bundle.folder, bundle.manifest, bundle.tree), EngineOptions(threads=1))
 
@@ -49,7 +47,7 @@ def with_tables(bundle: Bundle, mask: np.ndarray, depth: np.ndarray, tmp_path: P
 @pytest.mark.parametrize("state", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["root unseen", "sibling seen", "prompt row unseen", "position"])
 def test_wrong_tree_tables_are_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording], state: int, kind: str, tmp_path: Path
+    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording], state: int, kind: str
 ) -> None:
     mask, depth = fold_tables(wide.tree)
     rows = wide.tree.rows[state]
@@ -63,16 +61,14 @@ def test_wrong_tree_tables_are_found(
     else:
         depth[state, rows.first_prompts[0]] += 1
     with pytest.raises(EngineError, match=f"tree state {state}"):
-        check_engine(with_tables(wide, mask, depth, tmp_path), parts[1], parts[2])
+        check_engine(with_tables(wide, mask, depth), parts[1], parts[2])
 
 
-def test_wrong_causal_state_is_found(
-    wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording], tmp_path: Path
-) -> None:
+def test_wrong_causal_state_is_found(wide: Bundle, parts: tuple[OnnxRuntimeEngine, Bundle, Recording]) -> None:
     mask, depth = fold_tables(wide.tree)
     mask[4, 40, 39] = False
     with pytest.raises(EngineError, match="prefill"):
-        check_engine(with_tables(wide, mask, depth, tmp_path), parts[1], parts[2])
+        check_engine(with_tables(wide, mask, depth), parts[1], parts[2])
 
 
 def test_lost_commit_is_found(

@@ -91,11 +91,10 @@ def worth_of(bundle: Bundle) -> Worth:
     )
 
 
-def guess_cost(target: Bundle, draft: Bundle) -> float:
+def guess_cost(target: Bundle, worth: Worth, draft: Bundle, draft_worth: Worth) -> float:
     """What a guess of a draft model takes, in units of the target's plain step: by both calibrations, or by size."""
-    own, its = worth_of(target).plain_ms, worth_of(draft).plain_ms
-    if own is not None and its is not None:
-        return its / own
+    if worth.plain_ms is not None and draft_worth.plain_ms is not None:
+        return draft_worth.plain_ms / worth.plain_ms
     return draft.manifest.files[WEIGHTS_FILE].size_bytes / target.manifest.files[WEIGHTS_FILE].size_bytes
 
 

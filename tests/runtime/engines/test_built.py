@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ppd.bundle import Bundle, open_bundle, write_manifest
+from ppd.bundle import Bundle, open_bundle
+from ppd.changes import write_manifest
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, FileEntry
 from ppd.runtime.engines.tensorrt.built import (

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError, PPDError
+from ppd.graph_files import require_named_files
 from ppd.manifest import Manifest
 from ppd.memory import LARGE_MODEL
 from ppd.precision import EXACT_LEVEL, PRECISIONS
@@ -168,6 +169,7 @@ def session_with_tree(
     The manifest says which file holds it: after a re-fold it is not the one that the graph names. The options only
     point to the tables, so this function keeps the tables alive until the session is made.
     """
+    require_named_files(bundle, graph)
     mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
