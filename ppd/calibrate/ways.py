@@ -8,7 +8,7 @@ from ppd.manifest import TRAINING_SECONDS, Manifest
 from ppd.runtime.drafters import LOOKUP, MODEL, TABLE
 from ppd.runtime.drafters.sources import drafts_always
 from ppd.runtime.model import Model
-from ppd.runtime.options import SOURCES, Draft, Source
+from ppd.runtime.options import SOURCES, Draft
 from ppd.signature import TREE_TABLES_FILE, WEIGHTS_FILE
 
 
@@ -42,22 +42,21 @@ class Cost(NamedTuple):
 
 
 def ways_of(model: Model) -> list[Way]:
-    """Every way to draft that a model has: each source alone, the text's two, all that it drafts from by itself.
+    """Every way to draft that a model has.
 
-    With a draft model, it alone and with all of these. Each set of sources is there once.
+    They are the tree at every step; each source alone, the text's two, and all that it drafts from by itself, chosen
+    step by step; with a draft model, it alone and with all of these. Each set of sources is there once.
     """
     always = drafts_always(model.bundle, "auto", has_model=model.draft_model is not None)
-    alone, auto = [source for source in SOURCES if _has(model, source)], model.sources()
+    ways = [Way(f"{source}, at every step", model, True, (source,), is_auto=always) for source in _sources(model, True)]
+    alone, auto = [source for source in SOURCES if _sources(model, source)], model.sources()
     drafted = {MODEL}.intersection(alone)
     sets: list[set[str]] = [{source} for source in alone if source not in drafted]
     sets += [{LOOKUP, TABLE}.intersection(alone), set(auto - drafted)]
     sets += [drafted, set(auto)] if drafted else []
-    ways = []
     for chosen in dict.fromkeys(frozenset(sources) for sources in sets):
         names = tuple(source for source in SOURCES if source in chosen)
         ways.append(Way(" + ".join(names), model, names, names, is_auto=chosen == auto and not always))
-    if always:
-        ways.append(Way(f"{' + '.join(auto)}, at every step", model, "auto", tuple(auto), is_auto=True))
     return ways
 
 
@@ -72,11 +71,12 @@ def cost_of(way: Way) -> Cost:
     )
 
 
-def _has(model: Model, source: Source) -> bool:
+def _sources(model: Model, draft: Draft) -> frozenset[str]:
+    """Whose guesses it would verify; none where it lacks one that is asked for."""
     try:
-        return bool(model.sources(source))
+        return model.sources(draft)
     except ArgumentError:
-        return False
+        return frozenset()
 
 
 def _cost(model: Model, source: str) -> Cost:

@@ -21,6 +21,7 @@ from tests.copies import link_bundle, refolded_copy
 from tests.infos import RECORD
 from tests.runtime.fake_engine import WIDE, fake_model
 
+TREE = "ppd, at every step"
 TRAINED = PromptTokensInfo(count=2, status="trained", source="", revision=None, size_bytes=8)
 
 
@@ -46,22 +47,22 @@ def model_with(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({}, ["ppd", "lookup", "ppd + lookup*"]),
-        ({"pays": False}, ["ppd", "lookup*"]),
-        ({"table": True}, ["ppd", "lookup", "table", "lookup + table", "ppd + lookup + table*"]),
-        ({"table": True, "pays": False}, ["ppd", "lookup", "table", "lookup + table*"]),
-        ({"given": True}, ["ppd", "lookup", "ppd, at every step*"]),
+        ({}, [TREE, "ppd", "lookup", "ppd + lookup*"]),
+        ({"pays": False}, [TREE, "ppd", "lookup*"]),
+        ({"table": True}, [TREE, "ppd", "lookup", "table", "lookup + table", "ppd + lookup + table*"]),
+        ({"table": True, "pays": False}, [TREE, "ppd", "lookup", "table", "lookup + table*"]),
+        ({"given": True}, [f"{TREE}*", "ppd", "lookup"]),
         (
             {"drafter": True, "table": True},
             [
-                *("ppd", "lookup", "table", "lookup + table", "ppd + lookup + table"),
+                *(TREE, "ppd", "lookup", "table", "lookup + table", "ppd + lookup + table"),
                 *("model", "ppd + lookup + table + model*"),
             ],
         ),
-        ({"drafter": True, "given": True}, ["ppd", "lookup", "ppd + lookup", "model", "ppd + lookup + model*"]),
+        ({"drafter": True, "given": True}, [TREE, "ppd", "lookup", "ppd + lookup", "model", "ppd + lookup + model*"]),
     ],
 )
-def test_ways_are_the_sources_alone_the_texts_and_all(
+def test_ways_are_the_tree_the_sources_alone_the_texts_and_all(
     arguments: dict[str, bool], expected: list[str], tmp_path: Path
 ) -> None:
     model = model_with(tmp_path, **arguments)
@@ -89,7 +90,7 @@ def test_the_time_of_the_training_is_the_bundles(written: str, seconds: float | 
     manifest = dataclasses.replace(model.bundle.manifest, provenance={"training_seconds": written})
     trained = Model(dataclasses.replace(model.bundle, manifest=manifest), model.engine)
 
-    assert [cost_of(way).seconds for way in ways_of(trained)] == [seconds, 0, seconds]
+    assert [cost_of(way).seconds for way in ways_of(trained)] == [seconds, seconds, 0, seconds]
 
 
 def test_every_way_is_measured_against_the_same_plain_answers(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_every_way_is_measured_against_the_same_plain_answers(tmp_path: Path) ->
         progress=lambda *what: shares.append(what),
     )
 
-    assert [way.way for way in report.ways] == ["plain", "ppd", "lookup", "ppd + lookup"]
+    assert [way.way for way in report.ways] == ["plain", TREE, "ppd", "lookup", "ppd + lookup"]
     plain, *ways = report.ways
     assert (plain.speedup, plain.speedup_low, plain.acceptance_length, plain.added_bytes) == (1, 1, 1, 0)
     assert plain.ppd_tokens_per_second == plain.plain_tokens_per_second
@@ -118,7 +119,7 @@ def test_a_second_bundle_adds_the_ways_that_the_first_lacks(tmp_path: Path) -> N
     report = compare(models, prompts=[[1, 2]], max_new_tokens=9)
 
     assert [(way.way, way.bundle) for way in report.ways] == [
-        *(("plain", "a"), ("ppd", "a"), ("lookup", "a")),
+        *(("plain", "a"), (TREE, "a"), ("ppd", "a"), ("lookup", "a")),
         *(("table", "b"), ("lookup + table", "b"), ("ppd + lookup + table", "b")),
     ]
     with pytest.raises(ArgumentError, match="b drafts in no way that the bundles before it do not; leave it out"):
@@ -131,16 +132,21 @@ def test_a_source_that_is_new_becomes_a_way_by_itself(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Model, "sources", lambda _self, draft="auto": known(draft))
 
     def known(draft: object) -> frozenset[str]:
-        wanted = {"medusa", "lookup"} if draft == "auto" else {draft}
+        wanted = {"auto": {"medusa", "lookup"}, True: {"medusa"}}.get(draft, {draft})
         if wanted & {"ppd", "table", "model"}:
             raise ArgumentError("it has no such source")
         return frozenset(map(str, wanted))
 
-    assert [way.name for way in ways_of(model)] == ["medusa", "lookup", "medusa + lookup"]
+    assert [way.name for way in ways_of(model)] == [
+        "medusa, at every step",
+        "medusa",
+        "lookup",
+        "medusa + lookup",
+    ]
 
 
 def test_ctrl_c_keeps_the_rounds_that_were_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate, left = Model.generate, iter(range(4 * 3 + 4 * 2 + 3))
+    generate, left = Model.generate, iter(range(5 * 3 + 5 * 2 + 3))
 
     def interrupted(model: Model, *arguments: object, **options: object) -> object:
         if next(left, None) is None:
@@ -150,7 +156,7 @@ def test_ctrl_c_keeps_the_rounds_that_were_complete(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Model, "generate", interrupted)
     with pytest.raises(StoppedError) as caught:
         compare([model_with(tmp_path)], prompts=[[1], [2], [3]], max_new_tokens=4)
-    assert [way.pairs for way in caught.value.report.ways] == [2] * 4
+    assert [way.pairs for way in caught.value.report.ways] == [2] * 5
 
 
 def test_bundles_of_one_model_and_precision_are_a_group(tinypy_bundle: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_bundles_of_two_models_have_a_table_and_a_panel_each(
     assert titles == ["### tinypy, fp32", "### other, fp32"]
     table = rows(outcome.out)
     names = [cells[0] for cells in table]
-    assert names[:3] == ["plain", "ppd", "lookup (auto)"]
+    assert names[:3] == ["plain", "ppd, at every step", "ppd"]
     assert names.count("plain") == 2
     assert {len(cells) for cells in table} == {8}
     assert table[0][2:] == ["1", "1.00", "0 (0)", "0", "0", "0"]
@@ -76,7 +76,7 @@ def test_questions_are_chosen_as_for_a_bench(run: Run, tinypy_bundle: Path, tmp_
     assert {(way["questions"], way["pairs"]) for way in json.loads(outcome.out)["ways"]} == {(2, 2)}
 
 
-@pytest.mark.parametrize("answers", [0, 3 * 2 + 3 + 1])
+@pytest.mark.parametrize("answers", [0, 4 * 2 + 4 + 1])
 def test_ctrl_c_prints_what_was_measured(
     run: Run, tinypy_bundle: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
@@ -84,7 +84,7 @@ def test_ctrl_c_prints_what_was_measured(
 
     def interrupted(model: Model, *arguments: object, **options: object) -> object:
         calls.append(1)
-        if len(calls) > answers:  # six warm up
+        if len(calls) > answers:  # eight warm up
             raise KeyboardInterrupt
         return generate(model, *arguments, **options)
 
@@ -92,7 +92,7 @@ def test_ctrl_c_prints_what_was_measured(
     outcome = run("compare", tinypy_bundle, "--prompts", prompts, *QUICK)
 
     assert outcome.code == 130
-    assert len(rows(outcome.out)) == (3 if answers else 0)
+    assert len(rows(outcome.out)) == (4 if answers else 0)
 
 
 @pytest.mark.parametrize(
