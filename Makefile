@@ -4,7 +4,7 @@ BIN := .venv/bin
 GPU_PYTHON ?= $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-gpu check bench clean
+.PHONY: demo test test-gpu soak check bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo .venv/smollm2  ## export a chat model for this CPU, answer questions with and without drafting
@@ -15,6 +15,9 @@ test: .venv/dev  ## run the test suite
 
 test-gpu:  ## run what needs a GPU, with the Python of GPU_PYTHON (docs/gpu.md)
 	$(GPU_PYTHON) -m pytest -m gpu -n 0 -rs tests/gpu
+
+soak: .venv/dev  ## the long runs, half an hour of one core
+	$(BIN)/python -m pytest -m soak -n 0 -s tests/soak
 
 check: .venv/dev  ## lint, format, types
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from onnxruntime.quantization.neural_compressor import weight_only
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from ppd.documents import read_documents
+from ppd.documents import read_records
 from ppd.export.forms import EMBEDDING, HEAD, Forms
 from ppd.export.quantise import Form, quantise
 from ppd.export.text import rows_of, run_checkpoint
@@ -168,7 +168,7 @@ def judge(before: list[Tensor], after: list[Tensor]) -> Judged:
 def pieces_of(path: Path, tokenizer: TokenizerFiles, num_tokens: int) -> list[Tensor]:
     """A text in pieces."""
     encode, ids = Tokenizer.from_str(tokenizer.tokenizer_json).encode, list[int]()
-    for document in read_documents([path]):
+    for document in (record.document for record in read_records([path])):
         if isinstance(document, str):
             ids += encode(document).ids
         elif tokenizer.chat_template is None:

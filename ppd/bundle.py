@@ -6,6 +6,7 @@ were hashed when the engine has loaded them. Files that the manifest does not na
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ TREE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tree.json", "tokenizer.json", "
 PROMPT_TOKENS_FILE, REFERENCE_FILE, MODEL_FILE = "prompt_tokens.safetensors", "reference.npz", "model.json"
 LATENCY_FILE, ACCEPTANCE_FILE = "latency.json", "acceptance.json"
 NGRAMS_FILE = "ngrams.bin"
+DEFAULT_TEMPLATE = "default"
+_NAMED_TEMPLATE = re.compile(r"chat_template\.([\w-]+)\.jinja", re.ASCII)
 _NEEDED = (GRAPH_FILE, WEIGHTS_FILE, TREE_TABLES_FILE, TREE_FILE)
 """Roles that every bundle has, so that nothing an engine reads goes unhashed."""
 CHANGING = (TREE_TABLES_FILE, TREE_FILE, LATENCY_FILE, ACCEPTANCE_FILE)
@@ -183,6 +186,17 @@ def _require_digests(bundle: Bundle, entries: list[FileEntry], digests: list[str
 
 def _identity(status: os.stat_result) -> _Identity:
     return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def chat_template_file(name: str) -> str:
+    """The role of a chat template."""
+    return CHAT_TEMPLATE_FILE if name == DEFAULT_TEMPLATE else f"chat_template.{name}.jinja"
+
+
+def chat_template_names(bundle: Bundle) -> dict[str, str]:
+    """Name → role of the chat templates that a bundle has; most have "default" alone."""
+    found = {match[1]: role for role in bundle.manifest.files if (match := _NAMED_TEMPLATE.fullmatch(role))}
+    return ({DEFAULT_TEMPLATE: CHAT_TEMPLATE_FILE} if bundle.has(CHAT_TEMPLATE_FILE) else {}) | found
 
 
 def file_entry(folder: Path, name: str) -> FileEntry:

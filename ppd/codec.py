@@ -5,11 +5,13 @@ An unknown key, a missing key or a value of another type is an error, because ev
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from typing import Any, TypeVar
 
 from ppd.errors import BundleError
+from ppd.json_files import parse
 
 AGAIN = "export the bundle again, or copy it again from where it was made"
 """What to do about a damaged bundle."""
@@ -29,8 +31,8 @@ def parse_json(content: bytes, where: str) -> Any:
         BundleError: The content is not JSON.
     """
     try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
+        return parse(content)
+    except ValueError as error:
         raise BundleError(f"{where} is not JSON ({error}): it is damaged; {AGAIN}") from error
 
 
@@ -62,7 +64,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return origin(_value(arguments[0], item, where) for item in value)
     if origin is dict and isinstance(value, dict):
         return {key: _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
-    if origin is types.UnionType and type(value) in arguments:
+    if origin is types.UnionType and type(value) in arguments and not _is_odd(value):
         return value
     if origin is types.UnionType and isinstance(value, dict):
         records = [kind for kind in arguments if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
@@ -70,6 +72,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return decode(max(records, key=lambda kind: len(value.keys() & typing.get_type_hints(kind))), value, where)
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if origin is None and type(value) is kind:
+    if origin is None and type(value) is kind and not _is_odd(value):
         return value
     raise BundleError(f"{where} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}; {AGAIN}")
+
+
+def _is_odd(value: Any) -> bool:
+    """Whether it is NaN or infinite, which JSON can spell and nothing here can use."""
+    return type(value) is float and not math.isfinite(value)

@@ -1,30 +1,39 @@
 """Formats of records: which objects of JSON files are known, and what is text, a question or an answer in them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ppd.errors import ArgumentError
+from ppd.messages import Message, plain_message
 
-Messages = list[Mapping[str, Any]]
+Document = str | list[Message]
+"""Text, or the messages of a conversation for the model's chat template."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What an object holds.
+    """What an object, or a text file or a line of it, holds.
 
     Attributes:
-        document: Text, or messages; where there are questions and no answers, the first question alone.
+        document: Where there are questions and no answers, the first question alone.
         category: What the object says it belongs to, else the name of its format.
         later: The further questions.
+        where: Its file and line, for messages.
     """
 
-    document: str | Messages
+    document: Document
     category: str
     later: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
 
 
-Read = Callable[[dict[str, Any], str], str | Messages]
+class UnusableError(ArgumentError):
+    """A record of a known format cannot be used; those beside it may be."""
+
+
+Read = Callable[[dict[str, Any], str], Document]
 """From an object and its place in a file, its document."""
 
 FORMATS = (
@@ -32,9 +41,15 @@ FORMATS = (
     '{"turns": [question, …]}, {"question": …} or {"instruction": …}'
 )
 """The formats in words."""
-_ROLES = {"human": "user", "user": "user", "system": "system"} | dict.fromkeys(
-    ("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"
-)
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+}
+_KEPT = ("tool_calls", "tool_call_id", "name", "reasoning_content")
+"""Of a message, besides role and content."""
 
 
 def read_record(record: Any, where: str) -> Record:
@@ -44,7 +59,8 @@ def read_record(record: Any, where: str) -> Record:
         where: Its file and line, for errors.
 
     Raises:
-        ArgumentError: It is in no known format, or not as its format wants it.
+        UnusableError: It is not as its format wants it.
+        ArgumentError: It is in no known format.
     """
     if not isinstance(record, dict):
         raise ArgumentError(f"{where} is {record!r:.40}; expected {FORMATS}")
@@ -52,32 +68,48 @@ def read_record(record: Any, where: str) -> Record:
         if all(isinstance(record.get(key), holds) for key in keys):
             document = read(record, where)
             category = _text(record, "category", where) or name
-            return Record(document, category, tuple(record["turns"][1:]) if "turns" in keys else ())
+            later = tuple(record["turns"][1:]) if "turns" in keys else ()
+            _require_unicode((document, category, later), where)
+            return Record(document, category, later, where)
     raise ArgumentError(f"{where} has the keys {sorted(record)!r:.80}; expected {FORMATS}")
+
+
+def _require_unicode(found: Any, where: str) -> None:
+    """Refuse half a character (a lone surrogate), which JSON can write and UTF-8 cannot."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.start + 1]
+        raise UnusableError(f"{where} has half a character, {half!r}; expected text that is valid Unicode") from error
 
 
 def _conversation(key: str, role: str, content: str) -> Read:
     return lambda record, where: [_message(turn, role, content, f"{where}, {key}") for turn in record[key]]
 
 
-def _message(turn: Any, role: str, content: str, where: str) -> Mapping[str, Any]:
-    known = isinstance(turn, dict) and isinstance(turn.get(role), str) and turn[role] in _ROLES
-    if not known or not isinstance(turn.get(content), str):
-        raise ArgumentError(f"{where} has the turn {turn!r:.60}; expected {role} (user, assistant, …) and {content}")
-    return {"role": _ROLES[turn[role]], "content": turn[content]}
+def _message(turn: Any, role: str, content: str, where: str) -> Message:
+    name = turn.get(role) if isinstance(turn, dict) else None
+    known = isinstance(name, str) and name.lower() in _ROLES
+    if not known or (turn.get(content) is None and not turn.get("tool_calls")):
+        raise UnusableError(f"{where} has the turn {turn!r:.60}; expected {role} (user, assistant, …) and {content}")
+    kept = {field: turn[field] for field in _KEPT if turn.get(field)}
+    try:
+        return plain_message({"role": _ROLES[str(name).lower()], "content": turn.get(content), **kept})
+    except ArgumentError as error:
+        raise UnusableError(f"{where}: {error}") from error
 
 
-def _first_turn(record: dict[str, Any], where: str) -> Messages:
+def _first_turn(record: dict[str, Any], where: str) -> Document:
     turns = record["turns"]
     if not turns or not all(isinstance(turn, str) and turn.strip() for turn in turns):
-        raise ArgumentError(f"{where} has the turns {turns!r:.60}; expected a list of questions")
+        raise UnusableError(f"{where} has the turns {turns!r:.60}; expected a list of questions")
     return [{"role": "user", "content": turns[0]}]
 
 
 def _answered(asks_in: tuple[str, ...], answer: str) -> Read:
     """Read a question, in one part or several, and its answer if there is one."""
 
-    def read(record: dict[str, Any], where: str) -> Messages:
+    def read(record: dict[str, Any], where: str) -> Document:
         asks = "\n\n".join(filter(str.strip, (_text(record, key, where) for key in asks_in)))
         answers = _text(record, answer, where)
         parts = (("user", asks), ("assistant", answers))
@@ -90,7 +122,7 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
     """A text that may be missing; "" then."""
     text = record.get(key)
     if not isinstance(text, str | None):
-        raise ArgumentError(f"{where} has the {key} {text!r:.40}; expected text")
+        raise UnusableError(f"{where} has the {key} {text!r:.40}; expected text")
     return text or ""
 
 

@@ -8,17 +8,22 @@ import dataclasses
 import hashlib
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ppd.codec import AGAIN, decode, json_from, parse_json
 from ppd.decision import Decision
 from ppd.errors import BundleError
+from ppd.limits import MAX_CONTEXT, SIZES, require_ranges
 from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap_of
+from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 2
 _NO_DIGEST = "0" * 64
+_MAX_BYTES = 1 << 50
+_MAX_ID = 1 << 31
 TRAINING_SECONDS = "training_seconds"
 """In the provenance, and in `accuracy.json` beside prompt tokens."""
 
@@ -37,7 +42,8 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", self.path, re.ASCII) or ".." in self.path.split("/"):
-            raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r}, which leaves the bundle; {AGAIN}")
+            raise BundleError(f"{MANIFEST_FILE} names the file {self.path!r:.80}, which leaves the bundle; {AGAIN}")
+        _require_ranges(self, {"size_bytes": (0, _MAX_BYTES)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,9 @@ class ModelInfo:
     head_dim: int
     calibration_prompts: str
 
+    def __post_init__(self) -> None:
+        _require_ranges(self, {**SIZES, "num_parameters": (0, _MAX_BYTES)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTokensInfo:
@@ -72,6 +81,9 @@ class PromptTokensInfo:
     source: str
     revision: str | None
     size_bytes: int
+
+    def __post_init__(self) -> None:
+        _require_ranges(self, {"count": (1, MAX_ROWS - 1)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +175,10 @@ class EngineInfo:
     size_bytes: int
     checked: bool
 
+    def __post_init__(self) -> None:
+        rows = dict.fromkeys(("max_prefill_rows", "max_prefill_head_rows", "max_decode_rows"), (1, MAX_ROWS))
+        _require_ranges(self, {"capacity": (1, MAX_CONTEXT + MAX_ROWS), "best_decode_rows": (1, MAX_ROWS), **rows})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -172,6 +188,7 @@ class Manifest:
         files: Role → file. Roles are the names that export gives the files (`model.onnx`, `tree.bin`, …); a later
             change stores its file under a new name and points the role at it.
         precision: A name of `PRECISIONS`.
+        max_rows: C, the room of the folded tables; every version has the same.
         graph_type: "float32" or "float16", the type of what is not quantised.
         provenance: Versions and time of the export; how long the prompt tokens were trained, where that is known.
         damage: What rounding or quantising the weights costs; null if they are exported as they are.
@@ -204,6 +221,11 @@ class Manifest:
         ):
             if value not in known:
                 raise BundleError(f"{MANIFEST_FILE}: {name} is {value!r:.40}, expected {' or '.join(known)}; {AGAIN}")
+        most_ids = min(MAX_TOP_IDS, self.model.vocab_size)
+        ranges = {"context": (2, MAX_CONTEXT), "num_top_ids": (1, most_ids), "max_rows": (MAX_ROWS, MAX_ROWS)}
+        _require_ranges(self, ranges)
+        if wrong := [i for i in self.eos_ids if not 0 <= i < _MAX_ID]:
+            raise BundleError(f"{MANIFEST_FILE}: eos_ids has {wrong[0]!r:.40}, expected token ids; {AGAIN}")
 
     @property
     def rounding(self) -> Precision:
@@ -214,6 +236,10 @@ class Manifest:
     def tie_gap(self) -> float:
         """ε: a fork where plain decoding's two best logits are closer than this is excused."""
         return tie_gap_of(self.precision, typing.cast("GraphType", self.graph_type))
+
+
+def _require_ranges(record: Any, ranges: Mapping[str, tuple[int, int]]) -> None:
+    require_ranges(record, ranges, BundleError, f"{MANIFEST_FILE}: ", f"; {AGAIN}")
 
 
 def bytes_from_manifest(manifest: Manifest) -> bytes:

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd.errors import ArgumentError
+from ppd.limits import MAX_CONTEXT
+from ppd.signature import MAX_ROWS
 
 Floats = npt.NDArray[np.float64]
 MILLISECONDS, RELATIVE = "ms", "L(1)"
@@ -50,11 +52,12 @@ def curves_from_json(data: Any) -> dict[int, LatencyCurve]:
         whole = all(type(number) is int for number in (*sizes, *lens))
         ascending = whole and sizes[0] == 1 and all(numbers == sorted(set(numbers)) for numbers in (sizes, lens))
         positive = bool((np.isfinite(values) & (values > 0)).all())
-        valid = ascending and positive and values.shape == (len(lens), len(sizes))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ArgumentError(f"the times are malformed ({error})") from error
+        in_range = ascending and sizes[-1] <= MAX_ROWS and lens[0] >= 0 and lens[-1] <= MAX_CONTEXT
+        valid = in_range and positive and values.shape == (len(lens), len(sizes))
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"the times are malformed ({error!s:.200})") from error
     if not valid:
-        raise ArgumentError("the times are not positive, or not those of ascending sizes from 1")
+        raise ArgumentError(f"the times are not positive, or not those of ascending sizes from 1 to {MAX_ROWS}")
     return {
         count: LatencyCurve(sizes=sizes, values=row, unit=MILLISECONDS, source="measured on this device")
         for count, row in zip(lens, values.tolist(), strict=True)
@@ -129,8 +132,8 @@ def chances_from(marginals: npt.ArrayLike) -> Floats:
     """
     try:
         p = np.array(marginals, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"the marginals are not numbers in rows of equal length ({error})") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"the marginals are not numbers in rows of equal length ({error!s:.200})") from error
     if p.ndim == 2:
         p = p[:, None, :]
     if p.ndim != 3 or 0 in p.shape or p.shape[1] not in (1, p.shape[2]):

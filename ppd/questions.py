@@ -1,14 +1,15 @@
 """Questions: what a model is benchmarked on, by category."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ppd.documents import JSON_SUFFIXES, Document, Message, asked, read_text, records_from, suffix_of
+from ppd.documents import read_records
 from ppd.errors import ArgumentError
 from ppd.formats import FORMATS, Record
+from ppd.messages import Message, asked
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 """MT-Bench's categories, which Spec-Bench has with others."""
@@ -21,31 +22,33 @@ class Question:
     Attributes:
         prompt: Text or token ids to be continued, or messages.
         later: What the user says next, each behind the model's own answer to what came before; behind messages only.
+        where: Its file and line, for messages.
     """
 
     prompt: str | Sequence[int] | Sequence[Message]
     category: str
     later: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a file: of a `.json` or `.jsonl` file the records, in a format of `ppd/formats.py`; else a prompt a line.
+    """Read a file or a folder as `ppd.documents.read_records` does; of a text file that is named, a prompt a line.
 
-    Of a conversation the user's messages are taken, and the recorded answers are not. Empty prompts and conversations
-    in which nothing is asked are left out.
+    Of a conversation the user's messages are taken, and the recorded answers are not. Conversations in which nothing is
+    asked are left out.
 
     Raises:
         ArgumentError: The file cannot be read, is malformed, or asks nothing; the message names file and line.
     """
-    text = read_text(path)
-    if suffix_of(path) in JSON_SUFFIXES:
-        questions = [_question(record) for record in records_from(path, text)]
-    else:
-        questions = [Question(line, "text") for line in text.splitlines()]
-    found = [question for question in questions if _asks(question.prompt)]
+    found = [question for record in read_records([path], by_line=True) if (question := _question(record)).prompt]
     if not found:
-        raise ArgumentError(f"{path} has no prompts; expected one per line, or JSON lines such as {FORMATS}")
+        raise ArgumentError(f"{path} asks nothing; expected one prompt per line, or JSON lines such as {FORMATS}")
     return found
+
+
+def as_question(prompt: str | Sequence[int] | Sequence[Message] | Question) -> Question:
+    """A prompt that was given from Python."""
+    return prompt if isinstance(prompt, Question) else Question(prompt, "prompts")
 
 
 def choose_questions(
@@ -82,10 +85,6 @@ def choose_questions(
 
 def _question(record: Record) -> Question:
     if isinstance(record.document, str):
-        return Question(record.document, record.category)
+        return Question(record.document, record.category, where=record.where)
     first, later = asked(record.document)
-    return Question(first, record.category, (*later, *record.later))
-
-
-def _asks(document: Document | Sequence[int] | Sequence[Message]) -> bool:
-    return bool(document.strip()) if isinstance(document, str) else len(document) > 0
+    return Question(first, record.category, (*later, *record.later), record.where)

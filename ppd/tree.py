@@ -7,6 +7,7 @@ the state becomes the number of prompt rows of the last accepted node (the paper
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd.errors import TreeError
+from ppd.json_files import parse
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS, causal_state, num_states
 
 TREE_SCHEMA = 1
+_SHOWN_RANKS = 12
+"""Ranks of a path that a message shows."""
 
 NodePath = tuple[int, ...]
 """Ranks from the root to a node; `()` is the root itself."""
@@ -227,12 +231,12 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
         TreeError: The text is not JSON, or not a tree; the message says where.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_object_without_repetitions)
-    except (ValueError, RecursionError) as error:
+        data = parse(text, object_pairs_hook=_object_without_repetitions)
+    except ValueError as error:
         raise TreeError(f"{name} is not JSON ({error}); expected a tree file") from error
     _check_keys(data, {"schema", "num_prompt_tokens", "states"}, name)
     if type(data["schema"]) is not int or data["schema"] != TREE_SCHEMA:
-        raise TreeError(f"{name} has schema {data['schema']!r}; this version reads schema {TREE_SCHEMA}")
+        raise TreeError(f"{name} has schema {data['schema']!r:.40}; this version reads schema {TREE_SCHEMA}")
     if not isinstance(data["states"], dict):
         raise TreeError(f"{name}: states is not an object; expected one list of nodes per state")
     states = {}
@@ -270,16 +274,17 @@ def load_tree(path: Path) -> Tree:
 def _check_state(state: int, nodes: tuple[Node, ...], num_prompt_tokens: int) -> None:
     paths = {node.path for node in nodes}
     if len(paths) != len(nodes):
-        twice = next(node.path for i, node in enumerate(nodes) if node.path in {n.path for n in nodes[:i]})
-        raise TreeError(f"state {state} has path {list(twice)} twice; every path may appear once")
+        seen = Counter(node.path for node in nodes)
+        twice = next(path for path, count in seen.items() if count > 1)
+        raise TreeError(f"state {state} has path {_shown(twice)} twice; every path may appear once")
     if () not in paths:
         raise TreeError(f"state {state} has no root; expected a node with path []")
     for node in nodes:
-        where = f"state {state}, path {list(node.path)}"
+        where = f"state {state}, path {_shown(node.path)}"
         if len(node.path) > state:
             raise TreeError(f"{where} has depth {len(node.path)}; state {state} has guesses for depths up to {state}")
         if node.path and node.path[:-1] not in paths:
-            raise TreeError(f"{where} has no parent; expected path {list(node.path[:-1])} in the same state")
+            raise TreeError(f"{where} has no parent; expected path {_shown(node.path[:-1])} in the same state")
         if not all(0 <= rank < MAX_TOP_IDS for rank in node.path):
             raise TreeError(f"{where} uses a rank outside 0 to {MAX_TOP_IDS - 1}")
         if not 0 <= node.prompts <= num_prompt_tokens:
@@ -296,9 +301,15 @@ def _check_reachable(tree: Tree) -> None:
         for node in nodes:
             if node.prompts not in tree.states:
                 raise TreeError(
-                    f"state {node.prompts} is not defined, and state {state}, path {list(node.path)}, "
+                    f"state {node.prompts} is not defined, and state {state}, path {_shown(node.path)}, "
                     f"with {node.prompts} prompt rows leads to it; define it"
                 )
+
+
+def _shown(path: NodePath) -> str:
+    """A path for a message; of a long one, its beginning."""
+    ranks = ", ".join(map(str, path[:_SHOWN_RANKS]))
+    return f"[{ranks}, …]" if len(path) > _SHOWN_RANKS else f"[{ranks}]"
 
 
 def _object_without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -312,14 +323,14 @@ def _object_without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _node_from_json(data: Any, where: str) -> Node:
     _check_keys(data, {"path", "prompts"}, f"{where}, node {data!r:.60}")
     if not isinstance(data["path"], list):
-        raise TreeError(f"{where}: path {data['path']!r} is not a list of ranks")
+        raise TreeError(f"{where}: path {data['path']!r:.60} is not a list of ranks")
     path = tuple(_integer(rank, f"{where}: rank") for rank in data["path"])
-    return Node(path, _integer(data["prompts"], f"{where}, path {list(path)}: prompts"))
+    return Node(path, _integer(data["prompts"], f"{where}, path {_shown(path)}: prompts"))
 
 
 def _integer(value: Any, what: str) -> int:
     if type(value) is not int:
-        raise TreeError(f"{what} is {value!r}; expected a whole number")
+        raise TreeError(f"{what} is {value!r:.60}; expected a whole number")
     return value
 
 
@@ -328,4 +339,4 @@ def _check_keys(data: Any, expected: set[str], where: str) -> None:
         raise TreeError(f"{where} is not an object with {', '.join(sorted(expected))}")
     if data.keys() != expected:
         wrong = sorted(data.keys() ^ expected)
-        raise TreeError(f"{where} has keys {sorted(data)}; expected {sorted(expected)} (see {', '.join(wrong)})")
+        raise TreeError(f"{where} has keys {sorted(data)!s:.200}; expected {sorted(expected)} (see {wrong[0]!s:.40})")

@@ -1,7 +1,9 @@
 """Bundles that chat: the embedded model with a template, and an engine without weights that speaks in characters."""
 
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -19,10 +21,14 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<unk>"]
 WORDS = [*SPECIAL, *string.ascii_lowercase, *" \n.", *"01234567"]
 
 
-def chat_bundle(bundle: Path, folder: Path) -> Path:
-    """A bundle of its own with a chat template."""
+def chat_bundle(
+    bundle: Path, folder: Path, template: str | None = CHATML, others: Mapping[str, str] = MappingProxyType({})
+) -> Path:
+    """A bundle of its own with a chat template, and others by the names of their files."""
     link_bundle(bundle, folder)
-    add_file(open_bundle(folder, verify=False), "chat_template.jinja", CHATML.encode())
+    default = {} if template is None else {"chat_template.jinja": template}
+    for name, text in {**default, **others}.items():
+        add_file(open_bundle(folder, verify=False), name, text.encode())
     return folder
 
 

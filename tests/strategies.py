@@ -14,10 +14,11 @@ from ppd.decision import (
     EstimateInfo,
     RooflineInfo,
 )
+from ppd.limits import MAX_CONTEXT, SIZES
 from ppd.manifest import MANIFEST_SCHEMA, CheckInfo, FileEntry, Manifest, ModelInfo, PromptTokensInfo, TreeInfo
 from ppd.measures import LatencyCurve, Marginals
 from ppd.precision import PRECISIONS
-from ppd.signature import MAX_TOP_IDS
+from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 from ppd.tree import Node, NodePath, Tree
 
 MANY = settings(deadline=None, max_examples=100)
@@ -57,6 +58,7 @@ def _state_nodes(draw: st.DrawFn, state: int, defined: list[int], max_rank: int,
 
 _NAMES = st.text(max_size=12)
 _COUNTS = st.integers(0, 2**40)
+_SIZES = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
 _NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 _DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 _FILE_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
@@ -114,15 +116,7 @@ def _decisions() -> st.SearchStrategy[Decision]:
 def manifests() -> st.SearchStrategy[Manifest]:
     """Manifests of this version with arbitrary content; their digest is a placeholder, as before they are written."""
     files = st.builds(FileEntry, path=_FILE_NAMES | st.just("engines/a.engine"), size_bytes=_COUNTS, sha256=_DIGESTS)
-    sizes = (
-        "num_parameters",
-        "vocab_size",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "num_kv_heads",
-        "head_dim",
-    )
+    sizes = {name: st.integers(*SIZES[name]) for name in _SIZES} | {"vocab_size": st.integers(MAX_TOP_IDS, 1 << 24)}
     return st.builds(
         Manifest,
         schema=st.just(MANIFEST_SCHEMA),
@@ -134,19 +128,20 @@ def manifests() -> st.SearchStrategy[Manifest]:
             revision=st.none() | _NAMES,
             architecture=_NAMES,
             calibration_prompts=_NAMES,
-            **dict.fromkeys(sizes, _COUNTS),
+            num_parameters=_COUNTS,
+            **sizes,
         ),
-        context=_COUNTS,
-        eos_ids=st.lists(_COUNTS, max_size=3),
+        context=st.integers(2, MAX_CONTEXT),
+        eos_ids=st.lists(st.integers(0, 1 << 24), max_size=3),
         special_tokens=st.dictionaries(_NAMES, _NAMES, max_size=3),
-        num_top_ids=_COUNTS,
-        max_rows=_COUNTS,
+        num_top_ids=st.integers(1, MAX_TOP_IDS),
+        max_rows=st.just(MAX_ROWS),
         precision=st.sampled_from(list(PRECISIONS)),
         graph_type=st.sampled_from(["float32", "float16"]),
         target=_NAMES,
         prompt_tokens=st.builds(
             PromptTokensInfo,
-            count=_COUNTS,
+            count=st.integers(1, MAX_ROWS - 1),
             status=_NAMES,
             source=_NAMES,
             revision=st.none() | _NAMES,

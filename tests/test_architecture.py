@@ -27,6 +27,7 @@ CORE = (
     "targets",
     "documents",
     "formats",
+    "messages",
     "questions",
     "precision",
     "decision",
@@ -35,6 +36,10 @@ CORE = (
     "memory",
     "extras",
     "verbs",
+    "limits",
+    "json_files",
+    "native",
+    "arguments",
 )
 
 
@@ -59,7 +64,8 @@ LAYERS = {
     # The package itself: five names of public functions, which it imports only when they are asked for.
     "ppd": layer("runtime calibrate export train", ""),
     "core": layer("", "numpy"),
-    "runtime": layer("core planning", "numpy tokenizers jinja2 onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
+    "templates": layer("core", "jinja2"),
+    "runtime": layer("core planning templates", "numpy tokenizers onnxruntime tensorrt tensorrt_rtx_bindings cuda"),
     "models": layer("core", "numpy torch safetensors gguf huggingface_hub tokenizers sentencepiece google.protobuf"),
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
@@ -70,7 +76,7 @@ LAYERS = {
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
-    "cli": layer("core models runtime planning build export calibrate train", "typer rich matplotlib numpy"),
+    "cli": layer("core models templates runtime planning build export calibrate train", "typer rich matplotlib numpy"),
 }
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ppd import runtime
 from ppd.bundle import open_bundle
-from ppd.errors import BundleError
+from ppd.errors import BundleError, EngineError
+from ppd.limits import SIZES
 from ppd.manifest import MANIFEST_FILE, Manifest, bytes_from_manifest, manifest_from_bytes
 from tests.damage import REMEDY, change, refused, replace
 from tests.strategies import MANY, manifests
@@ -270,3 +271,49 @@ def test_a_tree_that_does_not_fit_the_manifest_is_refused(own_bundle: Path) -> N
     change(own_bundle, ("prompt_tokens", "count"), 2)
 
     assert "3 prompt tokens" in refused(own_bundle, "")
+
+
+OUT_OF_RANGE: list[tuple[tuple[str, ...], Any]] = [
+    *((("model", name), value) for name in SIZES if name not in ("ffn_size", "context") for value in (0, -1, 10**12)),
+    *((("context",), value) for value in (0, 1, -1, 10**12, 10**30)),
+    *((("max_rows",), value) for value in (0, 1, 2, 3, -5, 511, 513, 10**9)),
+    *((("num_top_ids",), value) for value in (0, -1, 11, 10**9)),
+    *((("prompt_tokens", "count"), value) for value in (0, -1, 512, 10**12)),
+    *((("eos_ids",), value) for value in ([-1], [1, 10**30])),
+    *((("files", "tree.json", "size_bytes"), value) for value in (-1, 10**30)),
+    (("check", "tolerance"), float("nan")),
+    (("check", "tolerance"), float("inf")),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), OUT_OF_RANGE, ids=lambda part: str(part)[:40])
+def test_a_number_out_of_range_is_refused(own_bundle: Path, place: tuple[str, ...], value: Any) -> None:
+    change(own_bundle, place, value)
+
+    assert place[-1] in refused(own_bundle, MANIFEST_FILE)
+
+
+LIES = {"num_layers": 7, "num_kv_heads": 1, "head_dim": 32, "vocab_size": 8191}
+
+
+@pytest.mark.parametrize("name", list(LIES))
+@pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
+def test_a_size_that_is_not_the_graphs_is_refused_by_the_engine(own_bundle: Path, name: str, engine: str) -> None:
+    change(own_bundle, ("model", name), LIES[name])
+
+    with pytest.raises(
+        (EngineError, BundleError), match=r"not the graph that the manifest describes|not in the manifest"
+    ):
+        runtime.load(own_bundle, engine=engine, threads=1)
+
+
+def test_fewer_best_ids_than_the_graph_returns_are_refused(own_bundle: Path) -> None:
+    change(own_bundle, ("num_top_ids",), 9)
+
+    with pytest.raises(EngineError, match="not the graph that the manifest describes"):
+        runtime.load(own_bundle, engine="onnxruntime", threads=1)
+
+
+def test_a_manifest_of_more_than_its_largest_size_is_not_parsed() -> None:
+    with pytest.raises(BundleError, match="at most"):
+        manifest_from_bytes(b" " * (65 << 20))

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from ppd.documents import read_documents
 from ppd.errors import ArgumentError
 from ppd.questions import MT_BENCH, Question, choose_questions, read_questions
-from tests.test_documents import lines, written
+from tests.test_documents import documents, lines, written
 
 
 def user(text: str) -> dict[str, str]:
@@ -75,22 +74,24 @@ def test_documents_are_the_first_questions_and_their_answers(tmp_path: Path) -> 
     records = ({"turns": ["Q", "R"]}, {"question": "Q", "answer": "A"}, {"instruction": "Q", "output": ""})
     path = written(tmp_path, "a.jsonl.gz", gzip.compress(lines(*records).encode()))
 
-    assert read_documents([tmp_path]) == read_documents([path]) == [[user("Q")], [user("Q"), ANSWER], [user("Q")]]
+    assert documents(tmp_path) == documents(path) == [[user("Q")], [user("Q"), ANSWER], [user("Q")]]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"turns": ["Q"]}\n{"turns": []}', "line 2 has the turns []"),
+        ("a.jsonl", b'\n{"turns": []}', "line 2 has the turns []"),
         ("a.jsonl", b'{"turns": ["Q", 3]}', "line 1 has the turns ['Q', 3]"),
         ("a.jsonl", b'{"turns": "Q"}', "line 1 has the keys ['turns']"),
         ("a.jsonl", b'{"turns": ["Q"], "category": 7}', "line 1 has the category 7"),
         ("a.jsonl", b'{"question": "Q", "answer": 4}', "line 1 has the answer 4"),
         ("a.jsonl", b'{"instruction": "Q", "input": ["x"]}', "line 1 has the input ['x']"),
         ("a.jsonl", b'{"task_id": "HumanEval/0"}', "line 1 has the keys ['task_id']"),
-        ("a.json", b'[{"prompt": "x"}, {"conversations": [{"from": "human"}]}]', "entry 1, conversations has the turn"),
-        ("a.jsonl", b'{"text": ""}', "has no prompts"),
-        ("a.txt", b" \n", "has no prompts"),
+        ("a.json", b'[{"prompt": " "}, {"conversations": [{"from": "human"}]}]', "entry 1, conversations has the turn"),
+        ("a.jsonl", b'{"text": "half an emoji \\ud83d"}', "line 1 has half a character, '\\ud83d'"),
+        ("a.jsonl", b'{"text": ""}', "has no text; expected one prompt per line"),
+        ("a.jsonl", b'{"messages": [{"role": "assistant", "content": "A"}]}', "asks nothing"),
+        ("a.txt", b" \n", "has no text"),
         ("a.txt", b"ab\0c", "is binary"),
         ("a.txt.gz", b"no gzip", "is not gzipped"),
         ("a.txt.gz", gzip.compress(b"text" * 99)[:-9], "cut short"),
@@ -104,6 +105,19 @@ def test_what_is_refused_is_one_line_that_names_the_file(tmp_path: Path, name: s
         read_questions(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_read_as_for_training(tmp_path: Path) -> None:
+    written(tmp_path, "prompts/a.py", "def f():\n    pass\n")
+    written(tmp_path, "prompts/b.jsonl", lines({"question": "Q"}))
+
+    asked = read_questions(tmp_path / "prompts")
+
+    assert asked == [Question("def f():\n    pass\n", "text"), Question([user("Q")], "gsm8k")]
+    assert [question.where for question in asked] == [
+        str(tmp_path / "prompts/a.py"),
+        f"{tmp_path / 'prompts/b.jsonl'}, line 1",
+    ]
 
 
 MANY = [Question(f"{name} {i}", name) for i in range(20) for name in ("qa", *MT_BENCH)]

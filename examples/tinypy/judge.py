@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from ppd.documents import read_documents
+from ppd.documents import read_records
 from ppd.models.adapter import load_prompt_tokens
 from ppd.models.checkpoint import load_decoder
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.train.data import Sequences, split_documents
+from ppd.train.data import Sequences, split_records
 from ppd.train.evaluate import evaluate
 from ppd.train.text import open_encoder
 
@@ -36,9 +36,9 @@ def main() -> None:
     config = read_config(source.path)
     encoder = open_encoder(source, config)
     decoder = load_decoder(source.path, config, config.context, torch.float32)
-    sets: dict[str, Sequences] = {"held-out text": split_documents(read_documents(args.data), encoder, LENGTH)[1].text}
+    sets: dict[str, Sequences] = {"held-out text": split_records(read_records(args.data), encoder, LENGTH)[1].text}
     if args.unseen is not None:
-        unseen = split_documents(read_documents(sorted(args.unseen.iterdir())), encoder, LENGTH)[0].text
+        unseen = split_records(read_records(sorted(args.unseen.iterdir())), encoder, LENGTH)[0].text
         some = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))[:NUM_UNSEEN]
         sets["unseen packages"] = unseen.take(some)
     for folder in args.prompt_tokens:

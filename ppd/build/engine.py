@@ -16,12 +16,12 @@ from ppd.build.network import Profiles, profiles_for
 from ppd.build.serialize import BuildProgress, compute_capabilities, is_lowered_for, serialize_engine
 from ppd.build.stored import put_engine, with_engines
 from ppd.build.timing_cache import timing_cache_path
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle, unchanged
+from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.changes import Change, add_file, changing
 from ppd.errors import EngineError
 from ppd.manifest import EngineInfo, Manifest
 from ppd.memory import GB, Memory, memory_of
-from ppd.runtime.check import check_engine, load_recording
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.device import Gpu, current_gpu
 from ppd.runtime.engines.tensorrt.built import (
@@ -32,6 +32,7 @@ from ppd.runtime.engines.tensorrt.built import (
     stale,
     tree_digest,
 )
+from ppd.runtime.recording import load_recording
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, WEIGHTS_FILE
 from ppd.targets import Target
 
@@ -206,6 +207,6 @@ def _check(bundle: Bundle, info: EngineInfo) -> None:
     try:
         with unchanged(bundle):
             engine = open_engine(alone, info.flavour)  # another that fits as well must not answer for it
-        check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
+        check_engine(engine, bundle, load_recording(bundle))
     except EngineError as error:
         raise EngineError(f"the engine that was built does not work and was deleted: {error}") from error

@@ -11,7 +11,7 @@ import onnx
 from ppd.build.masks import add_masks, cache_type
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
-from ppd.runtime.check import recording_length
+from ppd.runtime.recording import recording_length
 from ppd.signature import (
     GRAPH_FILE,
     HEAD_ROWS,

@@ -19,7 +19,7 @@ class BenchReport(Figures):
     Attributes:
         categories: Those with an answer that has a time, in the order of the questions.
         mt_bench: MT-Bench's eight together, where there are others too.
-        left_out: Turns that were not asked, because they do not fit the context.
+        left_out: Turns that were not asked, because they do not fit the context, or the template refuses them.
         sources: What the second run of each pair drafted from.
         turns: Pairs of runs per question.
         engine: Name, version and device.

@@ -1,11 +1,12 @@
 """Calibrate a bundle: measure acceptance and latency, search the tree, fold it, and confirm it."""
 
-import contextlib
+import dataclasses
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +15,21 @@ from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.calibrate.acceptance import measure_acceptance
 from ppd.calibrate.bench import BenchReport, bench
 from ppd.calibrate.latency import SIZES, measure_latency
+from ppd.calibrate.prompts import readable
 from ppd.calibrate.record import Measured, files_from_measured
 from ppd.changes import Change, Edit, changing, commit_calibration
 from ppd.decision import CalibrationInfo
-from ppd.documents import Document, asked, embedded_prompts
+from ppd.documents import embedded_prompts
 from ppd.errors import ArgumentError
 from ppd.extras import needs
+from ppd.messages import asked
 from ppd.planning.choose import choose_tree, predicted_speedup
 from ppd.planning.search import SearchResult
+from ppd.questions import Question, as_question
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.built import flavour_in_use, with_engines_for
 from ppd.runtime.model import Model
+from ppd.runtime.prompt import Prompt
 
 _BUILD = "build the engine"
 _LOAD, _ACCEPTANCE, _LATENCY, _SEARCH, _CONFIRM, _RECORD = (
@@ -70,7 +75,7 @@ def calibration_stages(folder: str | os.PathLike[str], engine: str) -> tuple[str
 def calibrate(
     folder: str | os.PathLike[str],
     *,
-    prompts: Sequence[Document] | None = None,
+    prompts: Sequence[Prompt | Question] | None = None,
     minutes: float = 2.0,
     engine: str = "auto",
     threads: int | None = None,
@@ -82,8 +87,9 @@ def calibrate(
     measured and confirmed the bundle is the old one, and others may use and change it.
 
     Args:
-        prompts: Texts, whose first 400 characters are taken, or conversations, whose first question is taken; None for
-            the embedded set, or random ids where the bundle has no tokenizer.
+        prompts: Questions (`ppd.questions.read_questions`), texts, whose first 400 characters are taken, token ids, or
+            conversations, whose first question is taken; None for the embedded set, or random ids where the bundle has
+            no tokenizer.
         minutes: About how long to measure acceptance and latency, half each.
         progress: Called with each of `calibration_stages` as it begins, and with the phases of an engine's build.
 
@@ -161,7 +167,7 @@ def _load(bundle: Bundle, engine: str, threads: int | None, *, num_rows: int = 1
 
 def _measure(
     bundle: Bundle,
-    prompts: Sequence[Document] | None,
+    prompts: Sequence[Prompt | Question] | None,
     seconds: float,
     engine: str,
     threads: int | None,
@@ -178,20 +184,23 @@ def _measure(
     return ids, Measured(marginals=marginals, chances=chances, latency=latency), num_prompts
 
 
-def _prompt_ids(model: Model, prompts: Sequence[Document] | None) -> list[list[int]]:
+def _prompt_ids(model: Model, prompts: Sequence[Prompt | Question] | None) -> list[list[int]]:
     if prompts is None and not model.has_tokenizer:
         rng, vocab_size = np.random.default_rng(0), model.bundle.manifest.model.vocab_size
         return [rng.integers(0, vocab_size, 16).tolist() for _ in range(8)]
-    texts: Sequence[Document] = prompts or embedded_prompts(model.bundle.manifest.model.calibration_prompts)
-    ids: list[list[int]] = []
-    for text in texts:
-        with contextlib.suppress(ArgumentError):  # a conversation may be longer than the context: others are not
-            ids.append(model.encode(text[:_MAX_CHARACTERS] if isinstance(text, str) else asked(text)[0]))
-        if len(ids) == _MAX_PROMPTS:
-            break
-    if not ids:
-        raise ArgumentError("no prompt fits the model's context; give shorter --prompts")
-    return ids
+    given: Sequence[Prompt | Question] = prompts or embedded_prompts(model.bundle.manifest.model.calibration_prompts)
+    questions = [_beginning(as_question(prompt)) for prompt in given]
+    return [ids for _, ids in readable(model, questions, _MAX_PROMPTS)]
+
+
+def _beginning(question: Question) -> Question:
+    """What is asked first, and of text the beginning."""
+    prompt: Any = question.prompt
+    if isinstance(prompt, str):
+        prompt = prompt[:_MAX_CHARACTERS]
+    elif len(prompt) and isinstance(prompt[0], Mapping):
+        prompt = asked(prompt)[0]
+    return dataclasses.replace(question, prompt=prompt)
 
 
 def _info(

@@ -44,7 +44,7 @@ class CompareReport:
     Attributes:
         engine: Name, version and device.
         drafter: Name of the draft model; None if there is none.
-        left_out: Turns that were not asked, because they do not fit the context.
+        left_out: Turns that were not asked, because they do not fit a context, or the template refuses them.
         turns: Rounds per question.
     """
 

@@ -10,7 +10,8 @@ from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
 from ppd.codec import AGAIN
 from ppd.decision import CalibrationInfo
-from ppd.errors import ArgumentError, BundleError
+from ppd.errors import BundleError
+from ppd.json_files import parse
 from ppd.measures import Marginals, curves_from_json, marginals_from_json
 from ppd.runtime.drafters.chances import chances_from_json
 
@@ -55,7 +56,7 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
     """
     acceptance, times = (bundle.read_bytes(role) for role in (ACCEPTANCE_FILE, LATENCY_FILE))
     try:
-        read = json.loads(times)
+        read = parse(times)
         curves_from_json(read)  # or an error
         latency = Latency(
             sizes=np.array(read["sizes"], np.int64),
@@ -66,8 +67,10 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
             rounds=read["rounds"],
             stable=read["stable"],
         )
-        accepted = json.loads(acceptance)
+        accepted = parse(acceptance)
         marginals = marginals_from_json(accepted, "this device")
         return Measured(marginals=marginals, chances=chances_from_json(accepted), latency=latency)
-    except (KeyError, TypeError, ValueError, ArgumentError) as error:
-        raise BundleError(f"{bundle.folder}: the record of its calibration is damaged ({error}); {AGAIN}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BundleError(
+            f"{bundle.folder}: the record of its calibration is damaged ({error!s:.200}); {AGAIN}"
+        ) from error

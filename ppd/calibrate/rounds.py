@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
-from ppd.documents import Message
+from ppd.calibrate.prompts import readable
 from ppd.errors import ArgumentError, ContextError
-from ppd.questions import Question, choose_questions
+from ppd.messages import Message
+from ppd.questions import Question, as_question, choose_questions
 from ppd.runtime.forks import first_fork, gap_of
 from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
@@ -55,9 +56,9 @@ class Rounds:
         prompts: As for `ppd.calibrate.bench.bench`, like those that follow.
 
     Attributes:
-        questions: Those whose first prompt fits the context.
+        questions: Those whose first prompt every model can read.
         pairs: Of each way, what was measured so far.
-        left_out: Turns that were not asked, because they do not fit the context.
+        left_out: Turns that were not asked, because they do not fit a context, or the template refuses them.
 
     Raises:
         ArgumentError: An argument is not allowed.
@@ -81,23 +82,16 @@ class Rounds:
             raise ArgumentError(f"max_new_tokens is {max_new_tokens} and turns {turns}; expected at least 2 and 1")
         if prompts is not None and not prompts:
             raise ArgumentError("prompts is empty; expected at least one, or None for the built-in set")
-        given = _default_questions(plain) if prompts is None else [_as_question(prompt) for prompt in prompts]
+        given = _default_questions(plain) if prompts is None else [as_question(prompt) for prompt in prompts]
         chosen = choose_questions(given, per_category=questions, categories=category, seed=seed)
         self._plain, self._seed, self.max_new_tokens = plain, seed, max_new_tokens
         self._decoders: list[tuple[Model, Draft]] = [(plain, False), *ways]
-        self._others = {model for model, _ in ways} - {plain}
+        self._others = [model for model in dict.fromkeys(model for model, _ in ways) if model is not plain]
         self.pairs: list[list[Pair]] = [[] for _ in ways]
-        self.questions: list[Question] = []
-        self.left_out = 0
-        for question in chosen:
-            try:
-                self._encode(question.prompt)
-            except ContextError:
-                self.left_out += 1 + len(question.later)
-            else:
-                self.questions.append(question)
-        if not self.questions:
-            raise ContextError("no prompt fits the model's context; give shorter --prompts")
+        self.questions = chosen
+        for model in (plain, *self._others):
+            self.questions = [question for question, _ in readable(model, self.questions)]
+        self.left_out = _num_turns(chosen) - _num_turns(self.questions)
 
     def run(self, report: Callable[[], _Report], progress: Progress) -> _Report:
         """Warm up, then measure every question once a turn.
@@ -180,15 +174,15 @@ class Rounds:
         return gaps
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        """The prompt's ids, which have to fit the context of every model."""
+        """The prompt's ids, which have to fit every context."""
         ids = self._plain.encode(prompt)
         for model in self._others:
             model.encode(ids)
         return ids
 
 
-def _as_question(prompt: Prompt | Question) -> Question:
-    return prompt if isinstance(prompt, Question) else Question(prompt, "prompts")
+def _num_turns(questions: Sequence[Question]) -> int:
+    return sum(1 + len(question.later) for question in questions)
 
 
 def _message(role: str, text: str) -> Message:

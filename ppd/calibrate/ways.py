@@ -1,5 +1,6 @@
 """Ways: from which sources together a bundle may draft, and what each of them adds to it."""
 
+import math
 from typing import NamedTuple
 
 from ppd.bundle import NGRAMS_FILE
@@ -98,6 +99,7 @@ def _cost(model: Model, source: str) -> Cost:
 
 def _training_seconds(manifest: Manifest) -> float | None:
     try:
-        return float(manifest.provenance[TRAINING_SECONDS])
+        seconds = float(manifest.provenance[TRAINING_SECONDS])
     except (KeyError, ValueError):
         return None
+    return seconds if math.isfinite(seconds) else None

@@ -1,5 +1,6 @@
 """The application that commands register with, and what they share: options, progress bars, tables."""
 
+import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 import ppd
+from ppd.documents import read_text
+from ppd.errors import ArgumentError
 
+_MAX_MESSAGE = 1000
 app = typer.Typer(
     name="ppd",
     help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes, change no token.",
@@ -37,7 +41,23 @@ TopPOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(metavar="S", help="Sampling seed; the same seed gives the same tokens.")]
 StopOption = Annotated[
-    list[str] | None, typer.Option(metavar="TEXT", help="A text that ends the answer; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A text that ends the answer, special tokens included, taken as it is (\\n is two characters); may be "
+        "repeated.",
+    ),
+]
+StopIdsOption = Annotated[
+    str | None, typer.Option(metavar='"1 2 3"', help="Token ids that end the answer, besides the EOS ids.")
+]
+ToolsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="JSON list of tools for the chat template, as in OpenAI's interface."),
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Variables of the chat template, such as '{\"enable_thinking\": false}'."),
 ]
 AcceptanceOption = Annotated[
     Literal["exact", "typical"], typer.Option(help="typical accepts more tokens, but is lossy.")
@@ -54,8 +74,8 @@ PromptsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, or a text "
-        "file with one prompt per line; may be gzipped. Default: a built-in set.",
+        help="JSON lines of Spec-Bench, MT-Bench, HumanEval, GSM8K, Alpaca, ShareGPT or chat messages, a text file "
+        "with one prompt per line, or a folder of files; may be gzipped. Default: a built-in set.",
     ),
 ]
 CategoryOption = Annotated[
@@ -90,6 +110,26 @@ def draft_from(draft: str | None, plain: bool = False) -> Any:
     return True if draft == "always" else tuple(draft.split(","))
 
 
+def ids_from(text: str | None, flag: str) -> list[int]:
+    """Token ids as they are written after a flag."""
+    try:
+        return [int(word) for word in (text or "").replace(",", " ").split()]
+    except ValueError as error:
+        raise ArgumentError(f'{flag} is {text!r:.60}; expected whole numbers, such as {flag} "1 2 3"') from error
+
+
+def for_template(tools: Path | None, variables: str | None) -> dict[str, Any]:
+    """The arguments `tools` and `chat_template_kwargs` that their flags stand for; the library checks them."""
+    given = {"tools": None if tools is None else read_text(tools), "chat_template_kwargs": variables}
+    for name, text in given.items():
+        try:
+            given[name] = None if text is None else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            flag = f"--{name.replace('_', '-')}"
+            raise ArgumentError(f"{flag} is {text!r:.60}, which is not JSON ({error}); expected JSON") from error
+    return given
+
+
 @contextmanager
 def bar() -> Iterator[Callable[[str, float | None], None]]:
     """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
@@ -119,6 +159,18 @@ def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
             show(stage, max(0, done) / len(stages))
 
         yield advance
+
+
+def shown(text: str) -> str:
+    """A line with text that came from a file: whatever a terminal would obey is an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(message: str) -> str:
+    """A message as one line of a length that can be read; what a terminal would obey is shown as an escape."""
+    line = " ".join(message.split())
+    half = _MAX_MESSAGE // 2
+    return shown(line if len(line) <= _MAX_MESSAGE else f"{line[:half]} … {line[-half:]}")
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

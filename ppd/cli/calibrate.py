@@ -5,18 +5,13 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import BundleArgument, EngineOption, ThreadsOption, app, progress
+from ppd.cli.app import BundleArgument, EngineOption, PromptsOption, ThreadsOption, app, progress
 
 
 @app.command()
 def calibrate(
     bundle: BundleArgument,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A text, JSON-lines or ShareGPT file, or a folder; default: an embedded set."
-        ),
-    ] = None,
+    prompts: PromptsOption = None,
     minutes: Annotated[float, typer.Option(metavar="N", help="Approximate time to measure, in minutes.")] = 2.0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the curves and the chosen tree.")] = None,
     engine: EngineOption = "auto",
@@ -28,13 +23,13 @@ def calibrate(
     from ppd.cli.describe import describe_bundle
     from ppd.cli.plot import picture_from_bundle, require_plot
     from ppd.cli.plot import plot as draw
-    from ppd.documents import read_documents
+    from ppd.questions import read_questions
 
     if plot is not None:
         require_plot(plot)
-    documents = read_documents([prompts]) if prompts is not None else None
+    asked = read_questions(prompts) if prompts is not None else None
     with progress(calibration_stages(bundle, engine)) as advance:
-        report = run(bundle, prompts=documents, minutes=minutes, engine=engine, threads=threads, progress=advance)
+        report = run(bundle, prompts=asked, minutes=minutes, engine=engine, threads=threads, progress=advance)
     if plot is not None:
         draw(plot, picture_from_bundle(report.bundle))
     print(describe_bundle(report.bundle))

@@ -18,16 +18,23 @@ from ppd.cli.app import (
     MaxNewTokensOption,
     PlainOption,
     SeedOption,
+    StopIdsOption,
     StopOption,
     TemperatureOption,
+    TemplateOption,
     ThreadsOption,
+    ToolsOption,
     TopKOption,
     TopPOption,
     app,
     draft_from,
+    for_template,
+    ids_from,
+    one_line,
 )
 from ppd.cli.stats import describe_stats
 from ppd.errors import ArgumentError, ContextError
+from ppd.templates.renderer import RENDERER
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,10 +64,13 @@ def chat(
     top_p: TopPOption = None,
     seed: SeedOption = 0,
     stop: StopOption = None,
+    stop_ids: StopIdsOption = None,
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
     drafter: DrafterOption = None,
+    tools: ToolsOption = None,
+    chat_template_kwargs: TemplateOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -76,10 +86,13 @@ def chat(
         "top_p": top_p,
         "seed": seed,
         "stop": stop or (),
+        "stop_ids": ids_from(stop_ids, "--stop-ids"),
         "acceptance": acceptance,
         "draft": drafting,
+        **for_template(tools, chat_template_kwargs),
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
+    RENDERER.start()  # while the model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     model.sources(drafting)
     _Chat(runtime.Conversation(model, system), options).run()
@@ -125,9 +138,12 @@ class _Chat:
                         break
             print(flush=True)
         except ContextError as error:
-            _note(f"error: {error}" + (", or begin a new conversation with /restart" if conversation.turns else ""))
+            _note(
+                f"error: {one_line(str(error))}"
+                + (", or begin a new conversation with /restart" if conversation.turns else "")
+            )
         except ArgumentError as error:
-            _note(f"error: {error}")
+            _note(f"error: {one_line(str(error))}")
         else:
             if conversation.result is not None and conversation.result.finish_reason == "context":
                 _note("the context is full: begin a new conversation with /restart")
@@ -155,7 +171,7 @@ class _Chat:
             Options(draft=draft)
             drafts = self._conversation.model.sources(draft)
         except ArgumentError as error:
-            _note(f"error: {error}")
+            _note(f"error: {one_line(str(error))}")
             return
         self._options["draft"] = draft
         _note(f"answers are drafted from {', '.join(sorted(drafts))}" if drafts else "answers are decoded plainly")

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import measured_from_bundle
+from ppd.cli.app import shown
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
+from ppd.runtime.abilities import cannot
 from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.signature import FUSED_HEAD_MULTIPLE, takes_fused_attention
 from ppd.targets import load_targets
@@ -23,6 +25,7 @@ def describe_bundle(bundle: Bundle) -> str:
         f"shape          {model.num_parameters:,} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
         f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}, vocabulary {model.vocab_size}",
         f"context        {manifest.context} tokens; EOS ids {', '.join(map(str, manifest.eos_ids)) or 'none'}",
+        *_cannot_lines(bundle),
         f"target         {manifest.target}, {manifest.precision}",
         *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
@@ -40,11 +43,16 @@ def describe_bundle(bundle: Bundle) -> str:
         "files",
         *(f"  {entry.path:<28} {entry.size_bytes:>14,} bytes" for entry in manifest.files.values()),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(shown, lines))
 
 
 def describe_export(
-    bundle: Bundle, weights_bytes: int, added_parameters: int, added_bytes: int, unquantised: Sequence[str] = ()
+    bundle: Bundle,
+    weights_bytes: int,
+    added_parameters: int,
+    added_bytes: int,
+    unquantised: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """The summary at the end of an export.
 
@@ -52,6 +60,8 @@ def describe_export(
         weights_bytes: Size of the graph and its weights.
         added_parameters: Size of the prompt tokens, in parameters.
         added_bytes: Size of prompt tokens and tree tables.
+        unquantised: Projections that the precision leaves as they are.
+        notes: What its user should know besides.
     """
     manifest = bundle.manifest
     model, prompts, tree = manifest.model, manifest.prompt_tokens, manifest.tree
@@ -65,10 +75,10 @@ def describe_export(
         f"target         {manifest.target}, {manifest.precision}",
         *_graph_lines(manifest),
         f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}): {added_parameters:,} numbers, "
-        f"{100 * added_parameters / model.num_parameters:.2g} % of the parameters",
+        f"{_percent(added_parameters / model.num_parameters)} of the parameters",
         f"tree           {f'{tree.source}; {per_state}' if tree.drafts else 'none: plain decoding only'}",
         f"size           {weights_bytes / 1e6:,.1f} MB graph and weights",
-        f"added          {added_bytes:,} bytes for prompt tokens and tree, {100 * added_bytes / weights_bytes:.2g} %",
+        f"added          {added_bytes:,} bytes for prompt tokens and tree, {_percent(added_bytes / weights_bytes)}",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
     ]
@@ -76,6 +86,8 @@ def describe_export(
     lines.append(_sources_line(bundle))
     lines += _record_lines(bundle)
     lines += _engine_lines(manifest)
+    lines += _cannot_lines(bundle)
+    lines += [f"note           {note}" for note in notes]
     if unquantised:
         lines.append(f"note           not quantised, as no block divides their inputs: {', '.join(unquantised)}")
     if "BUILD.md" in manifest.files:
@@ -83,6 +95,15 @@ def describe_export(
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
+
+
+def _cannot_lines(bundle: Bundle) -> list[str]:
+    """What it cannot do."""
+    return [f"{'cannot' if i == 0 else '':<15}{what}" for i, what in enumerate(cannot(bundle))]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _graph_lines(manifest: Manifest) -> list[str]:

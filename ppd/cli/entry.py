@@ -3,8 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -24,8 +24,10 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     targets,
     train,
 )
-from ppd.cli.app import app
+from ppd.cli.app import app, one_line
 from ppd.errors import PPDError
+
+_STDERR = 2
 
 
 def main() -> None:
@@ -47,11 +49,15 @@ def _run(command: Callable[..., Any]) -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
     try:
         try:
-            command()
+            with _only_our_words():
+                command()
         finally:
             sys.stdout.flush()
     except PPDError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError:
+        print("error: there is not enough memory; close other programs, or take a smaller model", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of our output went away
         _discard_output()
@@ -59,8 +65,33 @@ def _run(command: Callable[..., Any]) -> None:
     except OSError as error:  # a path that no system call takes, or an output that cannot be written
         _discard_output()
         name = f"{error.filename!s:.80}: " if error.filename else ""
-        print(f"error: {name}{error.strerror or error}; check the path and the free space", file=sys.stderr)
+        print(
+            f"error: {one_line(f'{name}{error.strerror or error}; check the path and the free space')}",
+            file=sys.stderr,
+        )
         sys.exit(1)
+
+
+@contextmanager
+def _only_our_words() -> Iterator[None]:
+    """Keep off standard error what native libraries log there themselves, beside the error that they raise."""
+    before = sys.stderr
+    if before is not sys.__stderr__ or not isinstance(before, io.TextIOWrapper):
+        yield  # it is not the process's
+        return
+    before.flush()
+    with (
+        open(os.devnull, "wb") as nowhere,  # noqa: PTH123 - it is no path
+        os.fdopen(os.dup(_STDERR), "w", encoding=before.encoding, errors="replace", buffering=1) as ours,
+    ):
+        os.dup2(nowhere.fileno(), _STDERR)
+        sys.stderr = ours
+        try:
+            yield
+        finally:
+            ours.flush()
+            os.dup2(ours.fileno(), _STDERR)
+            sys.stderr = before
 
 
 def _discard_output() -> None:

@@ -50,6 +50,11 @@ def export(
         )
     print(
         describe_export(
-            report.bundle, report.weights_bytes, report.added_parameters, report.added_bytes, report.unquantised
+            report.bundle,
+            report.weights_bytes,
+            report.added_parameters,
+            report.added_bytes,
+            report.unquantised,
+            report.notes,
         )
     )

@@ -16,19 +16,26 @@ from ppd.cli.app import (
     MaxNewTokensOption,
     PlainOption,
     SeedOption,
+    StopIdsOption,
     StopOption,
     TemperatureOption,
+    TemplateOption,
     ThreadsOption,
+    ToolsOption,
     TopKOption,
     TopPOption,
     app,
     draft_from,
+    for_template,
+    ids_from,
 )
 from ppd.cli.stats import describe_stats
+from ppd.cli.usage import PromptCommand
 from ppd.errors import ArgumentError
+from ppd.templates.renderer import RENDERER
 
 
-@app.command()
+@app.command(cls=PromptCommand)
 def generate(
     bundle: BundleArgument,
     prompt: Annotated[
@@ -44,9 +51,12 @@ def generate(
     top_p: TopPOption = None,
     seed: SeedOption = 0,
     stop: StopOption = None,
+    stop_ids: StopIdsOption = None,
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
+    tools: ToolsOption = None,
+    chat_template_kwargs: TemplateOption = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
     drafter: DrafterOption = None,
@@ -60,11 +70,14 @@ def generate(
         raise typer.BadParameter("give a PROMPT or --ids, and not both")
     if chat and ids is not None:
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
+    variables = for_template(tools, chat_template_kwargs)
     from ppd import runtime
 
+    if chat:
+        RENDERER.start()  # while the model is loaded
     model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
-    given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text
+    given: Any = ids_from(ids, "--ids") if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer
     with model.stream(
         given,
@@ -74,8 +87,10 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop=stop or (),
+        stop_ids=ids_from(stop_ids, "--stop-ids"),
         acceptance=acceptance,
         draft=drafting,
+        **variables,
     ) as stream:
         for piece in stream:
             if show_text:
@@ -92,13 +107,6 @@ def generate(
 
 def _read_stdin() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"standard input is not UTF-8 text ({error}); convert it first") from error
-
-
-def _parse_ids(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ArgumentError(f'--ids is {text!r:.60}; expected whole numbers, such as --ids "1 2 3"') from error

@@ -22,6 +22,7 @@ from ppd.bundle import (
     TOKENIZER_FILE,
     TREE_FILE,
     Bundle,
+    chat_template_file,
     looks_like_bundle,
     open_bundle,
 )
@@ -49,8 +50,9 @@ from ppd.models.checkpoint import Weights, open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.precision import EXACT_LEVEL, PRECISIONS
-from ppd.runtime.check import Recording, check_engine
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
+from ppd.runtime.recording import Recording
 from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.staging import require_writable, staged_folder, without_detours
 from ppd.targets import find_target, resolve_precision
@@ -81,6 +83,7 @@ class ExportReport:
         weights_bytes: Size of the graph and its weights, prompt tokens included.
         added_parameters: Size of the prompt tokens, in parameters.
         added_bytes: Size of prompt tokens and tree tables.
+        notes: What its user should know.
         unquantised: Projections left unquantised because no block divides their inputs, such as "mlp.down".
     """
 
@@ -89,6 +92,7 @@ class ExportReport:
     added_parameters: int
     added_bytes: int
     unquantised: list[str]
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -172,6 +176,7 @@ def export(
         added_parameters=parts.prompt_tokens.numel(),
         added_bytes=bundle.manifest.prompt_tokens.size_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
         unquantised=weights.kept,
+        notes=parts.notes,
     )
 
 
@@ -198,6 +203,8 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
         (staging / TOKENIZER_FILE).write_text(parts.tokenizer.tokenizer_json, "utf-8")
         if parts.tokenizer.chat_template is not None:
             (staging / CHAT_TEMPLATE_FILE).write_text(parts.tokenizer.chat_template, "utf-8")
+        for name, template in parts.tokenizer.named_templates.items():
+            (staging / chat_template_file(name)).write_text(template, "utf-8")
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:

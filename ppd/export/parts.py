@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 import ppd
+from ppd.arguments import whole
 from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
 from ppd.manifest import TRAINING_SECONDS, CheckInfo, Manifest, ModelInfo, PromptTokensInfo
-from ppd.models.adapter import load_prompt_tokens, untrained_prompt_tokens
+from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
@@ -40,6 +41,7 @@ class Parts:
         prompt_tokens: float32 [m, hidden].
         trained: Where the prompt tokens came from; None if they are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
+        notes: What its user should know.
     """
 
     source: ModelSource
@@ -56,6 +58,7 @@ class Parts:
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
+    notes: tuple[str, ...] = ()
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -71,11 +74,14 @@ def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
         ArgumentError: The context is longer than the model's.
         ModelError: The model's own context is too long for a default.
     """
-    if context is not None and not (type(context) is int and 2 <= context <= config.context):
-        raise ArgumentError(f"context is {context!r}; {name} takes 2 to {config.context}")
-    if context is None and config.context > _MAX_DEFAULT_CONTEXT:
+    if context is not None:
+        number = whole(context)
+        if number is None or not 2 <= number <= config.context:
+            raise ArgumentError(f"context is {context!r:.40}; {name} takes 2 to {config.context}")
+        return number
+    if config.context > _MAX_DEFAULT_CONTEXT:
         raise ModelError(f"{name} has a context of {config.context} tokens; give a smaller one with --context")
-    return context or config.context
+    return config.context
 
 
 def read_tree(tree: str) -> Tree | None:
@@ -139,7 +145,24 @@ def load_parts(
         trained=trained,
         ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
+        notes=(
+            *(tokenizer.notes if tokenizer is not None else ()),
+            *(_other_base(trained, source) if trained is not None and prompt_tokens else ()),
+        ),
     )
+
+
+def _other_base(trained: PromptTokensSource, source: ModelSource) -> tuple[str, ...]:
+    """A note if prompt tokens say that they were trained for another model."""
+    base = base_model_of(trained.folder)
+    names = (source.name, source.source, source.path.resolve().name, (source.entry and source.entry.hub_id) or "")
+    if base is None or _short(base) in map(_short, names):
+        return ()
+    return (f"the prompt tokens {trained.source} say that they were trained for {base}; this model is {source.name}",)
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf").casefold()
 
 
 def _ngrams(trained: PromptTokensSource | None, vocab_size: int) -> bytes | None:

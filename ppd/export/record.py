@@ -5,7 +5,7 @@ import torch
 
 from ppd.errors import ModelError
 from ppd.models.decoder import Decoder
-from ppd.runtime.check import Recording, recording_length
+from ppd.runtime.recording import Recording, recording_length
 
 _MAX_ROWS_AT_ONCE = 1024
 _MAX_LOGITS_BYTES = 1 << 29

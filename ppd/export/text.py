@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ppd.documents import embedded_prompts
@@ -19,6 +18,7 @@ from ppd.memory import LARGE_MODEL
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder, Linear
 from ppd.models.tokenizer import TokenizerFiles
+from ppd.runtime.tokenizer import encode, tokenizer_from_text
 
 _NUM_JUDGED, _NUM_JUDGED_OF_LARGE = 256, 96
 _NUM_FITTED = 512
@@ -119,7 +119,8 @@ def _keep_inputs(decoder: Decoder, start: int, inputs: dict[str, Tensor]) -> lis
 def _text(config: ModelConfig, tokenizer: TokenizerFiles | None, parts: Sequence[str], count: int, name: str) -> Text:
     count = min(count, config.context)
     if tokenizer is not None:
-        ids = Tokenizer.from_str(tokenizer.tokenizer_json).encode("\n".join(parts)).ids[:count]
+        opened = tokenizer_from_text(tokenizer.tokenizer_json, "the tokenizer")
+        ids = encode(opened, "\n".join(parts), add_special_tokens=True)[:count]
         if len(ids) > 1 and max(ids) < config.vocab_size:
             return Text(torch.tensor(ids), name)
     generator = torch.Generator().manual_seed(0)

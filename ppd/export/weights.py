@@ -21,6 +21,8 @@ from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.signature import PARAMETER_PREFIX
 
+_MAX_FLOAT16 = torch.finfo(torch.float16).max
+
 
 class ReadableWeights(Protocol):
     """Weights by the decoder's parameter names."""
@@ -97,7 +99,7 @@ class ExportedWeights:
         """
         promise = self._promises.get(name)
         if promise is None:
-            return self._weights.read(name).to(self.dtype).float()
+            return self._converted(name).float()
         assert self._graph is not None
         found = stored(self._graph, promise).dequantise()
         return found.T if name == EMBEDDING else found
@@ -122,6 +124,23 @@ class ExportedWeights:
                 dequantise_in_graph(model, self._promises[name])
         self._graph = model
 
+    def _converted(self, name: str) -> Tensor:
+        """A weight in the graph's type.
+
+        Raises:
+            ExportError: It has numbers that 16 bits do not hold.
+        """
+        weight = self._weights.read(name)
+        converted = weight.to(self.dtype)
+        if self.dtype == torch.float16 and weight.dtype != torch.float16:
+            largest = max(-float(weight.min()), float(weight.max()))
+            if _MAX_FLOAT16 < largest < float("inf"):
+                raise ExportError(
+                    f"the weight {name} has numbers up to {largest:.3g}; fp16 ends at {_MAX_FLOAT16:.0f}: "
+                    "export with --precision fp32"
+                )
+        return converted
+
     def _quantiser(self, name: str, form: Form) -> Callable[[], Quantised]:
         def compute() -> Quantised:
             weight = self._weights.read(name)
@@ -132,8 +151,7 @@ class ExportedWeights:
 
     def _reader(self, name: str, key: str) -> Callable[[], ir.TensorProtocol]:
         def read() -> ir.TensorProtocol:
-            weight = self._weights.read(name).to(self.dtype).contiguous()
-            return ir.Tensor(weight.numpy(), name=key)
+            return ir.Tensor(self._converted(name).contiguous().numpy(), name=key)
 
         return read
 

@@ -14,6 +14,9 @@ from safetensors.torch import save
 
 from ppd.errors import ArgumentError, PromptTokensError
 from ppd.files import write_atomically
+from ppd.json_files import read_json
+from ppd.models.pickled import load_pickled
+from ppd.signature import MAX_ROWS
 
 _CONFIG = "adapter_config.json"
 _SAFETENSORS = "adapter_model.safetensors"
@@ -51,10 +54,21 @@ def load_prompt_tokens(path: Path, hidden_size: int) -> torch.Tensor:
     for key, expected in {"num_virtual_tokens": rows, "token_dim": hidden_size}.items():
         if config.get(key) not in (None, expected):
             raise PromptTokensError(
-                f"{file.parent / _CONFIG}: {key} is {config[key]!r}, but {_TENSOR} is {list(tensor.shape)} "
+                f"{file.parent / _CONFIG}: {key} is {config[key]!r:.40}, but {_TENSOR} is {list(tensor.shape)} "
                 f"(expected {expected}); the two files belong to different adapters"
             )
     return tensor.to(torch.float32).clone()
+
+
+def base_model_of(path: Path) -> str | None:
+    """The model that prompt tokens say they were trained for; None if they do not say.
+
+    Args:
+        path: As for `load_prompt_tokens`.
+    """
+    folder = path if path.is_dir() else path.parent
+    named = _read_config(folder / _CONFIG, required=False).get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
 
 
 def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: str) -> None:
@@ -136,7 +150,7 @@ def _read_config(file: Path, *, required: bool) -> dict[str, Any]:
             raise PromptTokensError(f"{file} is missing; pass the tensor file itself if there is no configuration")
         return {}
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = read_json(file)
     except (OSError, ValueError) as error:
         raise PromptTokensError(f"{file} is not readable JSON ({error}); copy the adapter again") from error
     if not isinstance(config, dict):
@@ -144,8 +158,8 @@ def _read_config(file: Path, *, required: bool) -> dict[str, Any]:
     for key, expected in _REQUIRED_IF_GIVEN.items():
         if config.get(key) not in (None, expected):
             raise PromptTokensError(
-                f"{file}: {key} is {config[key]!r}, expected {expected!r}: only plain prompt tokens, one embedding for "
-                "each distance, are supported"
+                f"{file}: {key} is {config[key]!r:.40}, expected {expected!r}: only plain prompt tokens, one embedding "
+                "for each distance, are supported"
             )
     return config
 
@@ -154,8 +168,10 @@ def _read_tensor(file: Path) -> torch.Tensor:
     tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
     tensor = tensors.get(_TENSOR)
     if not isinstance(tensor, torch.Tensor):
-        found = ", ".join(sorted(map(str, tensors))) or "nothing"
-        raise PromptTokensError(f"{file} has no tensor {_TENSOR}; it holds {found}; expected a prompt-tuning adapter")
+        found = ", ".join(sorted(tensors)) or "nothing"
+        raise PromptTokensError(
+            f"{file} has no tensor {_TENSOR}; it holds {found:.200}; expected a prompt-tuning adapter"
+        )
     return tensor
 
 
@@ -168,18 +184,11 @@ def _read_safetensors(file: Path) -> dict[str, Any]:
         raise PromptTokensError(f"{file} is not a readable safetensors file ({error}); copy it again") from error
 
 
-def _read_bin(file: Path) -> dict[Any, Any]:
+def _read_bin(file: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
-        first_line = str(error).partition("\n")[0]
-        raise PromptTokensError(
-            f"{file} is damaged or holds more than tensors ({type(error).__name__}: {first_line}); "
-            "copy it again, or save it as safetensors"
-        ) from error
-    if not isinstance(content, dict):
-        raise PromptTokensError(f"{file} holds a {type(content).__name__}, expected tensors by name")
-    return content
+        return load_pickled(file)
+    except ValueError as error:
+        raise PromptTokensError(f"{file}: {error}; copy it again, or save it as safetensors") from error
 
 
 def _check_tensor(tensor: torch.Tensor, hidden_size: int, where: str) -> None:
@@ -189,8 +198,10 @@ def _check_tensor(tensor: torch.Tensor, hidden_size: int, where: str) -> None:
             f"{where}: {_TENSOR} has shape {shape}, expected [num_prompt_tokens, {hidden_size or 'hidden'}]; "
             "it was trained for a model of another size"
         )
-    if shape[0] == 0 or shape[1] == 0:
-        raise PromptTokensError(f"{where}: {_TENSOR} has shape {shape}, expected at least one row; train it again")
+    if not 1 <= shape[0] < MAX_ROWS or shape[1] == 0:
+        raise PromptTokensError(
+            f"{where}: {_TENSOR} has shape {shape}, expected 1 to {MAX_ROWS - 1} rows; train it again"
+        )
     if not tensor.is_floating_point():
         raise PromptTokensError(f"{where}: {_TENSOR} is {tensor.dtype}, expected a floating-point type")
     if not bool(torch.isfinite(tensor.to(torch.float32)).all()):

@@ -3,7 +3,6 @@
 So the peak is near one copy of them.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,8 +14,10 @@ from torch import Tensor
 
 from ppd.errors import ModelError
 from ppd.extras import needs
+from ppd.json_files import read_json
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.models.pickled import load_pickled
 
 # Ours → Hugging Face's, per layer. Projections are transposed on the way, and several become one, side by side.
 _MODULES = {
@@ -29,11 +30,9 @@ _MODULES = {
     "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down": ("mlp.down_proj",),
 }
-_OUTSIDE_LAYERS = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_OUTSIDE_LAYERS = {"embedding.weight": _EMBEDDING, "norm.weight": "model.norm.weight", "head.weight": _HEAD}
+_ROWS_AT_ONCE = 4096
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
 
 
@@ -121,6 +120,8 @@ def open_weights(path: Path, config: ModelConfig) -> Iterator[Weights]:
         source = _open_weights(path, stack)
         weights = Weights(source, config)
         _check_names(path, set(weights.stored_shapes), source.keys(), config)
+        if config.tied:
+            _check_tied(path, source)
         for name in weights.names:
             weights.parts(name)
         yield weights
@@ -179,11 +180,27 @@ def _check_names(folder: Path, expected: set[str], found: Any, config: ModelConf
         raise ModelError(f"{folder} lacks the tensor {missing[0]}{more}; its config.json asks for it")
     extra = {name for name in set(found) - expected if not name.endswith(_IGNORED_SUFFIXES)}
     if config.tied:
-        extra.discard("lm_head.weight")  # the embedding, stored twice
+        extra.discard(_HEAD)  # the embedding, stored twice, which `_check_tied` makes sure of
     if extra:
         raise ModelError(
             f"{folder} has the tensor {min(extra)}, which a {config.architecture} with this config.json does not have; "
             "check config.json"
+        )
+
+
+def _check_tied(folder: Path, source: Mapping[str, Tensor]) -> None:
+    """Refuse a head that is not the embedding although the configuration says so: loaders differ in which they take."""
+    if _HEAD not in source:
+        return
+    head, embedding = source[_HEAD], source[_EMBEDDING]
+    same = head.shape == embedding.shape and all(
+        torch.equal(some.float(), other.float())
+        for some, other in zip(*(torch.split(table, _ROWS_AT_ONCE) for table in (head, embedding)), strict=True)
+    )
+    if not same:
+        raise ModelError(
+            f"{folder}: {_HEAD} is another table than {_EMBEDDING}, but config.json sets tie_word_embeddings; set it "
+            "to false to compute with this head, or remove the tensor to compute with the embedding"
         )
 
 
@@ -229,21 +246,21 @@ def _shards(index: Path) -> list[Path]:
     if not index.exists():
         return []
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"cannot read {index} ({error!r}); expected an object with weight_map") from error
+        raise ModelError(f"cannot read {index} ({error!r:.200}); expected an object with weight_map") from error
+    held = {path.name for path in index.parent.iterdir() if path.is_file()}
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():
-            raise ModelError(f"{index} names the shard {name!r}, which is not in its folder; download it again")
+        if name not in held:
+            raise ModelError(f"{index} names the shard {name!r:.80}, which is not in its folder; download it again")
     return [index.parent / name for name in names]
 
 
 def _load_bins(paths: list[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
-        try:  # weights_only: nothing but tensors is ever unpickled
-            tensors |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged or hostile file
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"cannot read {path} ({first_line}); convert the checkpoint to safetensors") from error
+        try:
+            tensors |= load_pickled(path)
+        except ValueError as error:
+            raise ModelError(f"cannot read {path} ({error}); convert the checkpoint to safetensors") from error
     return tensors

@@ -4,8 +4,6 @@ One class of decoder covers the Llama family. A new member of it is a new entry 
 the computation and is not supported is an error, never ignored.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 
 from ppd.errors import ModelError
 from ppd.extras import needs
+from ppd.json_files import read_json
+from ppd.limits import SIZES, require_ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ FAMILIES: Mapping[str, Family] = {
         window_switch=True,
     ),
 }
+
+_MAX_FLOAT = 3e38
 
 # Fields that change what a model computes, with the values that leave it a plain Llama; the first is what is expected.
 # A family that supports one has an attribute of its name, which is true.
@@ -127,6 +129,7 @@ class ModelConfig:
     eos_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        require_ranges(self, SIZES, ModelError, after="; check config.json")
         if self.num_heads % self.num_kv_heads:
             raise ModelError(
                 f"num_attention_heads is {self.num_heads}; expected a multiple of num_key_value_heads, "
@@ -168,7 +171,9 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ModelError(f"model_type is {model_type!r}, which is not supported; supported are {', '.join(FAMILIES)}")
+        raise ModelError(
+            f"model_type is {model_type!r:.40}, which is not supported; supported are {', '.join(FAMILIES)}"
+        )
     family = FAMILIES[model_type]
     for field, neutral in _NEUTRAL.items():
         if not getattr(family, field, False) and config.get(field, neutral[0]) not in neutral:
@@ -210,10 +215,10 @@ def _read_gguf_config(path: Path) -> ModelConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
     except OSError as error:
         raise ModelError(f"cannot read {path} ({error.strerror}); expected a Hugging Face model folder") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error}); expected a Hugging Face model folder") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} is not a JSON object; expected a Hugging Face configuration")
@@ -224,15 +229,15 @@ def _size(config: Mapping[str, Any], field: str, default: int | None = None) -> 
     value = config.get(field)
     value = default if value is None else value
     if type(value) is not int or value < 1:
-        raise ModelError(f"{field} is {value!r}; expected a whole number above 0")
+        raise ModelError(f"{field} is {value!r:.40}; expected a whole number above 0")
     return value
 
 
 def _number(config: Mapping[str, Any], field: str, default: float | None = None) -> float:
     value = config.get(field)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ModelError(f"{field} is {value!r}; expected a number above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_FLOAT:
+        raise ModelError(f"{field} is {value!r:.40}; expected a number above 0 that float32 holds")
     return float(value)
 
 
@@ -244,7 +249,7 @@ def _rope(config: Mapping[str, Any]) -> Rope:
     theta = _number({**config, **parameters}, "rope_theta", 10000.0)
     scaling = parameters.get("rope_type") or parameters.get("type") or "default"
     if parameters.get("partial_rotary_factor", 1) != 1:
-        raise ModelError(f"partial_rotary_factor is {parameters['partial_rotary_factor']!r}; expected 1")
+        raise ModelError(f"partial_rotary_factor is {parameters['partial_rotary_factor']!r:.40}; expected 1")
     if scaling == "default":
         return Rope(theta=theta)
     if scaling == "linear":
@@ -258,7 +263,7 @@ def _rope(config: Mapping[str, Any]) -> Rope:
             high_freq_factor=_number(parameters, "high_freq_factor"),
             original_context=_size(parameters, "original_max_position_embeddings"),
         )
-    raise ModelError(f"rope_type is {scaling!r}, which is not supported; supported are default, linear, llama3")
+    raise ModelError(f"rope_type is {scaling!r:.40}, which is not supported; supported are default, linear, llama3")
 
 
 def _context(config: Mapping[str, Any], family: Family) -> int:
@@ -279,5 +284,5 @@ def _eos_ids(config: Mapping[str, Any], generation_config: Mapping[str, Any]) ->
     ids = config.get("eos_token_id") if ids is None else ids
     ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
     if not all(type(i) is int and i >= 0 for i in ids):
-        raise ModelError(f"eos_token_id is {ids!r}; expected token ids")
+        raise ModelError(f"eos_token_id is {ids!r:.60}; expected token ids")
     return tuple(dict.fromkeys(ids))

@@ -86,7 +86,10 @@ _MODEL = _Wanted(
         "special_tokens_map.json",
         "added_tokens.json",
         "tokenizer.model",
+        "vocab.json",
+        "merges.txt",
         "chat_template.jinja",
+        "chat_template.json",
     ),
     weights=(
         # The first leaves out copies beside it, such as consolidated.safetensors, the same weights in another layout.

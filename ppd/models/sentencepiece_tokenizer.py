@@ -10,7 +10,7 @@ Special tokens differ on purpose: sentencepiece never finds them in text, while 
 templates write them; the text after one starts anew, with a space put before it, as when these models were trained.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ppd.errors import TokenizerError
-
-REMEDY = (
-    "add a tokenizer.json to the folder, for example with transformers: "
-    "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-)
-"""What to do about a tokenizer that is not converted; ends every message."""
+from ppd.models.byte_level import REMEDY
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in pieces
 _SAMPLE = (
@@ -80,17 +75,22 @@ class _Pieces:
 
 
 def tokenizer_from_sentencepiece(
-    path: Path, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int]
+    path: Path, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int], shown: Collection[str] = ()
 ) -> Tokenizer:
     """Convert a `tokenizer.model`, as `tokenizer_from_model` does."""
-    return tokenizer_from_model(_read_file(path), add_bos=add_bos, add_eos=add_eos, added_tokens=added_tokens)
+    return tokenizer_from_model(
+        _read_file(path), add_bos=add_bos, add_eos=add_eos, added_tokens=added_tokens, shown=shown
+    )
 
 
-def tokenizer_from_model(source: Model, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int]) -> Tokenizer:
+def tokenizer_from_model(
+    source: Model, *, add_bos: bool, add_eos: bool, added_tokens: Mapping[str, int], shown: Collection[str] = ()
+) -> Tokenizer:
     """Convert a model of Llama's kind: BPE with byte fallback, text taken as it is, a space put before it.
 
     Args:
-        added_tokens: Special tokens beyond the model's, with their ids; those that are pieces already keep their ids.
+        added_tokens: Tokens beyond the model's, with their ids; those that are pieces already keep their ids.
+        shown: Those of them that are not special.
 
     Returns:
         A tokenizer that encodes text without special tokens exactly as the sentencepiece library does.
@@ -104,7 +104,7 @@ def tokenizer_from_model(source: Model, *, add_bos: bool, add_eos: bool, added_t
     pieces = _read_pieces(model, source)
     tokenizer = Tokenizer(_bpe_from_pieces(pieces, source))
     _set_pipeline(tokenizer, pieces.user_defined)
-    _add_special_tokens(tokenizer, pieces, added_tokens, source)
+    _add_tokens(tokenizer, pieces, added_tokens, shown, source)
     _set_bos_eos(tokenizer, pieces, add_bos=add_bos, add_eos=add_eos, source=source)
     texts = [*_SAMPLE, *_user_defined_sample(pieces)]
     special = (*pieces.special, *added_tokens)
@@ -240,7 +240,9 @@ def _regex_literal(text: str) -> str:
     return "".join(f"\\x{{{ord(character):x}}}" for character in text)
 
 
-def _add_special_tokens(tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Mapping[str, int], source: Model) -> None:
+def _add_tokens(
+    tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Mapping[str, int], shown: Collection[str], source: Model
+) -> None:
     new = sorted((token for token in added_tokens if token not in pieces.ids), key=lambda token: added_tokens[token])
     expected = pieces.ids | {token: len(pieces.ids) + index for index, token in enumerate(new)}
     for token, token_id in added_tokens.items():
@@ -249,7 +251,7 @@ def _add_special_tokens(tokenizer: Tokenizer, pieces: _Pieces, added_tokens: Map
                 f"added token {token!r} has id {token_id}, expected {expected[token]}: ids have to follow the model's",
             )
     tokens = dict.fromkeys((*pieces.special, *(token for token in added_tokens if token in pieces.ids), *new))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    tokenizer.add_tokens([AddedToken(token, special=token not in shown, normalized=False) for token in tokens])
 
 
 def _set_bos_eos(tokenizer: Tokenizer, pieces: _Pieces, *, add_bos: bool, add_eos: bool, source: Model) -> None:

@@ -1,10 +1,11 @@
-"""A checkpoint's tokenizer, chat template and special tokens.
+"""A checkpoint's tokenizer, chat templates and special tokens.
 
-The tokenizer is a tokenizer.json, or converted to one from a tokenizer.model or a GGUF file.
+The tokenizer is a tokenizer.json, or converted to one from a tokenizer.model, from vocab.json and merges.txt, or a GGUF
+file. Tokens that were added beside it are added.
 """
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from tokenizers import Tokenizer
 
 from ppd.errors import ModelError, TokenizerError
 from ppd.extras import needs
+from ppd.json_files import parse
+from ppd.models.added_tokens import Added, add_missing, read_added_tokens
+from ppd.models.byte_level import REMEDY, tokenizer_from_vocabulary
 from ppd.models.registry import ModelEntry
+from ppd.models.templates import DEFAULT, chat_templates
+from ppd.native import translated
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -24,13 +30,17 @@ class TokenizerFiles:
     Attributes:
         tokenizer_json: Text of a tokenizer.json, readable by `tokenizers.Tokenizer.from_str`.
         chat_template: Jinja text; None for a model that is not made for chat.
+        named_templates: Further chat templates by their names, such as "tool_use".
         special_tokens: The tokens under `bos_token`, `eos_token`, `unk_token` and `pad_token`, those that exist. Chat
             templates refer to these names.
+        notes: What its user should know.
     """
 
     tokenizer_json: str
     chat_template: str | None
     special_tokens: dict[str, str]
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_tokenizer(path: Path, entry: ModelEntry | None) -> TokenizerFiles | None:
@@ -40,85 +50,116 @@ def read_tokenizer(path: Path, entry: ModelEntry | None) -> TokenizerFiles | Non
         entry: Its chat template is used where the checkpoint has none.
 
     Returns:
-        The tokenizer; None if the folder has neither tokenizer.json nor tokenizer.model, or the file has none.
+        The tokenizer; None if the folder has no tokenizer.json, tokenizer.model or vocab.json, or the file has none.
 
     Raises:
-        TokenizerError: A file is damaged, or the tokenizer.model is of a kind that cannot be converted.
+        TokenizerError: A file is damaged, or the tokenizer is of a kind that cannot be converted.
     """
     found = _read_gguf_tokenizer(path) if path.is_file() else _read_folder(path)
-    if found is None:
-        return None
-    text, template, special_tokens = found
-    if template is None and entry is not None:
-        template = entry.read_chat_template()
-    return TokenizerFiles(tokenizer_json=text, chat_template=template, special_tokens=special_tokens)
+    if found is not None and not (found.chat_template or found.named_templates) and entry is not None:
+        return replace(found, chat_template=entry.read_chat_template())
+    return found
 
 
-def _read_gguf_tokenizer(path: Path) -> tuple[str, str | None, dict[str, str]] | None:
+def _read_gguf_tokenizer(path: Path) -> TokenizerFiles | None:
     with needs("export"):
         from ppd.models.gguf.file import read_gguf
         from ppd.models.gguf.tokenizer import tokenizer_from_gguf
     file = read_gguf(path)
     try:
-        return tokenizer_from_gguf(file)
+        found = tokenizer_from_gguf(file)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    if found is None:
+        return None
+    text, template, special_tokens = found
+    return TokenizerFiles(tokenizer_json=text, chat_template=template, special_tokens=special_tokens)
 
 
-def _read_folder(folder: Path) -> tuple[str, str | None, dict[str, str]] | None:
-    """The text of a tokenizer.json, the chat template and the special tokens; None if there is no tokenizer."""
-    json_file, model_file = folder / "tokenizer.json", folder / "tokenizer.model"
-    config = _read_object(folder / "tokenizer_config.json")
-    special_tokens = _special_tokens(config, _read_object(folder / "special_tokens_map.json"))
+def _read_folder(folder: Path) -> TokenizerFiles | None:
+    config, special_map = (_read_object(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+    special_tokens = _special_tokens(config, special_map)
+    names = {*special_tokens.values(), *_additional(config), *_additional(special_map)}
+    added = read_added_tokens(folder, config, _read_object(folder / "added_tokens.json"), names)
+    json_file = folder / "tokenizer.json"
     if json_file.is_file():
-        text = _read_text(json_file)
-        _check_tokenizer_json(text, json_file)
-    elif model_file.is_file():
-        text, named = _convert(model_file, config)
+        text = _with_added(json_file, added)
+    elif (folder / "tokenizer.model").is_file():
+        text, named = _convert(folder / "tokenizer.model", config, added)
         special_tokens = named | special_tokens
+    elif (folder / "vocab.json").is_file():
+        tokenizer, special_tokens = tokenizer_from_vocabulary(folder, config, special_tokens)
+        add_missing(tokenizer, added, folder / "vocab.json")
+        text = tokenizer.to_str()
     else:
         return None
-    return text, _chat_template(folder, config), special_tokens
+    templates = _templates(folder, config)
+    return TokenizerFiles(
+        tokenizer_json=text,
+        chat_template=templates.pop(DEFAULT, None),
+        special_tokens=special_tokens,
+        named_templates=templates,
+        notes=_notes(text, config, special_tokens),
+    )
 
 
-def _convert(file: Path, config: dict[str, Any]) -> tuple[str, dict[str, str]]:
+def _with_added(file: Path, added: Sequence[Added]) -> str:
+    """The text of a tokenizer.json, with the tokens that it lacks."""
+    text = _read_text(file)
+    tokenizer = _tokenizer_of(text, file)
+    changed = add_missing(tokenizer, added, file)
+    return tokenizer.to_str() if changed else text
+
+
+def _convert(file: Path, config: dict[str, Any], added: Sequence[Added]) -> tuple[str, dict[str, str]]:
     """The tokenizer.json text for a sentencepiece model, and the special tokens that the model names."""
     try:
-        from ppd.models.sentencepiece_tokenizer import REMEDY, special_pieces, tokenizer_from_sentencepiece
+        from ppd.models.sentencepiece_tokenizer import special_pieces, tokenizer_from_sentencepiece
     except ImportError as error:
         raise TokenizerError(f'converting {file} needs sentencepiece: pip install "ppd-edge[export]"') from error
     config_file = file.parent / "tokenizer_config.json"
     # `legacy` is not looked at: it decides about a space after a special token, and nothing in other text.
     if config.get("add_prefix_space") is False:
         raise TokenizerError(f"{file} cannot be converted: {config_file} sets add_prefix_space to false; {REMEDY}")
-    tokens = _tokens_in_config(config, config_file) | _read_object(file.parent / "added_tokens.json")
-    for token, token_id in tokens.items():
-        if not isinstance(token_id, int):
-            raise TokenizerError(f"{file.parent}: added token {token!r} has id {token_id!r}, expected a whole number")
+    for token in added:
+        if token.flags:
+            raise TokenizerError(f"{config_file}: token {token.content!r} sets {token.flags[0]}; {REMEDY}")
     tokenizer = tokenizer_from_sentencepiece(
         file,
         add_bos=config.get("add_bos_token") is not False,
         add_eos=config.get("add_eos_token") is True,
-        added_tokens={token: token_id for token, token_id in tokens.items() if token},
+        added_tokens={token.content: token.id for token in added},
+        shown=[token.content for token in added if not token.special],
     )
     return tokenizer.to_str(), special_pieces(file)
 
 
-def _tokens_in_config(config: dict[str, Any], file: Path) -> dict[str, int]:
-    """Token -> id from `added_tokens_decoder`, where transformers keeps them since 4.34."""
-    tokens: dict[str, int] = {}
-    for token_id, token in (config.get("added_tokens_decoder") or {}).items():
-        if not token_id.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise TokenizerError(
-                f"{file}: added_tokens_decoder has {token_id!r}: {token!r}, expected an id and a token"
-            )
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                raise TokenizerError(
-                    f"{file}: token {token['content']!r} sets {flag}; add a tokenizer.json to the folder"
-                )
-        tokens[token["content"]] = int(token_id)
-    return tokens
+def _templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    files = {DEFAULT: folder / "chat_template.jinja"}
+    files |= {file.stem: file for file in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    jinja = {name: _read_text(file) for name, file in files.items() if file.is_file()}
+    return chat_templates(folder, config, _read_object(folder / "chat_template.json"), jinja)
+
+
+def _notes(text: str, config: dict[str, Any], special_tokens: dict[str, str]) -> tuple[str, ...]:
+    """That a BOS is asked for which the tokenizer does not add; transformers 4 adds it, and 5 does not."""
+    if config.get("add_bos_token") is not True or "bos_token" not in special_tokens:
+        return ()
+    tokenizer = Tokenizer.from_str(text)
+    if tokenizer.token_to_id(special_tokens["bos_token"]) in tokenizer.encode("a").ids:
+        return ()
+    return (
+        f"text is read without {special_tokens['bos_token']}: tokenizer_config.json sets add_bos_token, and "
+        "tokenizer.json adds none; write it before the prompt where it is wanted (chat templates write their own)",
+    )
+
+
+def _additional(source: dict[str, Any]) -> list[str]:
+    """The further special tokens of a file."""
+    given = source.get("additional_special_tokens")
+    items = given if isinstance(given, list) else []
+    texts = [item.get("content") if isinstance(item, dict) else item for item in items]
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def _special_tokens(*sources: dict[str, Any]) -> dict[str, str]:
@@ -133,28 +174,12 @@ def _special_tokens(*sources: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The template in the folder: chat_template.jinja, else the (default) one in tokenizer_config.json."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return _read_text(file)
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise TokenizerError(
-            f"{folder / 'tokenizer_config.json'}: chat_template is a {type(template).__name__}, expected text, "
-            'or a list of {"name", "template"}; correct it, or put the template into chat_template.jinja'
-        )
-    return template
-
-
-def _check_tokenizer_json(text: str, file: Path) -> None:
+def _tokenizer_of(text: str, file: Path) -> Tokenizer:
     try:
-        Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{file} is not a tokenizer that can be read ({error}); copy it again") from error
+        return Tokenizer.from_str(text)
+    except BaseException as error:
+        what = f"{file} is not a tokenizer that can be read"
+        raise translated(error, TokenizerError, what, "copy it again") from error
 
 
 def _read_text(file: Path) -> str:
@@ -169,7 +194,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        data = json.loads(_read_text(file))
+        data = parse(_read_text(file))
     except ValueError as error:
         raise TokenizerError(f"{file} is not JSON ({error}); copy it again") from error
     if not isinstance(data, dict):

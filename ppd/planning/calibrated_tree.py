@@ -12,6 +12,7 @@ from ppd.bundle import Bundle
 from ppd.codec import AGAIN, decode
 from ppd.decision import CALIBRATED, CalibrationInfo
 from ppd.errors import ArgumentError, BundleError, ModelError, TreeError
+from ppd.json_files import read_json
 from ppd.tree import Tree, json_from_tree, tree_from_json
 
 ACCURACY_FILE = "accuracy.json"
@@ -70,7 +71,7 @@ def load_calibrated_tree(path: Path) -> CalibratedTree:
         ModelError: The file cannot be read, or is not a calibrated tree.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_json(path)
         if not isinstance(data, dict) or data.keys() != _KEYS or data["schema"] != _SCHEMA:
             raise ValueError(f"expected schema {_SCHEMA} with the keys {', '.join(sorted(_KEYS))}")
         if type(data["draft"]) is not bool or type(data["precision"]) is not str:

@@ -1,11 +1,13 @@
 """The tree that `--tree auto` folds: calibrated, or estimated from what is known of the target, or made by hand."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppd.arguments import number
 from ppd.decision import CALIBRATED_ELSEWHERE, ESTIMATED, UNKNOWN, Decision, EstimateInfo
-from ppd.errors import ArgumentError, ModelError
+from ppd.errors import ModelError
+from ppd.json_files import read_json
 from ppd.manifest import TRAINING_SECONDS, ModelInfo
 from ppd.measures import Marginals, marginals_from_json
 from ppd.planning.calibrated_tree import ACCURACY_FILE, load_calibrated_tree
@@ -75,8 +77,8 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
     for path in (prompt_tokens / ACCURACY_FILE, _PUBLISHED / f"{model}.json"):
         if path.is_file():
             try:
-                return marginals_from_json(json.loads(path.read_text("utf-8")), "measured beside the prompt tokens")
-            except (ValueError, ArgumentError) as error:
+                return marginals_from_json(read_json(path), "measured beside the prompt tokens")
+            except (OSError, ValueError) as error:
                 raise ModelError(f"{path} holds no marginals ({error}); measure it again, or remove it") from error
     return None
 
@@ -90,9 +92,10 @@ def training_seconds(prompt_tokens: Path | None) -> float | None:
     if prompt_tokens is None:
         return None
     try:
-        return float(json.loads((prompt_tokens / ACCURACY_FILE).read_text("utf-8"))[TRAINING_SECONDS])
-    except (OSError, ValueError, KeyError, TypeError):
+        seconds = number(read_json(prompt_tokens / ACCURACY_FILE)[TRAINING_SECONDS])
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+    return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def _calibrated_tree(target: Target, precision: str, prompt_tokens: Path | None) -> ChosenTree | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ppd.arguments import whole
 from ppd.errors import ArgumentError
 from ppd.measures import Floats, chances_from
 from ppd.planning.chain import Chain, chain_from_tree
@@ -80,9 +81,10 @@ def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | 
     Raises:
         ArgumentError: The marginals are not probabilities, or `num_rows` or `root_prompts` is out of range.
     """
-    if type(num_rows) is not int or not 1 <= num_rows <= MAX_ROWS:
-        raise ArgumentError(f"num_rows is {num_rows!r}; expected a whole number from 1 to {MAX_ROWS}")
-    return _search(chances_from(marginals), np.ones(num_rows), root_prompts)
+    number = whole(num_rows)
+    if number is None or not 1 <= number <= MAX_ROWS:
+        raise ArgumentError(f"num_rows is {num_rows!r:.40}; expected a whole number from 1 to {MAX_ROWS}")
+    return _search(chances_from(marginals), np.ones(number), root_prompts)
 
 
 def search_fastest_tree(
@@ -106,13 +108,12 @@ def search_fastest_tree(
 
 
 def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
-    m = len(p)
-    if root_prompts is not None and not (type(root_prompts) is int and 0 <= root_prompts <= min(m, len(cost) - 1)):
+    m, most = len(p), min(len(p), len(cost) - 1)
+    first = most if root_prompts is None else whole(root_prompts)
+    if first is None or not 0 <= first <= most:
         raise ArgumentError(
-            f"root_prompts is {root_prompts!r}; with {m} prompt tokens and {len(cost)} rows expected 0 to "
-            f"{min(m, len(cost) - 1)}"
+            f"root_prompts is {root_prompts!r:.40}; with {m} prompt tokens and {len(cost)} rows expected 0 to {most}"
         )
-    first = min(m, len(cost) - 1) if root_prompts is None else root_prompts
     policy: dict[int, tuple[Node, ...]] = {state: (Node((), first),) for state in range(m + 1)}
     gain, values = _evaluate(policy, p, cost)
     rounds, changed = 0, True

@@ -6,64 +6,22 @@ It knows nothing of trees: a tree's path, filled with that text, has to reproduc
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle, unchanged
-from ppd.errors import BundleError, EngineError
-from ppd.manifest import CheckInfo
+from ppd.bundle import Bundle, open_bundle, unchanged
+from ppd.errors import EngineError
+from ppd.manifest import CheckInfo, Manifest
 from ppd.runtime.engines import Engine, open_engine
-from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.plans import Plans, StepPlan
+from ppd.runtime.recording import NUM_READ, Recording, load_recording
 from ppd.runtime.session import Session
 from ppd.runtime.verify import Accepted
 
-_START = 32
 _MAX_PATHS_PER_STATE = 24
 _NUM_PLAIN_STEPS = 8
-
-
-def recording_length(num_prompt_tokens: int) -> int:
-    """T: a prompt of `_START` tokens, and room for the longest path behind it with the token that follows."""
-    return max(2 * _START, _START + num_prompt_tokens + 2)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What the model answers on a fixed text of T tokens.
-
-    Attributes:
-        ids: int64 [T], the text.
-        top_ids: int64 [T, 1+m, K+1]; [p, 0] are the best ids after token p, [p, j] those of prompt row j behind it.
-        top_logits: float32 [T, 1+m, K+1], their logits.
-        logits: float32 [T, 1+m, V], all logits; only while exporting.
-    """
-
-    ids: Ids
-    top_ids: Ids
-    top_logits: Logits
-    logits: Logits | None = None
-
-    def save(self, path: Path) -> None:
-        """Write `reference.npz`, without the full logits."""
-        np.savez(path, ids=self.ids, top_ids=self.top_ids, top_logits=self.top_logits)
-
-
-def load_recording(path: Path) -> Recording:
-    """Read `reference.npz`.
-
-    Raises:
-        BundleError: The file cannot be read as a recording.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return Recording(data["ids"], data["top_ids"], data["top_logits"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BundleError(f"cannot read {path} ({error}); export the bundle again") from error
 
 
 def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: int | None = None) -> CheckInfo:
@@ -79,7 +37,7 @@ def check_bundle(bundle: str | os.PathLike[str], engine: str = "auto", threads: 
     """
     opened = open_bundle(bundle)
     with unchanged(opened):
-        reference = load_recording(opened.path(REFERENCE_FILE))
+        reference = load_recording(opened)
         opened_engine = open_engine(opened, engine, threads, exact=True, brief=True)
     return check_engine(opened_engine, opened, reference)
 
@@ -94,12 +52,12 @@ def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckI
         EngineError: A row differs; the message names the phase, the position and the ids.
     """
     plans = Plans(bundle.manifest, bundle.tree)
-    check = _Check(Session(engine, plans), bundle.manifest.rounding.tolerance, reference)
+    check = _Check(Session(engine, plans), bundle.manifest, reference)
     check.prefill(min(len(reference.ids), plans.chunk_size))
     check.prefill(min(-(-len(reference.ids) // 3), plans.chunk_size))
-    check.plain(_START, _NUM_PLAIN_STEPS)
+    check.plain(NUM_READ, _NUM_PLAIN_STEPS)
     for plan in plans.by_state:
-        check.tree(plan, _START)
+        check.tree(plan, NUM_READ)
     return check.info()
 
 
@@ -121,10 +79,13 @@ class _Place(NamedTuple):
 class _Check:
     """The comparison under way."""
 
-    def __init__(self, session: Session, tolerance: float, reference: Recording) -> None:
+    def __init__(self, session: Session, manifest: Manifest, reference: Recording) -> None:
         self._session, self._plans, self._reference = session, session.plans, reference
         self._scale = max(1.0, float(np.abs(reference.top_logits).max()))
-        self._tolerance = tolerance * self._scale
+        self._tolerance = manifest.rounding.tolerance * self._scale
+        self._remedy = "do not use this engine for it"
+        if manifest.graph_type == "float16":
+            self._remedy = "the model's numbers are too large for 16 bits (65504): export with --precision fp32"
         self._num_rows, self._near_ties, self._largest = 0, 0, 0.0
 
     def info(self) -> CheckInfo:
@@ -205,11 +166,13 @@ class _Check:
 
     def _compare_logits(self, phase: str, row: int, place: _Place) -> None:
         got = self._session.logits(row)
+        if not np.isfinite(got).all():
+            raise EngineError(f"{phase}: logits {place} are not finite, the reference's are; {self._remedy}")
         if self._reference.logits is not None:
             difference = float(np.abs(got - self._reference.logits[place]).max())
         else:
             difference = float(np.abs(got[self._reference.top_ids[place]] - self._reference.top_logits[place]).max())
-        if not difference <= self._tolerance:  # NaN must fail too
+        if difference > self._tolerance:
             raise EngineError(
                 f"{phase}: logits {place} differ from the reference by {difference:.3g}; "
                 f"at most {self._tolerance:.3g} was expected: do not use this engine for it"

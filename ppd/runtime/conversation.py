@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from ppd.documents import Message
+from ppd.messages import Message
 from ppd.runtime.model import Model
 from ppd.runtime.options import Keywords
 from ppd.runtime.result import Piece, Result

@@ -1,5 +1,6 @@
 """One generation: draft, run, verify and commit, until something ends it."""
 
+import math
 import time
 from collections.abc import Callable, Collection
 
@@ -9,7 +10,7 @@ from ppd.runtime.drafters.base import Drafter
 from ppd.runtime.options import Options
 from ppd.runtime.plans import StepPlan
 from ppd.runtime.result import FinishReason, Result, Stats
-from ppd.runtime.sampling import Distribution, draw, process_logits
+from ppd.runtime.sampling import Distribution, draw, not_finite, process_logits
 from ppd.runtime.session import Session
 from ppd.runtime.text import TextStream
 from ppd.runtime.verify import Accepted, verify_exact, verify_typical
@@ -57,7 +58,7 @@ class Generation:
         ids, num_prompts = np.array(prompt_ids, np.int64), self._drafter.num_prompts
         self._num_reused = self._session.prefill(ids, num_prompts, reuse=self._options.reuse)
         greedy = self._options.temperature == 0
-        first = int(self._session.top_ids[0, 0]) if greedy else self._draw(self._distribution(0), 0)
+        first = self._best(0) if greedy else self._draw(self._distribution(0), 0)
         self._session.decide(first)
         self._num_prompt_tokens = len(prompt_ids)
         self._budget = min(self._options.max_new_tokens, self._context - len(prompt_ids))
@@ -120,7 +121,19 @@ class Generation:
 
     def _verify_greedy(self, plan: StepPlan, tokens: list[int]) -> Accepted:
         best: list[int] = self._session.top_ids[: len(tokens), 0].tolist()
-        return verify_exact(plan.rows.children, tokens, best.__getitem__)
+        accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
+        self._best(accepted.rows[-1])
+        return accepted
+
+    def _best(self, row: int) -> int:
+        """The best id of a head row, whose logit has to be a number.
+
+        One row of a step is looked at: what is not finite in a row's past is not finite in the row either.
+        """
+        best, logits = int(self._session.top_ids[row, 0]), self._session.logits(row)
+        if not (0 <= best < len(logits) and math.isfinite(logits[best])):
+            raise not_finite()
+        return best
 
     def _verify_sampled(self, plan: StepPlan, tokens: list[int]) -> Accepted:
         def choose(row: int) -> int:

@@ -3,15 +3,16 @@
 import functools
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle, unchanged
-from ppd.documents import Message, embedded_prompts
-from ppd.errors import TokenizerError
+from ppd.documents import embedded_prompts
+from ppd.errors import ArgumentError, TokenizerError
+from ppd.messages import Message
 from ppd.ngrams import NgramTable
 from ppd.runtime.drafters import MODEL, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
 from ppd.runtime.drafters.draft_model import DraftModel
@@ -25,7 +26,8 @@ from ppd.runtime.prompt import Prompt, PromptEncoder
 from ppd.runtime.result import Piece, Result
 from ppd.runtime.session import Session
 from ppd.runtime.stream import Stream
-from ppd.runtime.text import TextStream, load_tokenizer, require_same_tokens
+from ppd.runtime.text import TextStream
+from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens
 from ppd.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -171,14 +173,21 @@ class Model:
         generation, text, prompt_ids = self._prepare(Options(**options), prompt, messages)
         return Stream(self._turn, _pieces(generation, text, prompt_ids, time.perf_counter() - started))
 
-    def encode(self, prompt: Prompt | None = None, *, messages: Sequence[Message] | None = None) -> list[int]:
+    def encode(
+        self,
+        prompt: Prompt | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids that `generate` reads for a prompt, checked.
 
         Raises:
             ArgumentError: It is empty, has an id outside the vocabulary, or fills the context.
             TokenizerError: It is text or messages, and the bundle has no tokenizer or no chat template.
         """
-        return self._prompts.encode(prompt, messages)
+        return self._encode(Options(tools=tools, chat_template_kwargs=chat_template_kwargs), prompt, messages)
 
     def require_chat(self) -> None:
         """Refuse a bundle that cannot read messages.
@@ -264,17 +273,24 @@ class Model:
         cost = guess_cost(self.bundle, worth, other.bundle, other._worth)
         return ChoosingDrafter(plans, worth, sources, table, draft_model, cost)
 
+    def _encode(self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None) -> list[int]:
+        variables = options.chat_template_kwargs
+        return self._prompts.encode(prompt, messages, tools=options.tools, chat_template_kwargs=variables)
+
     def _prepare(
         self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None
     ) -> tuple[Generation, TextStream | None, list[int]]:
         """A generation that has not begun, its text, and the prompt's ids."""
-        prompt_ids = self.encode(prompt, messages=messages)
+        prompt_ids = self._encode(options, prompt, messages)
         drafter = self._drafter(options.draft)
         if options.stop_texts and self._tokenizer is None:
             raise TokenizerError("the bundle has no tokenizer, so it cannot stop at a text; leave stop out")
+        vocab_size = self.bundle.manifest.model.vocab_size
+        if outside := [i for i in options.stop_id_set if i >= vocab_size]:
+            raise ArgumentError(f"stop_ids has {min(outside)}; expected ids from 0 to {vocab_size - 1}")
         text = TextStream(self._tokenizer, prompt_ids, options.stop_texts) if self._tokenizer else None
-        context = self.bundle.manifest.context
-        generation = Generation(self.session, drafter, options, eos_ids=self._eos_ids, context=context, text=text)
+        context, ends = self.bundle.manifest.context, self._eos_ids | options.stop_id_set
+        generation = Generation(self.session, drafter, options, eos_ids=ends, context=context, text=text)
         return generation, text, prompt_ids
 
 

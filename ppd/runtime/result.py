@@ -56,9 +56,9 @@ class Result:
     """A finished generation.
 
     Attributes:
-        text: The new text, without EOS and without a stop text; empty where the bundle has no tokenizer.
-        token_ids: The new tokens, EOS included; after a stop text they end with the token that completed it.
-        finish_reason: "stop" (EOS or stop text), "length" (`max_new_tokens`), or "context" (the context is full).
+        text: The new text, without EOS, a stop id or a stop text; empty where the bundle has no tokenizer.
+        token_ids: The new tokens, EOS or stop id included; after a stop text they end with the token that completed it.
+        finish_reason: "stop" (EOS, stop id or text), "length" (`max_new_tokens`), or "context" (the context is full).
     """
 
     text: str

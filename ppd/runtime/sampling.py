@@ -45,7 +45,8 @@ class Distribution:
 
     def entropy(self) -> float:
         """Shannon entropy in nats."""
-        return float(-(np.exp(self.log_p) * self.log_p).sum())
+        kept = self.log_p[self.log_p > -_DEPTH * 16]  # e^-1024 is 0 in 64 bits, and nothing times infinity is no number
+        return float(-(np.exp(kept) * kept).sum())
 
 
 def process_logits(
@@ -64,7 +65,7 @@ def process_logits(
     """
     best = logits.max()
     if not np.isfinite(best):
-        raise EngineError("the engine returned logits that are not finite; run ppd check on the bundle")
+        raise not_finite()
     if top_k is not None and top_k < len(logits):
         ids = _likeliest(logits, top_k)
         log_p = _scores(logits[ids], best, temperature)
@@ -76,6 +77,14 @@ def process_logits(
         ids, log_p = ids[places], log_p[places]
         log_p -= _log_sum_exp(log_p)
     return Distribution(ids, log_p)
+
+
+def not_finite() -> EngineError:
+    """The error about logits that are NaN or infinite."""
+    return EngineError(
+        "the engine's logits are not finite: the weights are damaged, or the numbers too large for 16 bits; run ppd "
+        "check on the bundle, or export with --precision fp32"
+    )
 
 
 def _head_or_all(

@@ -9,8 +9,8 @@ import torch
 from onnx import numpy_helper
 
 from ppd.bundle import MODEL_FILE, Bundle
-from ppd.codec import decode, parse_json
-from ppd.errors import EngineError
+from ppd.codec import AGAIN, decode, parse_json
+from ppd.errors import BundleError, EngineError
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.signature import (
@@ -24,6 +24,8 @@ from ppd.signature import (
 )
 
 Array = np.ndarray[Any, Any]
+_SHARED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+"""Sizes that manifest and decoder both know."""
 
 
 def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
@@ -37,19 +39,20 @@ def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
         EngineError: The graph does not hold the decoder's weights.
     """
     config = decode(ModelConfig, parse_json(bundle.read_bytes(MODEL_FILE), MODEL_FILE), MODEL_FILE)
-    graph = onnx.load(bundle.path(GRAPH_FILE), load_external_data=False).graph
-    weights = _weights(graph, bundle)
+    for name in _SHARED:
+        if getattr(config, name) != getattr(bundle.manifest.model, name):
+            raise BundleError(f"{name} is {getattr(config, name)} in {MODEL_FILE}, and not in the manifest; {AGAIN}")
     with torch.device("meta"):
         decoder = Decoder(config, bundle.manifest.context)
     names = {f"{PARAMETER_PREFIX}{name}": name for name in decoder.state_dict()}
     try:
+        weights = _weights(onnx.load(bundle.path(GRAPH_FILE), load_external_data=False).graph, bundle)
         decoder.load_state_dict({name: weights[key] for key, name in names.items()}, assign=True)
         return decoder, weights[PROMPT_TOKENS]
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # what a damaged graph leads protobuf, onnx, NumPy and torch to raise has no bounds
         raise EngineError(
-            f"{bundle.path(GRAPH_FILE)} does not hold the weights of the reference decoder ({reason}); "
-            "export the bundle again"
+            f"{bundle.path(GRAPH_FILE)} does not hold the weights of the reference decoder "
+            f"({' '.join(str(error).split())!s:.200}); {AGAIN}"
         ) from error
 
 

@@ -5,7 +5,7 @@ before each answer.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppd.documents import Document, Message
+from ppd.documents import left_out
 from ppd.errors import ArgumentError
+from ppd.formats import Record
+from ppd.messages import Message
 from ppd.train.text import TextEncoder
 
 MIN_STARTS = 4
@@ -77,19 +79,39 @@ class Part:
         return len(self.pieces) + len(self.prompts)
 
 
-def split_documents(documents: Sequence[Document], encoder: TextEncoder, length: int) -> tuple[Part, Part]:
+@dataclass(frozen=True)
+class _Document:
+    """A record as the model's template writes it.
+
+    Attributes:
+        name: The text that decides whether it is held out.
+        text: A text that stands alone.
+        answered: A conversation up to its last answer.
+        starts: A conversation up to where each answer begins.
+    """
+
+    name: str
+    text: str | None = None
+    answered: str | None = None
+    starts: tuple[str, ...] = ()
+
+
+def split_records(
+    records: Sequence[Record], encoder: TextEncoder, length: int, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Part, Part]:
     """Training and held-out part of the data.
 
-    A document is held out by the hash of its text.
+    A record is held out by the hash of its text.
 
     Args:
         length: T, tokens of a sequence.
+        tell: Called with a line on conversations that cannot be used and are left out.
 
     Raises:
-        ArgumentError: The data is too short, or the template refuses a conversation.
+        ArgumentError: The data is too short, or no conversation can be used.
         TokenizerError: There are conversations and no chat template, or ids without an embedding.
     """
-    documents = [found for document in documents if (found := _from_user(document))]
+    documents = _usable(records, encoder, tell)
     if len(documents) < _MIN_DOCUMENTS:
         whole = _part(documents, encoder, length)
         kept_pieces, kept_answered, kept_prompts = (
@@ -100,7 +122,7 @@ def split_documents(documents: Sequence[Document], encoder: TextEncoder, length:
             for i, too_long in enumerate((whole.num_too_long, 0))
         )
     else:
-        chosen = [_is_held_out(document, encoder) for document in documents]
+        chosen = [_is_held_out(document) for document in documents]
         train, held_out = (
             _part([found for found, out in zip(documents, chosen, strict=True) if out is kind], encoder, length)
             for kind in (False, True)
@@ -110,19 +132,49 @@ def split_documents(documents: Sequence[Document], encoder: TextEncoder, length:
             len(a) + len(b) for a, b in ((train.pieces, held_out.pieces), (train.prompts, held_out.prompts))
         )
         prompts = f" and {num_prompts} prompts that leave room for an answer" if num_prompts or not num_pieces else ""
+        none = "" if held_out.num_starts else ", and none to hold out"
         raise ArgumentError(
-            f"the data has {num_pieces} pieces of {length} tokens{prompts}; expected at least {MIN_STARTS + 1}: "
+            f"the data has {num_pieces} pieces of {length} tokens{prompts}{none}; expected at least {MIN_STARTS + 1}: "
             "give more text, or another --length"
         )
     return train, held_out
 
 
-def _part(documents: Sequence[Document], encoder: TextEncoder, length: int) -> Part:
-    texts = [document for document in documents if isinstance(document, str)]
-    chats = [document for document in documents if not isinstance(document, str)]
-    answered = [encoder.render(until, answer_follows=False) for chat in chats if (until := _until_last_answer(chat))]
-    starts = [encoder.render(start, answer_follows=True) for chat in chats for start in answer_starts(chat)]
-    prompts = encoder.encode(starts, special=False)
+def _usable(records: Sequence[Record], encoder: TextEncoder, tell: Callable[[str], None]) -> list[_Document]:
+    """The records that can be trained on; those that the template refuses, and where no user speaks, are counted."""
+    documents: list[_Document] = []
+    reasons: list[str] = []
+    for record in records:
+        try:
+            documents.append(_written(record, encoder))
+        except ArgumentError as error:
+            reasons.append(f"{record.where}: {error}")
+    if reasons:
+        line = left_out(reasons, sum(not isinstance(record.document, str) for record in records), "conversations")
+        if not documents:
+            raise ArgumentError(line)
+        tell(line)
+    return documents
+
+
+def _written(record: Record, encoder: TextEncoder) -> _Document:
+    if isinstance(record.document, str):
+        return _Document(record.document, text=record.document)
+    chat = _from_user(record.document)
+    if not chat:
+        raise ArgumentError("nobody asks in it; expected a user's message")
+    until = _until_last_answer(chat)
+    answered = encoder.render(until, answer_follows=False) if until else None
+    starts = tuple(encoder.render(start, answer_follows=True) for start in answer_starts(chat))
+    last = chat[-1]["role"]
+    names = {"assistant": answered, "user": starts[-1] if starts else None}
+    return _Document(names.get(last) or encoder.render(chat, answer_follows=False), answered=answered, starts=starts)
+
+
+def _part(documents: Sequence[_Document], encoder: TextEncoder, length: int) -> Part:
+    texts = [document.text for document in documents if document.text is not None]
+    answered = [document.answered for document in documents if document.answered is not None]
+    prompts = encoder.encode([start for document in documents for start in document.starts], special=False)
     fitting = [prompt for prompt in prompts if 0 < len(prompt) <= longest_prompt(length)]
     return Part(
         _cut(encoder.encode(texts, special=True), encoder, length),
@@ -138,22 +190,22 @@ def longest_prompt(length: int) -> int:
 
 
 def answer_starts(messages: Sequence[Message]) -> list[list[Message]]:
-    """A conversation up to every question of the user's: the assistant answers there, or would."""
+    """A conversation up to every place where the assistant answers a user or a tool, or would answer a user."""
+    followers = [message["role"] for message in messages[1:]]
     return [
         list(messages[: i + 1])
-        for i, message in enumerate(messages)
-        if message["role"] == "user" and (i + 1 == len(messages) or messages[i + 1]["role"] == "assistant")
+        for i, (message, follower) in enumerate(zip(messages, [*followers, None], strict=True))
+        if (message["role"] in ("user", "tool") and follower == "assistant")
+        or (message["role"] == "user" and follower is None)
     ]
 
 
-def _from_user(document: Document) -> Document:
-    """Text as it is. Of a conversation what begins with the user, as templates want it; nothing if no user speaks."""
-    if isinstance(document, str):
-        return document
-    begin = next((i for i, message in enumerate(document) if message["role"] == "user"), None)
+def _from_user(messages: Sequence[Message]) -> list[Message]:
+    """What begins with the user, as templates want it, behind a system prompt; nothing if no user speaks."""
+    begin = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
     if begin is None:
         return []
-    return [message for message in document[:begin] if message["role"] == "system"][:1] + list(document[begin:])
+    return [message for message in messages[:begin] if message["role"] == "system"][:1] + list(messages[begin:])
 
 
 def _until_last_answer(messages: Sequence[Message]) -> list[Message]:
@@ -161,12 +213,8 @@ def _until_last_answer(messages: Sequence[Message]) -> list[Message]:
     return list(messages[: answers[-1] + 1]) if answers else []
 
 
-def _is_held_out(document: Document, encoder: TextEncoder) -> bool:
-    if isinstance(document, str):
-        text = document
-    else:
-        text = encoder.render(document, answer_follows=document[-1]["role"] == "user")
-    return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
+def _is_held_out(document: _Document) -> bool:
+    return int(hashlib.sha256(document.name.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
 
 
 def _first_out(found: list[_Item]) -> tuple[list[_Item], list[_Item]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ppd.arguments import whole
 from ppd.errors import ArgumentError
 from ppd.train.losses import LOSSES
 
@@ -57,10 +58,13 @@ class TrainOptions:
             raise ArgumentError("give --minutes or --steps, one of them")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ArgumentError(f"minutes is {self.minutes}; expected a number above 0")
-        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "num_rollouts"):
+        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "length", "num_rollouts"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name} is {value}; expected at least 1")
+            if value is not None:
+                number = whole(value)
+                if number is None or number < 1:
+                    raise ArgumentError(f"{name} is {value!r:.40}; expected a whole number of at least 1")
+                object.__setattr__(self, name, number)
         if self.source == "both" and self.batch_size < 2:
             raise ArgumentError(
                 "batch_size is 1; with rollouts and text in every batch expected at least 2: or name a source"

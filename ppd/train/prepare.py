@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ppd.documents import Document, read_documents
+from ppd.documents import read_records
 from ppd.errors import ArgumentError
+from ppd.formats import Record
 from ppd.models.adapter import untrained_prompt_tokens
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.models.hub import ModelSource, resolve_model
-from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_documents
+from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
 from ppd.train.memory import TrainingMemory, require_memory, training_memory
 from ppd.train.options import TrainOptions
 from ppd.train.questions import user_turn, write_questions
@@ -70,10 +71,10 @@ def prepare(
     config = read_config(source.path)
     encoder = open_encoder(source, config)
     length = min(options.length, config.context)
-    documents = None if data == SELF else read_documents([Path(path) for path in data])
-    if documents is None:
+    records = None if data == SELF else read_records([Path(path) for path in data])
+    if records is None:
         user_turn(encoder)  # or the reason why the model cannot ask itself, before the weights are read
-    parts = None if documents is None else split_documents(documents, encoder, length)
+    parts = None if records is None else split_records(records, encoder, length, tell)
     dtype = choose_dtype(options.dtype, stored_dtype(source.path, config), accelerator.device)
     tell(f"weights: {str(dtype).removeprefix('torch.')} on {accelerator.device.type}")
     tell(require_memory(_memory(config, options, dtype, accelerator.device), accelerator.device))
@@ -81,7 +82,7 @@ def prepare(
     workshop = open_workshop(decoder, accelerator, cache, tell)
     if parts is None:
         stage("questions")
-        parts = split_documents(_own_questions(workshop, encoder, options, length), encoder, length)
+        parts = split_records(_own_questions(workshop, encoder, options, length), encoder, length)
     _require_text(parts, options)
     rollouts = _roll_out(workshop, parts, length, options, num_held_out, stage)
     sets, held_out = ({"rollouts": found, "text": part.text} for found, part in zip(rollouts, parts, strict=True))
@@ -112,10 +113,11 @@ def _memory(config: ModelConfig, options: TrainOptions, dtype: torch.dtype, devi
     return training_memory(config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes)
 
 
-def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions, length: int) -> list[Document]:
+def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions, length: int) -> list[Record]:
     """As many as leave the rollouts that were asked for when a part is held out."""
     count = max(8, -(-options.num_rollouts * 100 // (100 - HELD_OUT_PERCENT)))
-    return list(write_questions(workshop, encoder, count, length, options.seed))
+    asked = write_questions(workshop, encoder, count, length, options.seed)
+    return [Record(messages, SELF, where=f"question {number}") for number, messages in enumerate(asked, 1)]
 
 
 def _require_text(parts: tuple[Part, Part], options: TrainOptions) -> None:

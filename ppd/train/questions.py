@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppd.documents import Message
 from ppd.errors import ArgumentError, TokenizerError
+from ppd.messages import Message
 from ppd.train.continuing import sampling_of
 from ppd.train.data import longest_prompt
 from ppd.train.rollouts import Workshop

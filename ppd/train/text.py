@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from ppd.documents import Message
-from ppd.errors import ArgumentError, TokenizerError
+from ppd.errors import TokenizerError
+from ppd.messages import Message
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource
 from ppd.models.tokenizer import read_tokenizer
 from ppd.runtime.chat import render_chat
+from ppd.runtime.tokenizer import encode_all, tokenizer_from_text
 
 _TEXTS_AT_ONCE = 512
 
@@ -45,8 +46,7 @@ class TextEncoder:
         """
         found: list[list[int]] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            encoded = self.tokenizer.encode_batch(texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=special)
-            found += [e.ids for e in encoded]
+            found += encode_all(self.tokenizer, texts[start : start + _TEXTS_AT_ONCE], add_special_tokens=special)
         largest = max((max(ids) for ids in found if ids), default=-1)
         if largest >= self.vocab_size:
             raise TokenizerError(
@@ -73,13 +73,8 @@ class TextEncoder:
             ArgumentError: It refuses the messages.
         """
         if self.template is None:
-            raise TokenizerError("the data has conversations and the model has no chat template; give plain text")
-        try:
-            return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
-        except ArgumentError as error:
-            raise ArgumentError(
-                f"a conversation of {len(messages)} messages: {error}; leave it out, or fix it"
-            ) from error
+            raise TokenizerError("the data has conversations and the model no default chat template; give plain text")
+        return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
 
 
 def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:
@@ -91,12 +86,9 @@ def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:
     files = read_tokenizer(source.path, source.entry)
     if files is None:
         raise TokenizerError(f"{source.name} has no tokenizer; put its tokenizer.json beside config.json")
-    tokenizer = Tokenizer.from_str(files.tokenizer_json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return TextEncoder(
         name=source.name,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer_from_text(files.tokenizer_json, f"the tokenizer of {source.name}"),
         template=files.chat_template,
         special_tokens=files.special_tokens,
         eos_ids=config.eos_ids,

@@ -9,10 +9,11 @@ import pytest
 
 from ppd.build.engine import add_lowered_graph
 from ppd.build.lower import lower
-from ppd.bundle import REFERENCE_FILE, open_bundle
+from ppd.bundle import open_bundle
 from ppd.errors import ExportError
 from ppd.export.exporter import export
-from ppd.runtime.check import check_engine, load_recording
+from ppd.runtime.check import check_engine
+from ppd.runtime.recording import load_recording
 from tests.tiny_models import save_tiny_model
 
 LACKING = {"Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"}
@@ -62,7 +63,7 @@ def test_the_lowered_graph_answers_as_the_reference(feature: str, tmp_path: Path
     graph = onnx.load(bundle.path("model-lowered.onnx"), load_external_data=False)
     engine = LoweredEngine(bundle.path("model-lowered.onnx"), bundle.manifest.model, 256)
 
-    info = check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
+    info = check_engine(engine, bundle, load_recording(bundle))
 
     print(f"{feature}: {info.num_rows} rows, max |lowered - torch| = {info.max_difference:.3g}")
     assert info.num_rows > 100

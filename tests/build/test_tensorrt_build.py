@@ -24,8 +24,8 @@ from ppd.export.fold import fold
 from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
-from ppd.runtime.check import recording_length
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
+from ppd.runtime.recording import recording_length
 from ppd.targets import find_target
 from ppd.tree import Tree
 from tests.copies import link_bundle

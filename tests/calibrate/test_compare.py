@@ -84,7 +84,7 @@ def test_a_way_adds_what_its_sources_add(tmp_path: Path) -> None:
     assert costs["ppd + lookup + table + model"] == (table + 108 + 1000, 2, None)
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("90.0", 90.0), ("long", None)])
+@pytest.mark.parametrize(("written", "seconds"), [("90.0", 90.0), ("long", None), ("nan", None)])
 def test_the_time_of_the_training_is_the_bundles(written: str, seconds: float | None, tmp_path: Path) -> None:
     model = model_with(tmp_path)
     manifest = dataclasses.replace(model.bundle.manifest, provenance={"training_seconds": written})

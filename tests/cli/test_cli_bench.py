@@ -148,7 +148,7 @@ def test_bench_compares_what_the_bundle_does_or_the_sources_asked_for(
         (["--max-new-tokens", 1], ["max_new_tokens is 1", "expected"]),
         (["--questions", 0], ["questions is 0", "expected"]),
         (["--category", "poetry"], ["'poetry'", "built-in"]),
-        (["--prompts", "missing"], ["missing", "check the path"]),
+        (["--prompts", "missing"], ["missing does not exist", "expected"]),
         (["--prompts", "bad.jsonl"], ["bad.jsonl, line 2", "expected"]),
         (["--plot", "bars.nope"], ["bars.nope", ".svg"]),
         (["--draft", "ppd,magic"], ["'magic'", "expected", "lookup"]),
@@ -164,7 +164,7 @@ def test_a_bench_that_cannot_be_run_is_one_line(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n{"turns": []}\n', "utf-8")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": " "}\n{"turns": []}\n', "utf-8")
 
     fails(run("bench", tinypy_bundle, "--json", *flags), *words)
 

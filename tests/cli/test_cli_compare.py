@@ -104,7 +104,7 @@ def test_ctrl_c_prints_what_was_measured(
         (["--drafter", "{other}"], ["tokenizer", "draft model"]),
         (["--drafter", "{empty}"], ["empty", "manifest.json"]),
         (["--turns", 0], ["turns 0", "expected"]),
-        (["--prompts", "missing"], ["missing", "check the path"]),
+        (["--prompts", "missing"], ["missing", "does not exist"]),
         (["--plot", "bars.nope"], ["bars.nope", ".svg"]),
     ],
 )

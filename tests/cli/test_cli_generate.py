@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chats import chat_bundle
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, generate, misused
 
 
@@ -122,6 +123,39 @@ def test_generation_ends_at_a_stop_text(run: Run, tinypy_bundle: Path) -> None:
     assert run("generate", tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--stop", stop).out == expected + "\n"
 
 
+def test_generation_ends_at_a_stop_id(run: Run, tinypy_bundle: Path) -> None:
+    ids = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 24)["token_ids"]
+    place = next(i for i in range(5, 24) if ids[i] not in ids[:i])
+
+    stopped = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--stop-ids", f"8191, {ids[place]}")
+
+    assert (stopped["token_ids"], stopped["finish_reason"]) == (ids[: place + 1], "stop")
+    assert stopped["text"] == generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", place)["text"]
+
+
+def test_variables_and_tools_reach_the_chat_template(run: Run, tinypy_bundle: Path, tmp_path: Path) -> None:
+    template = "{{ messages[0]['content'] }}{{ tools[0]['name'] if tools }}{{ 'x' if enable_thinking is sameas false }}"
+    folder = chat_bundle(tinypy_bundle, tmp_path / "b", template)
+    (tmp_path / "tools.json").write_text('[{"name": "import"}]', "utf-8")
+    flags = ("--tools", tmp_path / "tools.json", "--chat-template-kwargs", '{"enable_thinking": false}')
+
+    given = generate(run, folder, "a", "--chat", *flags, "--max-new-tokens", 1)["stats"]["prompt_tokens"]
+    bare = generate(run, folder, "a", "--chat", "--max-new-tokens", 1)["stats"]["prompt_tokens"]
+    assert given > bare
+
+
+def test_a_byte_order_mark_on_standard_input_goes(
+    run: Run, tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "prompt").write_bytes(b"\xef\xbb\xbf" + PROMPT.encode())
+    with (tmp_path / "prompt").open(encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        piped = generate(run, tinypy_bundle, "-", "--max-new-tokens", 1)
+
+    told = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 1)
+    assert piped["stats"]["prompt_tokens"] == told["stats"]["prompt_tokens"]
+
+
 def test_the_same_seed_gives_the_same_tokens_drafting_or_not(run: Run, tinypy_bundle: Path) -> None:
     flags = ("--max-new-tokens", 12, "--temperature", 0.8, "--top-k", 50, "--top-p", 0.95)
     first, other = (generate(run, tinypy_bundle, PROMPT, *flags, "--seed", seed)["token_ids"] for seed in (1, 2))
@@ -150,6 +184,18 @@ BAD_VALUES: dict[str, tuple[list[object], list[str]]] = {
     "a prompt token's id": (["--ids", "1 8193"], ["token id 8193"]),
     "a negative id": (["--ids", "-1"], ["token id -1"]),
     "too long a prompt": (["--ids", LONG], ["the prompt has 512 tokens; the context is 512"]),
+    "stop ids that are words": ([PROMPT, "--stop-ids", "end"], ["--stop-ids is 'end'", "whole numbers"]),
+    "a stop id outside": ([PROMPT, "--stop-ids", "8192"], ["stop_ids has 8192", "0 to 8191"]),
+    "variables that are no JSON": (
+        [PROMPT, "--chat-template-kwargs", "x=1"],
+        ["--chat-template-kwargs is 'x=1'", "JSON"],
+    ),
+    "variables that are no object": (
+        [PROMPT, "--chat-template-kwargs", "[]"],
+        ["chat_template_kwargs is []", "object"],
+    ),
+    "variables without messages": ([PROMPT, "--chat-template-kwargs", '{"a": 1}'], ["go with messages"]),
+    "tools that are not there": ([PROMPT, "--tools", "none.json"], ["none.json", "check the path"]),
     "a template that is not there": ([PROMPT, "--chat"], ["no chat template"]),
     "a prompt that is not Unicode": (["def \udcff"], ["prompt"]),
 }
@@ -207,6 +253,13 @@ def test_a_reader_that_goes_away_gets_no_traceback(tinypy_bundle: Path) -> None:
 )
 def test_misuse_of_generate_is_a_usage_error(run: Run, tinypy_bundle: Path, arguments: list[str]) -> None:
     misused(run("generate", *(tinypy_bundle if word == "BUNDLE" else word for word in arguments)))
+
+
+@pytest.mark.parametrize("prompt", ["-5 + 3 =", "-5", "--- a/file", "--flag of a program"])
+def test_a_prompt_that_looks_like_an_option_gets_a_hint(run: Run, tinypy_bundle: Path, prompt: str) -> None:
+    misused(run("generate", tinypy_bundle, prompt), "stands behind --")
+
+    assert run("generate", "--max-new-tokens", 1, "--", tinypy_bundle, prompt).code == 0
 
 
 def test_a_terminal_that_cannot_show_a_character_gets_a_stand_in(tinypy_bundle: Path) -> None:

@@ -1,6 +1,7 @@
 """Exports as a user asks for them: what is in the bundle, and what is refused without a trace."""
 
 import collections
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +14,18 @@ from safetensors.numpy import load_file, save_file
 
 from ppd import runtime
 from ppd.bundle import open_bundle
+from ppd.cli.describe import describe_export
 from ppd.decision import CALIBRATED
 from ppd.errors import ArgumentError, ExportError, ModelError, PPDError, PromptTokensError, TokenizerError, TreeError
 from ppd.export import exporter
 from ppd.export.exporter import STAGES, export
+from ppd.export.parts import load_parts
 from ppd.models.adapter import save_prompt_tokens
+from ppd.models.checkpoint import open_weights
+from ppd.models.config import read_config
+from ppd.models.hub import resolve_model
 from ppd.signature import MAX_ROWS
+from ppd.targets import find_target
 from ppd.tree import Node, Tree, json_from_tree, load_tree, tree_tables_bytes
 from tests.tiny_models import save_tiny_model
 
@@ -122,6 +129,42 @@ def test_folder_without_tokenizer_exports(folder: Path, tmp_path: Path) -> None:
     assert len(model.generate([3, 4], max_new_tokens=5).token_ids) == 5
 
 
+def test_named_templates_travel_and_prompt_tokens_of_another_model_are_noted(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "chatty")
+    shutil.copy(resolve_model("tinypy").path / "tokenizer.json", tmp_path / "chatty")
+    templates = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    (tmp_path / "chatty" / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}), "utf-8")
+    save_prompt_tokens(torch.ones(2, 32), tmp_path / "other", base_model="somebody/other-1b")
+
+    report = export(str(tmp_path / "chatty"), "cpu", prompt_tokens=str(tmp_path / "other"), out=tmp_path / "b")
+
+    assert {"chat_template.jinja", "chat_template.tool_use.jinja"} <= set(report.bundle.manifest.files)
+    (note,) = report.notes
+    assert note == "the prompt tokens other say that they were trained for somebody/other-1b; this model is chatty"
+    assert note in describe_export(report.bundle, 1, 1, 1, notes=report.notes)
+
+
+@pytest.mark.parametrize("base", ["chatty", "somebody/Chatty", "/home/me/chatty/", "chatty.gguf"])
+def test_prompt_tokens_of_a_model_of_the_same_name_are_not_noted(folder: Path, tmp_path: Path, base: str) -> None:
+    source = dataclasses.replace(resolve_model(str(folder)), name="chatty")
+    save_prompt_tokens(torch.ones(2, 32), tmp_path / "own", base_model=base)
+    config = read_config(folder)
+    with open_weights(folder, config) as weights:
+        parts = load_parts(
+            source,
+            config,
+            weights,
+            target=find_target("cpu"),
+            precision="fp32",
+            prompt_tokens=str(tmp_path / "own"),
+            tree="none",
+            given_tree=None,
+            context=None,
+        )
+
+    assert parts.notes == ()
+
+
 def test_tree_none_exports_plain_decoding(folder: Path, tmp_path: Path) -> None:
     report = export(str(folder), "cpu", tree="none", out=tmp_path / "b")
     assert not report.bundle.manifest.tree.drafts
@@ -168,7 +211,7 @@ def test_force_replaces_a_bundle_and_only_a_bundle(folder: Path, tmp_path: Path)
 def test_enormous_context_asks_for_a_smaller_one(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**12}))
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10**7}))
     with pytest.raises(ModelError, match="--context"):
         export(str(tmp_path / "model"), "cpu", out=tmp_path / "b")
     assert export(str(tmp_path / "model"), "cpu", out=tmp_path / "b", context=64).bundle.manifest.context == 64

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
+from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.runtime import Model
-from ppd.runtime.check import check_engine, load_recording
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
 from ppd.runtime.engines.cuda.device import current_gpu
+from ppd.runtime.recording import load_recording
 from tests.fakes.gpu import FakeGpu, Status, with_engine
 
 pytestmark = pytest.mark.gpu
@@ -171,7 +172,7 @@ def test_the_tensorrt_engine_on_real_memory_with_tensorrt_imitated(
     caplog.set_level(logging.INFO)
 
     engine = open_engine(bundle, "tensorrt")
-    check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
+    check_engine(engine, bundle, load_recording(bundle))
 
     on_gpu = Model(bundle, engine)
     for draft in (False, True):

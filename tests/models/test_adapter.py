@@ -143,9 +143,9 @@ class Malicious:
         (corrupt("adapter_model.safetensors", b""), "not a readable safetensors file"),
         (corrupt("adapter_model.safetensors", b"\x08\0\0\0\0\0\0\0{junk}  "), "not a readable safetensors file"),
         (only_bin([torch.ones(1, HIDDEN)]), "holds a list, expected tensors by name"),
-        (only_bin({"prompt_embeddings": [1.0]}), "has no tensor prompt_embeddings; it holds prompt_embeddings"),
+        (only_bin({"prompt_embeddings": [1.0]}), "holds 'prompt_embeddings', a list, expected tensors by name"),
         (only_bin({"weight": torch.ones(1), "bias": torch.ones(1)}), "it holds bias, weight"),
-        (only_bin({"prompt_embeddings": Malicious()}), "damaged or holds more than tensors"),
+        (only_bin({"prompt_embeddings": Malicious()}), "damaged, or holds more than tensors"),
     ],
 )
 def test_missing_and_damaged_files(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
@@ -199,7 +199,7 @@ def test_missing_tensor_lists_what_is_there(tmp_path: Path) -> None:
         (torch.ones(HIDDEN), r"shape \[6\], expected \[num_prompt_tokens, 6\]"),
         (torch.ones(1, 2, HIDDEN), r"shape \[1, 2, 6\], expected \[num_prompt_tokens, 6\]"),
         (torch.ones(2, HIDDEN + 1), r"shape \[2, 7\], expected \[num_prompt_tokens, 6\]"),
-        (torch.ones(0, HIDDEN), "at least one row"),
+        (torch.ones(0, HIDDEN), "expected 1 to 511 rows"),
         (torch.ones(2, HIDDEN, dtype=torch.int64), "int64, expected a floating-point type"),
         (torch.full((2, HIDDEN), float("nan")), "NaN or infinite"),
         (torch.tensor([[0.0] * 5 + [float("inf")]]), "NaN or infinite"),

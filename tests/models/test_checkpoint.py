@@ -175,3 +175,22 @@ def test_loading_copies_only_what_is_made_of_several_tensors(tmp_path: Path) -> 
     grown = int(output.stdout.split()[0])
     print(f"anonymous memory grew by {grown / 1e6:.1f} MB for {size / 1e6:.1f} MB of weights")
     assert grown < copied + size / 10
+
+
+@pytest.mark.parametrize("head", [torch.zeros(61, 32), torch.zeros(60, 32), torch.full((61, 32), math.nan)])
+def test_a_head_of_its_own_is_refused_by_name_where_the_config_says_tied(tmp_path: Path, head: torch.Tensor) -> None:
+    save_tiny_model("llama_tied", tmp_path)
+    edit(tmp_path, lambda w: w.update({"lm_head.weight": head}))
+
+    with pytest.raises(
+        ModelError, match=r"lm_head\.weight is another table .*; set it to false .*, or remove the tensor"
+    ):
+        load(tmp_path)
+
+
+def test_a_tied_head_may_have_another_type(tmp_path: Path) -> None:
+    save_tiny_model("llama_tied", tmp_path)
+    rounded = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].bfloat16()
+    edit(tmp_path, lambda w: w.update({"lm_head.weight": rounded, "model.embed_tokens.weight": rounded.float()}))
+
+    assert load(tmp_path).logits(torch.ones(1, 32)).shape == (1, 61)

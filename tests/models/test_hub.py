@@ -25,7 +25,10 @@ SMALL_FILES = [
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
 ]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
 BINS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]
@@ -187,7 +190,7 @@ def test_a_file_in_place_of_a_folder_is_told_apart(tmp_path: Path) -> None:
 def test_registry_name_downloads_only_the_files_that_are_read(hub: FakeHub) -> None:
     needed = [*SMALL_FILES, *SHARDS]
     other = ["README.md", "LICENSE", ".gitattributes", "consolidated.safetensors", "original/consolidated.00.pth"]
-    other += [*BINS, "onnx/model.onnx", "fp16/model.safetensors", "tf_model.h5", "vocab.json", "training_args.bin"]
+    other += [*BINS, "onnx/model.onnx", "fp16/model.safetensors", "tf_model.h5", "training_args.bin"]
     hub.repositories["lmsys/vicuna-7b-v1.3"] = needed + other
     source = resolve_model("vicuna-7b")
     assert names_in(source.path) == set(needed)

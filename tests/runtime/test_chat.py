@@ -1,7 +1,7 @@
 import pytest
 
 from ppd.errors import ArgumentError, TokenizerError
-from ppd.runtime.chat import check_messages, render_chat
+from ppd.runtime.chat import choose_template, plain_messages, render_chat
 
 TEMPLATE = """{{ bos_token }}
 {%- for message in messages %}
@@ -60,4 +60,39 @@ def test_template_cannot_reach_the_interpreter() -> None:
 @pytest.mark.parametrize("messages", [[], ["x"], [{"role": "user"}], [{"content": "x"}], [{"role": 1, "content": "x"}]])
 def test_messages_are_checked(messages: list[object]) -> None:
     with pytest.raises(ArgumentError, match="expected"):
-        check_messages(messages)
+        plain_messages(messages)
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize("message", [CALL, {k: v for k, v in CALL.items() if k != "content"}])
+def test_nothing_beside_tool_calls_is_no_text(message: dict[str, object]) -> None:
+    template = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
+    assert render_chat(template, plain_messages([{"role": "user", "content": "q"}, message]), {}) == "<q><>"
+
+
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert plain_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "a\nb"}]
+    with pytest.raises(ArgumentError, match="part 'image_url'; expected parts of type text"):
+        plain_messages([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+def test_variables_reach_the_template_and_tools_are_none_without_any() -> None:
+    template = "{{ tools is none }} {{ enable_thinking | default(true) }} {{ bos_token }}"
+    assert render_chat(template, [], {"bos_token": "<s>"}) == "True True <s>"
+    given = {"enable_thinking": False, "tools": [{"name": "f"}], "bos_token": "<t>"}
+    assert render_chat(template, [], {"bos_token": "<s>"}, variables=given) == "False False <t>"
+
+
+def test_a_template_is_chosen_by_name_or_by_what_is_given() -> None:
+    templates = {"default": "D", "tool_use": "T", "rag": "R"}
+    assert choose_template(templates, None, with_tools=False) == "D"
+    assert choose_template(templates, None, with_tools=True) == "T"
+    assert choose_template(templates, "rag", with_tools=True) == "R"
+    assert choose_template({"default": "D"}, None, with_tools=True) == "D"
+    with pytest.raises(ArgumentError, match=r"chat_template is 'poem'; expected one that the bundle has: default, rag"):
+        choose_template(templates, "poem", with_tools=False)
+    with pytest.raises(TokenizerError, match=r"are rag, and none is the default: .*\"chat_template\": \"rag\""):
+        choose_template({"rag": "R"}, None, with_tools=False)

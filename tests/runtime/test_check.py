@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
+from ppd.bundle import Bundle, open_bundle
 from ppd.errors import BundleError, EngineError
 from ppd.precision import PRECISIONS
 from ppd.runtime import check_bundle
-from ppd.runtime.check import Recording, check_engine, load_recording
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from ppd.runtime.recording import Recording, load_recording
 from ppd.signature import TREE_TABLES_FILE
 from ppd.tree import fold_tables
+from tests.damage import replace
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def wide(wide_bundle: Path) -> Bundle:
 @pytest.fixture(scope="module")
 def parts(wide: Bundle) -> tuple[OnnxRuntimeEngine, Bundle, Recording]:
     engine = OnnxRuntimeEngine(wide, EngineOptions(threads=1))
-    return engine, wide, load_recording(wide.path(REFERENCE_FILE))
+    return engine, wide, load_recording(wide)
 
 
 def test_bundle_passes(wide: Bundle) -> None:
@@ -116,7 +118,19 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Bundle,
             check_engine(engine, bundle, changed)
 
 
-def test_damaged_reference_file(tmp_path: Path) -> None:
-    (tmp_path / "reference.npz").write_bytes(b"PK nothing")
+def test_damaged_reference_file(own_bundle: Path) -> None:
+    bundle = open_bundle(own_bundle)
+    replace(own_bundle / "reference.npz", b"PK nothing")
     with pytest.raises(BundleError, match=r"reference\.npz"):
-        load_recording(tmp_path / "reference.npz")
+        load_recording(bundle)
+
+
+@pytest.mark.parametrize(("graph_type", "words"), [("float16", "too large for 16 bits"), ("float32", "do not use")])
+def test_logits_that_are_not_finite_are_told_as_such(
+    parts: tuple[OnnxRuntimeEngine, Bundle, Recording], graph_type: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, bundle, reference = parts
+    other = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graph_type=graph_type))
+    monkeypatch.setattr(engine, "logits", lambda _: np.full(8192, np.inf, np.float32))
+    with pytest.raises(EngineError, match=f"not finite.*{words}"):
+        check_engine(engine, other, reference)

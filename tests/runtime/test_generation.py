@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppd.errors import ArgumentError, TokenizerError
+from ppd.errors import ArgumentError, EngineError, TokenizerError
 from ppd.planning.hand_made import hand_made_tree
 from ppd.signature import MAX_ROWS
 from ppd.tree import Tree
@@ -234,3 +234,33 @@ def test_stop_text_ends_where_plain_decoding_ends(data: st.DataObject, tree: Tre
     streamed = list(model.stream([5], max_new_tokens=30, stop=stop))
     assert "".join(piece.text for piece in streamed) == plain.text
     assert [token for piece in streamed for token in piece.token_ids] == plain.token_ids
+
+
+@pytest.mark.parametrize("draft", [True, False])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_logits_that_are_not_finite_are_an_error_in_every_step(draft: bool, value: float, step: int) -> None:
+    model, calls = fake_model(WIDE), 0
+    run = model.engine.run
+
+    def spoilt(*arguments: object) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        best = run(*arguments)
+        if calls == step:
+            model.engine._logits[:] = value
+        return best
+
+    model.engine.run = spoilt
+    with pytest.raises(EngineError, match="not finite"):
+        model.generate([1, 2, 3], max_new_tokens=30, draft=draft)
+    assert calls == step
+    assert model.generate([1, 2, 3], max_new_tokens=3, draft=draft).token_ids
+
+
+def test_ids_that_the_vocabulary_has_not_are_an_error() -> None:
+    model = fake_model(WIDE)
+    run = model.engine.run
+    model.engine.run = lambda *arguments: run(*arguments) + 10**6
+    with pytest.raises(EngineError, match="not finite"):
+        model.generate([1, 2, 3], max_new_tokens=3)

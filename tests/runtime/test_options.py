@@ -3,6 +3,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ from tests.runtime.fake_engine import WIDE, fake_model
         {"stop": (3,)},
         {"stop": 5},
         {"stop": b"x"},
+        {"stop_ids": -1},
+        {"stop_ids": "3"},
+        {"stop_ids": (1.5,)},
+        {"stop_ids": 2.0},
+        {"tools": {"name": "f"}},
+        {"tools": ["f"]},
+        {"chat_template_kwargs": [1]},
+        {"chat_template_kwargs": {1: 2}},
+        {"chat_template_kwargs": {"messages": []}},
         {"acceptance": "loose"},
         {"acceptance": "typical"},
         {"draft": "yes"},
@@ -63,6 +73,12 @@ def test_one_stop_text_or_several() -> None:
     assert Options(stop=None).stop_texts == Options().stop_texts == ()
 
 
+def test_one_stop_id_or_several() -> None:
+    assert Options(stop_ids=3).stop_id_set == Options(stop_ids=np.uint8(3)).stop_id_set == {3}
+    assert Options(stop_ids=[3, 4]).stop_id_set == Options(stop_ids=np.array([4, 3])).stop_id_set == {3, 4}
+    assert Options(stop_ids=None).stop_id_set == Options().stop_id_set == set()
+
+
 def test_type_checkers_know_the_same_keywords() -> None:
     assert typing.get_type_hints(Keywords) == typing.get_type_hints(Options)
 
@@ -82,3 +98,38 @@ def test_an_unknown_keyword_is_the_usual_error(tmp_path: Path) -> None:
         runtime.generate(tmp_path, "x", temprature=1.0)
     with pytest.raises(ArgumentError, match="temperature"):
         runtime.generate(tmp_path, "x", temperature=-1.0)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int64, np.uint64])
+def test_whole_numbers_of_numpy_mean_what_pythons_do(kind: type[np.integer]) -> None:
+    given = Options(max_new_tokens=kind(9), top_k=kind(5), seed=kind(3), temperature=kind(1))
+    assert given == Options(max_new_tokens=9, top_k=5, seed=3, temperature=1.0)
+    assert [type(value) for value in (given.max_new_tokens, given.top_k, given.seed)] == [int] * 3
+    model = fake_model(WIDE)
+    numbers = {"max_new_tokens": 12, "top_k": 2, "seed": 7}
+    plain = model.generate([1, 2], temperature=1.5, **numbers)
+    found = model.generate([1, 2], temperature=1.5, **{name: kind(value) for name, value in numbers.items()})
+    assert found.token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 10**400}, {"temperature": 1j}, {"top_p": 10**400}, {"top_p": []}])
+def test_numbers_that_no_float_holds_are_named(fields: dict[str, object]) -> None:
+    with pytest.raises(ArgumentError, match=next(iter(fields))) as caught:
+        Options(**fields)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_fraction_is_a_number() -> None:
+    assert Options(temperature=Fraction(1, 2), top_p=Fraction(1, 4)) == Options(temperature=0.5, top_p=0.25)
+
+
+@pytest.mark.parametrize("threads", [np.uint8(1), np.int64(1)])
+def test_threads_of_numpy(tinypy_bundle: Path, threads: np.integer) -> None:
+    assert runtime.load(tinypy_bundle, threads=threads).generate([5], max_new_tokens=1).token_ids
+    with pytest.raises(ArgumentError, match="threads is"):
+        runtime.load(tinypy_bundle, threads=np.float32(1))
+
+
+def test_an_array_without_dimensions_is_a_prompt_of_one_token() -> None:
+    model = fake_model(WIDE)
+    assert model.encode(np.array(5)) == [5]

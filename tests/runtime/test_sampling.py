@@ -136,3 +136,8 @@ def test_top_p_keeps_at_least_one() -> None:
 def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     with pytest.raises(EngineError, match="not finite"):
         process_logits(np.array([0, value], np.float32), 1.0, None, None)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_entropy_of_a_distribution_that_is_almost_one_point_is_none() -> None:
+    assert process_logits(np.array([0, 1, 2], np.float32), 5e-324, None, None).entropy() == 0

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ppd.errors import TokenizerError
 from ppd.models.registry import load_registry
-from ppd.runtime.text import TextStream, load_tokenizer, require_same_tokens
+from ppd.runtime.text import TextStream
+from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens
 
 TINYPY = load_registry()["tinypy"].folder
 assert TINYPY is not None
@@ -112,6 +113,60 @@ def test_stop_texts_cut_where_they_first_appear(tokenizer: Tokenizer, answer: st
             assert len(pieces) == count
             return
     assert text == tokenizer.decode(ids)
+
+
+def with_special() -> Tokenizer:
+    """LLAMA with two special tokens more, ids END and BEGIN, and one that is shown."""
+    tokenizer = Tokenizer.from_str(LLAMA.to_str())
+    tokenizer.add_special_tokens(["<|im_end|>", "<|im_start|>"])
+    tokenizer.add_tokens([AddedToken("</think>", normalized=False)])
+    return tokenizer
+
+
+CHATML = with_special()
+END, BEGIN, THINK = (CHATML.token_to_id(token) for token in ("<|im_end|>", "<|im_start|>", "</think>"))
+AB, CD = ([CHATML.token_to_id(piece)] for piece in ("ab", "cd"))
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "expected", "count"),
+    [
+        ([*AB, END, *CD], "<|im_end|>", "ab", 2),
+        ([END, *CD], "<|im_end|>", "", 1),
+        ([*AB, *CD, END, *AB], "cd<|im_end|>", "ab", 3),
+        ([*AB, *CD, END, *AB], "d<|im_end|>a", "abc", 4),
+        ([*AB, END, BEGIN, *CD], "<|im_end|><|im_start|>", "ab", 3),
+        ([*AB, END, *CD, END, BEGIN, *AB], "<|im_end|><|im_start|>", "abcd", 5),
+        ([*AB, END, *CD], "bcd", "a", 3),  # what is shown is searched as it is shown
+        ([*AB, END, *CD], "im_end", "abcd", 4),  # no part of a special token is text
+        ([*AB, THINK, *CD], "</think>", "ab", 2),
+    ],
+)
+def test_a_stop_text_may_have_special_tokens_in_it(ids: list[int], stop: str, expected: str, count: int) -> None:
+    pieces, text = stream(CHATML, [], ids, ("zz", stop))
+
+    assert "".join(pieces) == text == expected
+    assert len(pieces) == count
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    ids=st.lists(st.sampled_from([*AB, *CD, END, BEGIN]), max_size=8),
+    stop=st.lists(st.sampled_from(["ab", "b", "cd", "<|im_end|>", "<|im_start|>"]), min_size=1, max_size=3),
+)
+def test_stop_texts_with_special_tokens_cut_where_they_first_appear(ids: list[int], stop: list[str]) -> None:
+    words = {AB[0]: "ab", CD[0]: "cd", END: "<|im_end|>", BEGIN: "<|im_start|>"}
+    text = "".join(stop)
+    searched = words if "<|" in text else {**words, END: "", BEGIN: ""}
+    written = ["".join(searched[i] for i in ids[:count]) for count in range(len(ids) + 1)]
+    hit = next((so_far for so_far in written if text in so_far), None)
+    shown = (
+        (written[-1] if hit is None else hit[: hit.index(text)]).replace("<|im_end|>", "").replace("<|im_start|>", "")
+    )
+
+    pieces, found = stream(CHATML, [], ids, (text,))
+
+    assert "".join(pieces) == found == shown
 
 
 def test_what_may_become_a_stop_text_is_withheld() -> None:

@@ -1,17 +1,18 @@
 """Sequences: documents as ids, conversations through the template, what is held out, what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from ppd.documents import read_documents
+from ppd.documents import read_records
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.models import registry
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
-from ppd.train.data import Part, split_documents
+from ppd.train.data import Part, split_records
 from ppd.train.text import open_encoder
 from tests.train.tiny_runs import WORDS, save_model, save_text
 
@@ -25,7 +26,7 @@ def model(tmp_path: Path) -> Path:
 
 def read(model: Path, *paths: Path, length: int = 16) -> tuple[Part, Part]:
     encoder = open_encoder(resolve_model(str(model)), read_config(model))
-    return split_documents(read_documents(paths), encoder, length)
+    return split_records(read_records(paths), encoder, length)
 
 
 def words(ids: list[int]) -> str:
@@ -121,13 +122,47 @@ def test_sharegpt_goes_through_the_vicuna_template(model: Path, tmp_path: Path) 
     assert WORDS.index("w1") in train.prompts[0]
 
 
-def test_a_conversation_that_the_template_refuses_is_one_line(model: Path, tmp_path: Path) -> None:
-    (model / "chat_template.jinja").write_text(VICUNA, "utf-8")
-    turns = [{"role": "user", "content": "w1"}] * 2
-    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}), "utf-8")
+TWO_USERS = [{"role": "user", "content": "w1"}] * 2
+LONE_ANSWER = [{"role": "assistant", "content": "w2"}]
 
-    with pytest.raises(ArgumentError, match=r"a conversation of 2 messages: .*roles alternate"):
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [(TWO_USERS, "the chat template refuses the messages: .*alternate"), (LONE_ANSWER, "nobody asks")]
+)
+def test_a_conversation_that_cannot_be_used_is_left_out_and_told(
+    model: Path, tmp_path: Path, bad: list[dict[str, str]], words: str
+) -> None:
+    (model / "chat_template.jinja").write_text(VICUNA, "utf-8")
+    good = [[{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": "w2"}] for i in range(57)]
+    chats = [*good[:17], bad, *good[17:]]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), "utf-8")
+    told: list[str] = []
+
+    encoder = open_encoder(resolve_model(str(model)), read_config(model))
+    train, held_out = split_records(read_records([tmp_path / "chat.jsonl"]), encoder, 128, told.append)
+
+    assert len(train.prompts) + len(held_out.prompts) == 57
+    (line,) = told
+    assert re.fullmatch(rf"left out 1 of 58 conversations; the first: .*chat\.jsonl, line 18: {words}.*", line)
+
+
+def test_data_of_which_no_conversation_can_be_used_is_refused_by_its_line(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(VICUNA, "utf-8")
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps({"messages": m}) + "\n" for m in (TWO_USERS, LONE_ANSWER)))
+
+    with pytest.raises(ArgumentError, match=r"left out 2 of 2 conversations; the first: .*jsonl, line 1: the chat"):
         read(model, tmp_path / "chat.jsonl")
+
+
+def test_an_answer_to_a_tool_is_one_to_roll_out(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    turns = [("user", "w1"), ("assistant", "w2"), ("tool", "w3"), ("assistant", "w4")]
+    chats = [{"messages": [{"role": role, "content": text} for role, text in turns]}] * 5
+    (tmp_path / "chat.json").write_text(json.dumps(chats), "utf-8")
+
+    train, held_out = read(model, tmp_path / "chat.json")
+
+    assert [words(prompt) for prompt in (held_out.prompts + train.prompts)[:2]] == ["w1 w50", "w1 w2 w3 w50"]
 
 
 def chat(folder: Path) -> Path:
@@ -141,7 +176,7 @@ def test_data_that_is_too_short_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_without_chat_template_refuses_conversations(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match="no chat template"):
+    with pytest.raises(TokenizerError, match="no default chat template"):
         read(model, chat(tmp_path))
 
 

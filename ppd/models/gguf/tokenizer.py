@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
 from ppd.errors import TokenizerError
 from ppd.models.gguf.file import GGUFFile
@@ -105,13 +105,9 @@ def _byte_level(file: GGUFFile, vocabulary: _Vocabulary) -> Tokenizer:
     merges = [_pair(file, line) for line in file.get_list("tokenizer.ggml.merges", str, len(lines))]
     ids = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
     try:
-        tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=cut.whole_words))
+        tokenizer = cut.tokenizer(ids, merges)
     except Exception as error:  # the library raises plain Exception
         raise _refusal(file, f"its merges do not fit its tokens ({error})") from error
-    if cut.normalizer is not None:
-        tokenizer.normalizer = cut.normalizer
-    tokenizer.pre_tokenizer = cut.pre_tokenizer
-    tokenizer.decoder = decoders.ByteLevel()
     for kinds, add in (
         ((_Type.CONTROL, _Type.UNKNOWN), tokenizer.add_special_tokens),
         ((_Type.USER_DEFINED,), tokenizer.add_tokens),

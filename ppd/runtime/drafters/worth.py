@@ -1,6 +1,5 @@
 """What steps and trees are worth on a device, as the bundle knows it and as it turns out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,8 @@ import numpy as np
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.codec import AGAIN
 from ppd.decision import EstimateInfo
-from ppd.errors import ArgumentError, BundleError
+from ppd.errors import BundleError
+from ppd.json_files import parse
 from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
 from ppd.planning.chain import chain_from_tree
 from ppd.runtime.drafters.chances import chances_from_json
@@ -67,12 +67,12 @@ def worth_of(bundle: Bundle) -> Worth:
     curves, marginals, chances = {0: _UNKNOWN}, None, list[float]()
     if bundle.has(LATENCY_FILE) and bundle.has(ACCEPTANCE_FILE):
         try:
-            curves = curves_from_json(json.loads(bundle.read_bytes(LATENCY_FILE)))
-            accepted = json.loads(bundle.read_bytes(ACCEPTANCE_FILE))
+            curves = curves_from_json(parse(bundle.read_bytes(LATENCY_FILE)))
+            accepted = parse(bundle.read_bytes(ACCEPTANCE_FILE))
             marginals, chances = marginals_from_json(accepted, "this device"), chances_from_json(accepted)
-        except (ValueError, KeyError, TypeError, ArgumentError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             what = f"{bundle.folder}: the record of its calibration is damaged"
-            raise BundleError(f"{what} ({error}); {AGAIN}") from error
+            raise BundleError(f"{what} ({error!s:.200}); {AGAIN}") from error
     elif isinstance(record, EstimateInfo):
         curves, marginals = {0: record.curve}, record.marginals
     if marginals is None and bundle.manifest.prompt_tokens.status == "trained":

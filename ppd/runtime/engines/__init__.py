@@ -10,6 +10,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+from ppd.arguments import whole
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine, EngineOptions
@@ -74,8 +75,7 @@ def open_engine(
         ArgumentError: There is no such engine, or the number of threads is not allowed.
         EngineError: The engine is not installed, or cannot run the bundle.
     """
-    _check_threads(threads)
-    options = EngineOptions(threads=threads, exact=exact, brief=brief)
+    options = EngineOptions(threads=_checked(threads), exact=exact, brief=brief)
     if engine != "auto":
         return _open(bundle, engine, options)
     for choice in _gpu_choices(bundle):
@@ -86,11 +86,15 @@ def open_engine(
     return _open(bundle, "onnxruntime", options)
 
 
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise ArgumentError(f"threads is {threads!r}; expected a whole number above 0, or None")
-    if threads is not None and threads > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
-        raise ArgumentError(f"threads is {threads}; this machine has {os.cpu_count()} cores: give at most that many")
+def _checked(threads: int | None) -> int | None:
+    if threads is None:
+        return None
+    number = whole(threads)
+    if number is None or number < 1:
+        raise ArgumentError(f"threads is {threads!r:.40}; expected a whole number above 0, or None")
+    if number > _MAX_THREADS_PER_CORE * (os.cpu_count() or 1):
+        raise ArgumentError(f"threads is {number}; this machine has {os.cpu_count()} cores: give at most that many")
+    return number
 
 
 def _gpu_choices(bundle: Bundle) -> list[str]:

@@ -12,12 +12,15 @@ from ppd.errors import ArgumentError
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.host_cache import KVCache
+from ppd.runtime.engines.onnxruntime import cpu
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.signature import FUSED_GRAPH_FILE, MIN_CAPACITY
 from ppd.tree import load_tree
 from tests.copies import standard
 from tests.runtime.real_models import WIDE_TREE, model_with_tree
 
+WARNING = 2
+"""A severity at which ONNX Runtime logs."""
 STALE = 7.0
 """What rows of the cache hold that no step has written."""
 
@@ -79,8 +82,9 @@ def feeds_of(engine: OnnxRuntimeEngine) -> dict[str, np.ndarray]:
 
 
 def test_onnxruntime_does_not_complain_of_a_copied_cache(
-    tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]
+    tinypy_bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu, "FATAL", WARNING)
     bundle = standard(open_bundle(tinypy_bundle))
     model = runtime.Model(bundle, OnnxRuntimeEngine(bundle, EngineOptions(threads=1)))
     model.generate("def f(x):\n" * 20, max_new_tokens=160)  # grows the cache on the way
@@ -89,7 +93,10 @@ def test_onnxruntime_does_not_complain_of_a_copied_cache(
     assert output.err == ""
 
 
-def test_the_warning_that_is_looked_for_exists(tinypy_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_warning_that_is_looked_for_exists(
+    tinypy_bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "FATAL", WARNING)
     engine = OnnxRuntimeEngine(standard(open_bundle(tinypy_bundle)), EngineOptions(threads=1))
     engine.restart(4)
     engine._session.run(None, feeds_of(engine))

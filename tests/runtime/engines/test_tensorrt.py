@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppd.bundle import REFERENCE_FILE, Bundle, open_bundle
+from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.runtime import Model
-from ppd.runtime.check import check_engine, load_recording
+from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine, _float32_from
+from ppd.runtime.recording import load_recording
 from ppd.signature import causal_state, max_capacity
 from tests.fakes.gpu import NAME, VERSION, FakeGpu, install, with_engine
 
@@ -32,7 +33,7 @@ def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, 
     install(monkeypatch, gpu)
     engine = open_engine(with_engine(bundle, lowered=lowered), "tensorrt")
 
-    info = check_engine(engine, bundle, load_recording(bundle.path(REFERENCE_FILE)))
+    info = check_engine(engine, bundle, load_recording(bundle))
 
     print(f"max difference {info.max_difference:.2g}")
     assert info.engine == f"tensorrt {VERSION} ({NAME})"

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from ppd.bundle import Bundle
+from ppd.codec import AGAIN
 from ppd.errors import EngineError, PPDError
 from ppd.graph_files import require_named_files
 from ppd.manifest import Manifest
@@ -34,7 +35,9 @@ from ppd.signature import (
 )
 from ppd.tree import tree_tables_from_bytes
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+FATAL = 4
+"""The one severity that ONNX Runtime logs: what else it has to say stands in the error that it raises."""
 SPARE_BINDINGS = 12
 """Step shapes kept bound besides those of decoding: what prefill brings, and other callers."""
 
@@ -73,9 +76,9 @@ class OnnxRuntimeEngine:
         model = manifest.model
         graph = _graph_of(bundle, options)
         self._session = _open_session(bundle, graph, options)
-        _require_inputs(self._session, [INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *self._names], bundle, graph)
+        require_described(self._session, bundle, graph)
         # Cache and logits have the graph's own type.
-        self._dtype = np.dtype(_TYPES[self._session.get_outputs()[1].type])
+        self._dtype = np.dtype(TYPES[self._session.get_outputs()[1].type])
         self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
@@ -185,6 +188,7 @@ def _graph_of(bundle: Bundle, options: EngineOptions) -> str:
 
 def _open_session(bundle: Bundle, graph: str, options: EngineOptions) -> ort.InferenceSession:
     settings = ort.SessionOptions()
+    settings.log_severity_level = FATAL
     for key, value in _entries(bundle.manifest, options).items():
         settings.add_session_config_entry(key, value)
     if options.threads is not None:
@@ -211,14 +215,37 @@ def _entries(manifest: Manifest, options: EngineOptions) -> dict[str, str]:
     return entries
 
 
-def _require_inputs(session: ort.InferenceSession, expected: list[str], bundle: Bundle, graph: str) -> None:
-    """Refuse a graph that is not the one the manifest describes."""
-    found = [value.name for value in session.get_inputs()]
-    if found != expected:
+def require_described(session: ort.InferenceSession, bundle: Bundle, graph: str) -> None:
+    """Refuse a graph that is not the one the manifest describes, before anything is allocated by either.
+
+    Raises:
+        EngineError: It has other inputs or outputs, or they have other sizes or types.
+    """
+    model, num_top_ids = bundle.manifest.model, bundle.manifest.num_top_ids
+    inputs: dict[str, list[int | None]] = {INPUT_IDS: [1, None], STATE: [1], CACHE_LEN: [1], HEAD_ROWS: [None]}
+    inputs |= {name: [1, model.num_kv_heads, None, model.head_dim] for name in cache_names(model.num_layers)}
+    outputs: dict[str, list[int | None]] = {TOP_IDS: [1, None, num_top_ids], LOGITS: [1, None, model.vocab_size]}
+    found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs()[:2])]
+    expected = [*inputs.items(), *outputs.items()]
+    where = f"{bundle.path(graph)} is not the graph that the manifest describes"
+    if len(found) != len(expected):
+        raise EngineError(f"{where}: it has {len(found)} inputs and outputs, expected {len(expected)}; {AGAIN}")
+    for (name, shape), (wanted, sizes) in zip(found, expected, strict=True):
+        if name != wanted or not _fits(shape, sizes):
+            raise EngineError(f"{where}: it has {name} {shape}, expected {wanted} {sizes}; {AGAIN}")
+    kinds = {value.type for value in (*session.get_inputs()[4:], *session.get_outputs()[1:])}
+    if len(kinds) != 1 or not kinds <= TYPES.keys():
         raise EngineError(
-            f"{bundle.path(graph)} has {len(found)} inputs, the manifest asks for {len(expected)} "
-            f"({bundle.manifest.model.num_layers} layers); export the bundle again"
+            f"{where}: it computes in {', '.join(sorted(kinds))}, expected one of {', '.join(TYPES)}; {AGAIN}"
         )
+
+
+def _fits(shape: Sequence[object], sizes: Sequence[int | None]) -> bool:
+    """Whether a shape has these sizes; one that the graph leaves open has a name."""
+    return len(shape) == len(sizes) and all(
+        isinstance(size, int) and size == wanted if wanted is not None else not isinstance(size, int)
+        for size, wanted in zip(shape, sizes, strict=True)
+    )
 
 
 def open_onnxruntime(bundle: Bundle, options: EngineOptions) -> OnnxRuntimeEngine:

@@ -19,7 +19,7 @@ from ppd.errors import EngineError, PPDError
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cuda.cache import GrowingDeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
-from ppd.runtime.engines.onnxruntime.cpu import SPARE_BINDINGS, session_with_tree
+from ppd.runtime.engines.onnxruntime.cpu import FATAL, SPARE_BINDINGS, TYPES, require_described, session_with_tree
 from ppd.runtime.engines.shapes import ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
@@ -59,8 +59,6 @@ SIZE_OPERATORS = frozenset(
     ]
 )
 """Operators that may run on the CPU: those that lengths and ranges are computed with."""
-_FLOATS: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
-_FATAL = 4
 _DEVICE = ("cuda", 0)
 
 
@@ -93,15 +91,10 @@ class OnnxRuntimeCudaEngine:
         self._cuda = Cuda()
         self._finalizer = weakref.finalize(self, self._cuda.close)
         self._session = _open_session(bundle)
-        types = {value.name: value.type for value in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if unknown := {types[self._names[0]], types[LOGITS]} - _FLOATS.keys():
-            raise EngineError(
-                f"the graph's cache is {', '.join(sorted(unknown))}, onnxruntime-cuda takes {', '.join(_FLOATS)}; "
-                "export the bundle again, with this version"
-            )
-        self._kv_type, self._logits_type = _FLOATS[types[self._names[0]]], _FLOATS[types[LOGITS]]
+        require_described(self._session, bundle, GRAPH_FILE)
+        self._type = np.dtype(TYPES[self._session.get_outputs()[1].type])
         self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
-        row_bytes = manifest.model.head_dim * self._kv_type.itemsize
+        row_bytes = manifest.model.head_dim * self._type.itemsize
         self._cache = GrowingDeviceCache(
             self._cuda, len(self._names), manifest.model.num_kv_heads, row_bytes, manifest.context
         )
@@ -141,7 +134,7 @@ class OnnxRuntimeCudaEngine:
     def logits(self, index: int) -> Logits:
         """As `Engine.logits`: one row crosses the bus."""
         assert self._last is not None, "no step has run"
-        row = np.zeros(self._model.vocab_size, self._logits_type)
+        row = np.zeros(self._model.vocab_size, self._type)
         self._cuda.copy_to_host(row, self._last.logits.data_ptr() + index * row.nbytes)
         self._cuda.synchronize()
         return row.astype(np.float32, copy=False)
@@ -158,13 +151,13 @@ class OnnxRuntimeCudaEngine:
         for name, value in inputs.items():
             io.bind_ortvalue_input(name, value)
         top_ids = make((1, num_head_rows, self._num_top_ids), np.int64, "cpu", 0)
-        logits = make((1, num_head_rows, self._model.vocab_size), self._logits_type, *_DEVICE)
+        logits = make((1, num_head_rows, self._model.vocab_size), self._type, *_DEVICE)
         io.bind_ortvalue_output(TOP_IDS, top_ids)
         io.bind_ortvalue_output(LOGITS, logits)
         shape = (1, self._model.num_kv_heads, self._cache.capacity, self._model.head_dim)
         for name, address in zip(self._names, self._cache.addresses, strict=True):
-            io.bind_input(name, *_DEVICE, self._kv_type, shape, address)
-            io.bind_output(f"{name}_out", *_DEVICE, self._kv_type, shape, address)
+            io.bind_input(name, *_DEVICE, self._type, shape, address)
+            io.bind_output(f"{name}_out", *_DEVICE, self._type, shape, address)
         binding = _Binding(io, inputs, top_ids, logits)
         self._bindings.put((num_rows, num_head_rows), binding)
         return binding
@@ -211,7 +204,7 @@ def _session(bundle: Bundle, *, fallback: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "0" if fallback else "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.log_severity_level = _FATAL  # it warns of nodes on the CPU and of unused plugins
+    options.log_severity_level = FATAL  # it warns of nodes on the CPU and of unused plugins
     providers: list[Any] = [(PROVIDER, {"device_id": "0", "use_tf32": "0"})]  # fp32 means fp32
     if fallback:
         providers.append("CPUExecutionProvider")

@@ -1,0 +1,24 @@
+"""Misuse of a command, in words that help."""
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand
+
+_HINT = (
+    '; a PROMPT that begins with - stands behind --: ppd generate BUNDLE -- "-5 + 3 =", or comes from standard input'
+)
+
+
+class PromptCommand(TyperCommand):
+    """A command with a prompt, which may look like an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; what is taken for an option and looks like text gets a hint."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # Typer may bring its own click, so the class of the error has no name here
+            option = getattr(error, "option_name", None)
+            if isinstance(option, str) and not re.fullmatch(r"--[a-z][a-z-]*", option):
+                error.message += _HINT  # type: ignore[attr-defined]
+            raise
