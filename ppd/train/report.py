@@ -12,6 +12,7 @@ from torch import Tensor
 
 import ppd
 from ppd.files import write_atomically
+from ppd.manifest import TRAINING_SECONDS
 from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
@@ -60,6 +61,7 @@ def write_reports(report: TrainReport, source: ModelSource, data: Data, options:
         "schema": 1,
         "source": f"held-out greedy rollouts of {source.name} ({report.trained['rollouts'].trials} groups)",
         "marginals": report.trained["rollouts"].to_json()["greedy"],
+        TRAINING_SECONDS: round(report.seconds, 1),
         "sets": {name: found.to_json() for name, found in report.trained.items()},
     }
     write_atomically(folder / ACCURACY_FILE, (json.dumps(accuracy) + "\n").encode())
