@@ -44,9 +44,13 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd, lookup and table, or some of them: ppd,lookup. Default: auto, all that the bundle has. "
+        help="Draft from ppd, lookup, table and model, or some of them: ppd,lookup. Default: auto, all that there are. "
         "always: prompt tokens at every step, whether that pays or not.",
     ),
+]
+DrafterOption = Annotated[
+    Path | None,
+    typer.Option(metavar="BUNDLE", help="A draft model with the same tokenizer, as a further source: model."),
 ]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Never draft.")]
 

@@ -8,6 +8,7 @@ import typer
 
 from ppd.cli.app import (
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -50,6 +51,7 @@ def bench(
     draft: DraftOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the speed-up of each category.")] = None,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -69,7 +71,7 @@ def bench(
     if plot is not None:
         require_plot(plot)
     asked = read_questions(prompts) if prompts is not None else None
-    model, stopped = load(bundle, engine=engine, threads=threads, exact=exact), False
+    model, stopped = load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter), False
     try:
         with bar() as progress:
             report = run(

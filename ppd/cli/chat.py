@@ -11,6 +11,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -59,6 +60,7 @@ def chat(
     acceptance: AcceptanceOption = "exact",
     draft: DraftOption = None,
     plain: PlainOption = False,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -78,7 +80,7 @@ def chat(
         "draft": drafting,
     }
     runtime.Options(**options)  # a bad one is told before a model is loaded
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     model.sources(drafting)
     _Chat(runtime.Conversation(model, system), options).run()
 

@@ -9,6 +9,7 @@ import typer
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
+    DrafterOption,
     DraftOption,
     EngineOption,
     ExactOption,
@@ -48,6 +49,7 @@ def generate(
     plain: PlainOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    drafter: DrafterOption = None,
     engine: EngineOption = "auto",
     threads: ThreadsOption = None,
     exact: ExactOption = False,
@@ -60,7 +62,7 @@ def generate(
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
     from ppd import runtime
 
-    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact)
+    model = runtime.load(bundle, engine=engine, threads=threads, exact=exact, drafter=drafter)
     text = _read_stdin() if prompt == "-" else prompt
     given: Any = _parse_ids(ids) if ids is not None else [{"role": "user", "content": text}] if chat else text
     show_text = not as_json and model.has_tokenizer

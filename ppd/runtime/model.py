@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from ppd.bundle import NGRAMS_FILE, TOKENIZER_FILE, Bundle, hashed_meanwhile, open_bundle
-from ppd.documents import Message
+from ppd.documents import Message, embedded_prompts
 from ppd.errors import TokenizerError
 from ppd.ngrams import NgramTable
-from ppd.runtime.drafters import TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters import MODEL, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters.draft_model import DraftModel
 from ppd.runtime.drafters.sources import drafts_always, sources_of
-from ppd.runtime.drafters.worth import worth_of
+from ppd.runtime.drafters.worth import guess_cost, worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
 from ppd.runtime.options import Draft, Keywords, Options, takes_options
@@ -25,7 +26,7 @@ from ppd.runtime.prompt import Prompt, PromptEncoder
 from ppd.runtime.result import Piece, Result
 from ppd.runtime.session import Session
 from ppd.runtime.stream import Stream
-from ppd.runtime.text import TextStream, load_tokenizer
+from ppd.runtime.text import TextStream, load_tokenizer, require_same_tokens
 from ppd.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     exact: bool = False,
+    drafter: str | os.PathLike[str] | None = None,
 ) -> "Model":
     """Load a bundle.
 
@@ -47,11 +49,17 @@ def load(
         threads: CPU threads per operator; None for the engine's own choice.
         verify: Check every file's SHA-256; False skips the weights'.
         exact: Compute quantised products in fp32, where the engine would round activations for speed.
+        drafter: The bundle of a draft model, which has to have the same tokenizer: a source of guesses.
 
     Raises:
         BundleError: The folder is not a bundle, or the bundle is damaged.
         EngineError: The engine is not installed, or cannot run the bundle.
+        TokenizerError: The draft model's tokenizer is another.
     """
+    if drafter is not None:
+        model = load(bundle, engine, threads, verify, exact)
+        model.draft_with(load(drafter, engine, threads, verify))
+        return model
     opened = open_bundle(bundle, verify=False)
     # An engine packs its weights outside the interpreter: they are hashed and the tokenizer is read meanwhile.
     with hashed_meanwhile(opened) if verify else nullcontext(), ThreadPoolExecutor(1) as pool:
@@ -69,11 +77,12 @@ def generate(
     threads: int | None = None,
     verify: bool = True,
     exact: bool = False,
+    drafter: str | os.PathLike[str] | None = None,
     **options: "Unpack[Keywords]",
 ) -> Result:
     """Load a bundle and generate once. Arguments and errors are those of `load` and `Model.generate`."""
     checked = Options(**options)
-    model = load(bundle, engine=engine, threads=threads, verify=verify, exact=exact)
+    model = load(bundle, engine=engine, threads=threads, verify=verify, exact=exact, drafter=drafter)
     return model.generate_with(checked, prompt, messages=messages)
 
 
@@ -95,6 +104,7 @@ class Model:
         self.drafter: Drafter = PromptTokenDrafter(self.session.plans)
         self._plain = PlainDrafter(self.session.plans)
         self._choosing: dict[frozenset[str], ChoosingDrafter] = {}
+        self._draft_model: Model | None = None
         self._eos_ids = frozenset(manifest.eos_ids)
         self._tokenizer = tokenizer or _tokenizer_of(bundle)
         self._prompts = PromptEncoder(bundle, self._tokenizer)
@@ -183,7 +193,18 @@ class Model:
         Raises:
             ArgumentError: A source is asked for that the bundle does not have.
         """
-        return sources_of(self.bundle, draft)
+        return sources_of(self.bundle, draft, has_model=self._draft_model is not None)
+
+    def draft_with(self, model: "Model") -> None:
+        """Take another model's guesses from now on, as the source "model"; it can do nothing else any more.
+
+        Raises:
+            TokenizerError: Its tokenizer is not this one's, or one of the two has none.
+        """
+        texts = embedded_prompts(self.bundle.manifest.model.calibration_prompts)
+        require_same_tokens(self._tokenizer, model._tokenizer, texts)
+        self._draft_model = model
+        self._choosing = {}
 
     @functools.cached_property
     def table(self) -> NgramTable | None:
@@ -198,12 +219,25 @@ class Model:
         sources = self.sources(draft)
         if not sources:
             return self._plain
-        if drafts_always(self.bundle, draft):
+        if drafts_always(self.bundle, draft, has_model=self._draft_model is not None):
             return self.drafter
         if sources not in self._choosing:
-            table = self.table if TABLE in sources else None
-            self._choosing[sources] = ChoosingDrafter(self.session.plans, worth_of(self.bundle), sources, table)
+            self._choosing[sources] = self._choosing_from(sources)
         return self._choosing[sources]
+
+    def _choosing_from(self, sources: frozenset[str]) -> ChoosingDrafter:
+        plans, worth = self.session.plans, worth_of(self.bundle)
+        table = self.table if TABLE in sources else None
+        if MODEL not in sources or self._draft_model is None:
+            return ChoosingDrafter(plans, worth, sources, table)
+        other = self._draft_model
+        draft_model = DraftModel(
+            other.session,
+            other.drafter if PPD in other.sources() else PlainDrafter(other.session.plans),
+            vocab_size=self.bundle.manifest.model.vocab_size,
+            context=other.bundle.manifest.context,
+        )
+        return ChoosingDrafter(plans, worth, sources, table, draft_model, guess_cost(self.bundle, other.bundle))
 
     def _prepare(
         self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None

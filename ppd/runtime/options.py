@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, TypeVar, get_args
 from ppd.errors import ArgumentError
 
 Acceptance = Literal["exact", "typical"]
-Source = Literal["ppd", "lookup", "table"]
+Source = Literal["ppd", "lookup", "table", "model"]
 Draft = bool | Literal["auto"] | Source | Collection[Source]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
@@ -42,9 +42,9 @@ class Options:
         stop: A text, or several, that ends the generation.
         acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.
         draft: Whose guesses each step may verify: prompt tokens' ("ppd"), the prompt's and the answer's own ("lookup"),
-            those of the model's n-grams ("table"), one or several of these, or all that the bundle has ("auto"); the
-            plan that promises most for its time is chosen step by step. False decodes plainly. True drafts with prompt
-            tokens at every step, whether that pays or not.
+            those of the model's n-grams ("table"), a draft model's ("model"), one or several of these, or all there are
+            ("auto"); the plan that promises most for its time is chosen step by step. False decodes plainly. True
+            drafts with prompt tokens at every step, whether that pays or not.
         reuse: Keep what the cache holds of the model's last generation as far as the prompt begins with it, and run the
             rest of the prompt only. Tokens are the same but for near-ties, as when a prompt is read in other chunks.
 

@@ -100,6 +100,11 @@ class Session:
         """Take the first token after the prompt: the root of the first step."""
         self.history.append(token)
 
+    def rewind(self, cache_len: int, root: int) -> None:
+        """Forget the committed rows from `cache_len` on; what comes there is another token."""
+        self.cache_len = cache_len
+        self.history[cache_len:] = [root]
+
     def step(self, plan: StepPlan, tokens: Sequence[int] | Ids) -> None:
         """Run a step after the committed rows. Nothing of it is kept until `commit`.
 

@@ -28,6 +28,29 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
+def require_same_tokens(own: Tokenizer | None, drafts: Tokenizer | None, texts: Sequence[str]) -> None:
+    """Refuse a draft model whose token ids mean something else.
+
+    Args:
+        texts: Both have to encode them alike.
+
+    Raises:
+        TokenizerError: One has no tokenizer, or they differ.
+    """
+    expected = "a draft model needs the tokenizer of the model that it drafts for"
+    if own is None or drafts is None:
+        raise TokenizerError(f"{'the bundle' if own is None else 'the draft model'} has no tokenizer; {expected}")
+    words, its = own.get_vocab(), drafts.get_vocab()
+    for word in sorted(words.keys() ^ its.keys()):
+        raise TokenizerError(f"only one of the two tokenizers has the token {word!r:.40}; {expected}")
+    for word, index in sorted(words.items()):
+        if its[word] != index:
+            raise TokenizerError(f"the token {word!r:.40} is {index} here, {its[word]} in the draft model; {expected}")
+    for text in texts:
+        if own.encode(text).ids != drafts.encode(text).ids:
+            raise TokenizerError(f"the two tokenizers cut {text!r:.40} differently; {expected}")
+
+
 class TextStream:
     """Turns tokens into text as they come.
 

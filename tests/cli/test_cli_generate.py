@@ -216,3 +216,18 @@ def test_a_terminal_that_cannot_show_a_character_gets_a_stand_in(tinypy_bundle: 
     )
     assert output.returncode == 0, output.stderr
     assert "? 0" in output.stdout
+
+
+def test_a_draft_model_changes_no_token(run: Run, tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppd.runtime.model.guess_cost", lambda *_: 0.1)
+    plain = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--plain")
+    drafted = generate(
+        run, tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--drafter", tinypy_bundle, "--draft", "model"
+    )
+
+    assert drafted["token_ids"] == plain["token_ids"]
+    assert drafted["stats"]["by_source"]["model"]["right"] > 12
+
+
+def test_drafting_from_a_model_that_is_not_there_is_an_error(run: Run, tinypy_bundle: Path) -> None:
+    fails(run("generate", tinypy_bundle, PROMPT, "--draft", "model"), "there is no draft model", "--drafter")

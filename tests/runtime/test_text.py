@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from ppd.errors import TokenizerError
 from ppd.models.registry import load_registry
-from ppd.runtime.text import TextStream, load_tokenizer
+from ppd.runtime.text import TextStream, load_tokenizer, require_same_tokens
 
 TINYPY = load_registry()["tinypy"].folder
 assert TINYPY is not None
@@ -134,3 +134,32 @@ def test_broken_tokenizer_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def tokenizer_of(words: dict[str, int]) -> Tokenizer:
+    return Tokenizer(models.WordLevel(words, unk_token="a"))
+
+
+@pytest.mark.parametrize(
+    ("own", "drafts", "message"),
+    [
+        ({"a": 0}, None, "the draft model has no tokenizer"),
+        (None, {"a": 0}, "the bundle has no tokenizer"),
+        ({"a": 0, "b": 1}, {"a": 0}, "only one of the two tokenizers has the token 'b'"),
+        ({"a": 0, "b": 1}, {"a": 1, "b": 0}, "the token 'a' is 0 here, 1 in the draft model"),
+    ],
+)
+def test_a_draft_model_with_other_tokens_is_refused(
+    own: dict[str, int] | None, drafts: dict[str, int] | None, message: str
+) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        require_same_tokens(own and tokenizer_of(own), drafts and tokenizer_of(drafts), ["a"])
+
+
+def test_tokenizers_that_cut_a_text_differently_are_refused() -> None:
+    own, drafts = (tokenizer_of({"a": 0, "b": 1, "a b": 2}) for _ in range(2))
+    own.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+    require_same_tokens(own, own, ["a b"])
+    with pytest.raises(TokenizerError, match="the two tokenizers cut 'a b' differently"):
+        require_same_tokens(own, drafts, ["b", "a b"])

@@ -6,8 +6,9 @@ from typing import NamedTuple, Protocol
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import StepPlan
 
-PLAIN, PPD, LOOKUP, TABLE = "plain", "ppd", "lookup", "table"
-"""Where guesses come from: nowhere; prompt tokens; the prompt and the answer so far; the model's own n-grams."""
+PLAIN, PPD, LOOKUP, TABLE, MODEL = "plain", "ppd", "lookup", "table", "model"
+"""Where guesses come from: nowhere; prompt tokens; the prompt and the answer so far; the model's own n-grams; a draft
+model."""
 
 
 class Proposal(NamedTuple):

@@ -19,18 +19,20 @@ _MEMORY = 400.0
 """Guesses of a kind after which what was seen counts half."""
 
 
-class Chances:
+class Learnt:
     """The chance that a guess is right, by its kind.
+
+    Args:
+        prior: What each kind's chance is taken to be at the start.
 
     Attributes:
         of: Kind → chance. Read it, do not keep it: it changes as guesses are judged.
     """
 
-    def __init__(self, prior: Sequence[float] = ()) -> None:
-        levels = [(level + 0.5) / NUM_LEVELS for level in range(NUM_LEVELS)]
-        self.of = list(prior) or [*_PRIOR, *levels]
+    def __init__(self, prior: Sequence[float]) -> None:
+        self.of = list(prior)
         self._right = [chance * _WEIGHT for chance in self.of]
-        self._seen = [_WEIGHT] * NUM_KINDS
+        self._seen = [_WEIGHT] * len(self.of)
 
     def judge(self, kind: int, right: bool) -> None:
         """Count a guess."""
@@ -41,6 +43,17 @@ class Chances:
         seen[kind] += 1
         rights[kind] += right
         self.of[kind] = rights[kind] / seen[kind]
+
+
+class Chances(Learnt):
+    """Those of guesses from text. Kinds are the lengths of a match, 0 to `MAX_LENGTH`, then the table's levels.
+
+    Args:
+        prior: As calibration measured them; empty for a model's of another device.
+    """
+
+    def __init__(self, prior: Sequence[float] = ()) -> None:
+        super().__init__(list(prior) or [*_PRIOR, *((level + 0.5) / NUM_LEVELS for level in range(NUM_LEVELS))])
 
 
 def chances_from_json(data: Any) -> list[float]:

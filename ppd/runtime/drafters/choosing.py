@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ppd.ngrams import NgramTable
-from ppd.runtime.drafters.base import LOOKUP, PLAIN, PPD, TABLE, Proposal
+from ppd.runtime.drafters.base import LOOKUP, MODEL, PLAIN, PPD, TABLE, Proposal
 from ppd.runtime.drafters.chances import Chances
+from ppd.runtime.drafters.draft_model import MOST_GUESSES, DraftModel
 from ppd.runtime.drafters.prompt_tokens import PromptTokenDrafter
 from ppd.runtime.drafters.text_guesser import TextGuesser
 from ppd.runtime.drafters.text_index import MAX_LENGTH
@@ -32,15 +33,26 @@ class ChoosingDrafter:
     Args:
         sources: Of `PPD`, `LOOKUP` and `TABLE`, those to draft from.
         table: For the source `TABLE`.
+        draft_model: For the source `MODEL`.
+        guess_cost: What a guess of the draft model takes, in units of a plain step.
     """
 
-    def __init__(self, plans: Plans, worth: Worth, sources: frozenset[str], table: NgramTable | None) -> None:
+    def __init__(
+        self,
+        plans: Plans,
+        worth: Worth,
+        sources: frozenset[str],
+        table: NgramTable | None = None,
+        draft_model: DraftModel | None = None,
+        guess_cost: float = 1.0,
+    ) -> None:
         self._guesser = TextGuesser(
             lookup=LOOKUP in sources,
             table=table if TABLE in sources else None,
             most=CHAIN_LENGTHS[-1],
             chances=Chances(worth.chances),
         )
+        self._draft_model, self._guess_cost = draft_model if MODEL in sources else None, guess_cost
         self._worth, self._plain = worth, Proposal(plans.plain, [], PLAIN)
         self._place, self._costs = -1, worth.costs_behind(0)
         self._tree: TreeWorth | None = None
@@ -84,11 +96,33 @@ class ChoosingDrafter:
             if worth > best:
                 best, proposed = worth, Proposal(plan, guesser.tokens[:length], source)
         self._state = -1
-        if tree is not None and tree.of_step(len(guesses), rate, costs) > best:
-            proposed = self._prompt_tokens.propose(history, guesses)
+        if tree is not None and (of_tree := tree.of_step(len(guesses), rate, costs)) > best:
+            best, proposed = of_tree, self._prompt_tokens.propose(history, guesses)
             self._state = len(guesses)
         self._cost = costs[proposed.plan.rows.num_rows]
+        if self._draft_model is not None:
+            proposed = self._ask_model(self._draft_model, history, best, rate) or proposed
         return proposed
+
+    def _ask_model(self, model: DraftModel, history: Sequence[int], best: float, rate: float) -> Proposal | None:
+        """The draft model's guesses, if they promise more than the best plan without them."""
+        model.judge(history)
+        costs, cost, chance = self._costs, self._guess_cost, model.chance
+        expected = list(accumulate((chance**depth for depth in range(1, MOST_GUESSES + 1)), initial=1.0))
+        if max(expected[k] - rate * (costs[1 + k] + k * cost) for k in CHAIN_LENGTHS) <= best:
+            return None
+        model.guess(
+            history,
+            lambda count, reach: reach * model.chance > rate * (costs[count + 2] - costs[count + 1] + cost),
+        )
+        reached = list(accumulate(model.reach, initial=1.0))
+        chains = [chain for chain in self._chains if chain[0] <= len(model.tokens) and not chain[1]]
+        if not chains:
+            return None
+        length, _, plan = max(chains, key=lambda chain: reached[chain[0]] - rate * costs[chain[0] + 1])
+        self._cost = costs[length + 1] + len(model.tokens) * cost
+        self._state = -1
+        return Proposal(plan, model.tokens[:length], MODEL)
 
     def _learn(self, num_tokens: int) -> None:
         """Count the tokens that the last step gave."""

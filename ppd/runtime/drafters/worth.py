@@ -13,7 +13,7 @@ from ppd.errors import ArgumentError, BundleError
 from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
 from ppd.planning.chain import chain_from_tree
 from ppd.runtime.drafters.chances import chances_from_json
-from ppd.signature import MAX_ROWS
+from ppd.signature import MAX_ROWS, WEIGHTS_FILE
 
 _UNKNOWN = LatencyCurve(sizes=[1, MAX_ROWS], values=[1.0, 1 + 0.17 * (MAX_ROWS - 1)], unit="L(1)", source="assumed")
 """Where nothing was measured, a row is taken to cost what it does on a CPU: too dear for most devices."""
@@ -37,12 +37,14 @@ class Worth:
         chances: Chance of guesses from text by kind, as `Chances` takes them; empty where they were never judged.
         tree_tokens: Tokens expected of a step with the tree, by state; empty where its guesses were never judged.
         tree_shares: Share of the steps in each state, of decoding with the tree alone.
+        plain_ms: A step of one row, in milliseconds, behind the fewest cached rows; None where it was not measured.
     """
 
     costs: Mapping[int, Sequence[float]]
     chances: Sequence[float] = ()
     tree_tokens: Sequence[float] = ()
     tree_shares: Sequence[float] = ()
+    plain_ms: float | None = None
 
     def costs_behind(self, cache_len: int) -> Sequence[float]:
         """Costs by number of rows, behind so many cached rows: between two that were measured, in a straight line."""
@@ -75,11 +77,26 @@ def worth_of(bundle: Bundle) -> Worth:
         curves, marginals = {0: record.curve}, record.marginals
     if marginals is None and bundle.manifest.prompt_tokens.status == "trained":
         marginals = _ASSUMED
-    costs = _costs(curves)
+    costs, first = _costs(curves), next(iter(curves.values()))
+    plain_ms = float(first.at(1)) if first.unit == "ms" and first.source != _UNKNOWN.source else None
     if marginals is None or not bundle.tree.drafts:
-        return Worth(costs=costs, chances=chances)
+        return Worth(costs=costs, chances=chances, plain_ms=plain_ms)
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
-    return Worth(costs=costs, chances=chances, tree_tokens=chain.tokens.tolist(), tree_shares=chain.shares.tolist())
+    return Worth(
+        costs=costs,
+        chances=chances,
+        tree_tokens=chain.tokens.tolist(),
+        tree_shares=chain.shares.tolist(),
+        plain_ms=plain_ms,
+    )
+
+
+def guess_cost(target: Bundle, draft: Bundle) -> float:
+    """What a guess of a draft model takes, in units of the target's plain step: by both calibrations, or by size."""
+    own, its = worth_of(target).plain_ms, worth_of(draft).plain_ms
+    if own is not None and its is not None:
+        return its / own
+    return draft.manifest.files[WEIGHTS_FILE].size_bytes / target.manifest.files[WEIGHTS_FILE].size_bytes
 
 
 def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:

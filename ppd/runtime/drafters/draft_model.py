@@ -1,0 +1,132 @@
+"""A draft model: another bundle with the same tokenizer, which decodes the guesses for this one."""
+
+from collections.abc import Callable, Sequence
+
+from ppd.runtime.drafters.base import Drafter
+from ppd.runtime.drafters.chances import Learnt
+from ppd.runtime.session import Session
+from ppd.runtime.verify import Accepted, verify_exact
+from ppd.signature import CHAIN_LENGTHS
+
+MOST_GUESSES = CHAIN_LENGTHS[-1]
+"""Tokens at most that it decodes for a step."""
+_MARGINS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""Bounds of the kinds of its guesses: how far its best logit lies above its second."""
+_PRIOR = (0.25, 0.30, 0.38, 0.46, 0.54, 0.64, 0.74, 0.84, 0.93)
+_PRIOR_OF_ANY = 0.6
+
+
+class DraftModel:
+    """Decodes on behind a text, greedily, with its own prompt tokens where they pay.
+
+    Its cache keeps what it wrote and the text took; the rest is overwritten. How often a guess is right is learnt by
+    how sure it was.
+
+    Args:
+        session: Of the draft model; nothing else may use it.
+        drafter: Drafts for the draft model itself.
+        vocab_size: Tokens of the model that it guesses for.
+        context: Tokens that fit the draft model.
+
+    Attributes:
+        tokens: The guesses for the tokens that follow.
+        reach: Chance that each guess and all before it are right.
+    """
+
+    def __init__(self, session: Session, drafter: Drafter, *, vocab_size: int, context: int) -> None:
+        self._session, self._drafter = session, drafter
+        self._vocab_size, self._context = min(vocab_size, session.plans.vocab_size), context
+        self._by_margin, self._any = Learnt(_PRIOR), Learnt([_PRIOR_OF_ANY])
+        self._text: Sequence[int] = ()
+        self._size = 0
+        self._kinds: list[int] = []
+        self.tokens: list[int] = []
+        self.reach: list[float] = []
+
+    @property
+    def chance(self) -> float:
+        """How often its next guess is right, before it is known how sure it will be."""
+        return self._any.of[0]
+
+    def judge(self, text: Sequence[int]) -> None:
+        """Count the last guesses, now that the text has grown, and forget them."""
+        if text is not self._text:
+            self._any = Learnt([max(self.chance, _PRIOR_OF_ANY)])  # another text is another chance
+        else:
+            for token, kind, came in zip(self.tokens, self._kinds, text[self._size :], strict=False):
+                self._by_margin.judge(kind, token == came)
+                self._any.judge(0, token == came)
+                if token != came:
+                    break
+        self.tokens, self.reach, self._kinds = [], [], []
+
+    def guess(self, text: Sequence[int], pays: Callable[[int, float], bool]) -> None:
+        """Guess what follows; nothing where the text does not fit, or has tokens that the draft model does not know.
+
+        Args:
+            text: All tokens, at least one; the same object as before while it only grows.
+            pays: (guesses so far, chance that all of them are right) → whether to go on.
+        """
+        start = self._size if text is self._text else 0
+        if len(text) + MOST_GUESSES >= self._context or max(text[start:], default=0) >= self._vocab_size:
+            self._text = ()
+            return
+        self._follow(text, start)
+        self._text, self._size = text, len(text)
+        while 0 < len(self.tokens) < MOST_GUESSES and pays(len(self.tokens), self.reach[-1]):
+            before = len(self.tokens)
+            self._decode()
+            if len(self.tokens) == before:
+                break  # it guessed a token that is none of the model's
+
+    def _follow(self, text: Sequence[int], start: int) -> None:
+        """Bring the cache to the text's end, and take the first guess.
+
+        Args:
+            start: So many tokens of the text are surely in the cache.
+        """
+        session, plans = self._session, self._session.plans
+        known, most = start, min(session.cache_len, len(text) - 1)
+        while known < most and session.history[known] == text[known]:
+            known += 1
+        known = min(known, most)
+        unseen = len(text) - known
+        if not start or unseen > MOST_GUESSES:
+            session.prefill(text, self._drafter.num_prompts, reuse=True)
+            session.decide(int(session.top_ids[-1 - self._drafter.num_prompts, 0]))
+            self._take([session.history[-1]], [len(session.top_ids) - 1 - self._drafter.num_prompts])
+        else:
+            session.rewind(known, text[known])
+            session.step(plans.chain(unseen - 1, self._drafter.num_prompts), text[known:])
+            best = int(session.top_ids[unseen - 1, 0])
+            self._take([best], [unseen - 1])
+            session.commit(Accepted(list(range(unseen)), [*text[known + 1 :], best]), unseen)
+
+    def _decode(self) -> None:
+        """One step of the draft model."""
+        session = self._session
+        plan, candidates, _ = self._drafter.propose(session.history, session.guesses)
+        tokens = [session.history[-1], *candidates]
+        session.step(plan, tokens)
+        best: list[int] = session.top_ids[: len(tokens), 0].tolist()
+        accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
+        self._take(accepted.tokens, accepted.rows)
+        session.commit(accepted, len(accepted.tokens))
+
+    def _take(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
+        """Add guesses, each the best id of its row of the last step."""
+        reach = self.reach[-1] if self.reach else 1.0
+        for token, row in zip(tokens, rows, strict=True):
+            if token >= self._vocab_size or len(self.tokens) == MOST_GUESSES:
+                return
+            kind = self._kind(row)
+            reach *= self._by_margin.of[kind]
+            self.tokens.append(token)
+            self.reach.append(reach)
+            self._kinds.append(kind)
+
+    def _kind(self, row: int) -> int:
+        """How sure a row's answer is, 0 to 8."""
+        logits, ids = self._session.logits(row), self._session.top_ids[row]
+        margin = float(logits[ids[0]] - logits[ids[1]])
+        return sum(margin > bound for bound in _MARGINS)

@@ -1,0 +1,113 @@
+"""A draft model: whatever it guesses, tokens are plain decoding's; and it is asked where it pays."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppd.runtime.drafters import MODEL, ChoosingDrafter, PlainDrafter
+from ppd.runtime.drafters.draft_model import MOST_GUESSES, DraftModel
+from ppd.runtime.drafters.worth import Worth
+from ppd.runtime.model import Model
+from ppd.signature import MAX_ROWS
+from ppd.tree import Tree
+from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
+from tests.strategies import trees
+
+FLAT = [1.0] * (MAX_ROWS + 1)
+PROMPT = [1, 2, 3]
+
+
+def draft_model(seed: int = 0, *, tree: bool = True, vocab_size: int = 40, context: int = 128) -> DraftModel:
+    model = fake_model(WIDE, seed=seed, vocab_size=vocab_size, context=context)
+    drafter = model.drafter if tree else PlainDrafter(model.session.plans)
+    return DraftModel(model.session, drafter, vocab_size=40, context=context)
+
+
+def drafted_by(model: Model, drafts: DraftModel, guess_cost: float = 0.1) -> None:
+    """Let the model draft from a draft model alone, with `draft=True`."""
+    worth = Worth(costs={0: FLAT})
+    model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset([MODEL]), None, drafts, guess_cost)
+
+
+def always(_count: int, _reach: float) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("tree", [True, False])
+@given(data=st.data())
+def test_it_guesses_what_the_draft_model_writes_whatever_the_text_became(tree: bool, data: st.DataObject) -> None:
+    drafts, text = draft_model(seed=3, tree=tree), list(PROMPT)
+    engine = FakeEngine(WIDE, seed=3)
+    for _ in range(4):
+        drafts.judge(text)
+        count = data.draw(st.integers(0, 5))
+        drafts.guess(text, lambda so_far, _reach, count=count: so_far < count)
+
+        assert len(drafts.tokens) == len(drafts.reach) >= max(1, count)
+        assert drafts.tokens == naive_greedy(engine, text, len(drafts.tokens))
+        taken = data.draw(st.integers(0, len(drafts.tokens)))
+        text += [*drafts.tokens[:taken], data.draw(st.integers(0, 39))]
+
+
+@given(seed=st.integers(0, 5), tree=trees(max_prompt_tokens=2, max_nodes=6), temperature=st.sampled_from([0.0, 0.9]))
+def test_a_draft_model_changes_no_token(seed: int, tree: Tree, temperature: float) -> None:
+    model = fake_model(tree)
+    plain = model.generate(PROMPT, max_new_tokens=30, temperature=temperature, seed=9, draft=False)
+    drafted_by(model, draft_model(seed))
+
+    drafted = model.generate(PROMPT, max_new_tokens=30, temperature=temperature, seed=9, draft=True)
+
+    assert drafted.token_ids == plain.token_ids
+
+
+def test_a_draft_model_that_is_right_saves_steps() -> None:
+    model = fake_model(WIDE, seed=0)
+    drafted_by(model, draft_model(seed=0))
+
+    stats = model.generate(PROMPT, max_new_tokens=40, draft=True).stats
+
+    assert stats.by_source[MODEL][1] > 24
+    assert stats.steps < 15
+
+
+def test_one_that_is_wrong_is_soon_not_asked_any_more_but_again_for_another_text() -> None:
+    model, drafts = fake_model(WIDE, seed=0, context=512), draft_model(seed=1, context=512)
+    drafted_by(model, drafts, guess_cost=0.5)
+
+    sources = model.generate(PROMPT, max_new_tokens=200, draft=True).stats.source_per_step
+
+    assert MODEL in sources
+    assert MODEL not in sources[-20:]
+    assert MODEL in model.generate([3, 2, 1], max_new_tokens=5, draft=True).stats.source_per_step
+
+
+def test_one_that_costs_more_than_it_saves_is_not_asked() -> None:
+    model = fake_model(WIDE, seed=0)
+    drafted_by(model, draft_model(seed=0), guess_cost=1.5)
+
+    assert MODEL not in model.generate(PROMPT, max_new_tokens=20, draft=True).stats.source_per_step
+
+
+@pytest.mark.parametrize(
+    ("drafts", "text"),
+    [
+        (draft_model(context=20), [1] * (20 - MOST_GUESSES)),  # its context is full
+        (draft_model(vocab_size=10), [1, 10]),  # the text has a token that it does not know
+    ],
+    ids=["context", "vocabulary"],
+)
+def test_it_guesses_nothing_where_the_text_does_not_fit(drafts: DraftModel, text: Sequence[int]) -> None:
+    drafts.guess(text, always)
+
+    assert drafts.tokens == []
+
+
+def test_its_guesses_are_tokens_of_the_model_that_it_drafts_for() -> None:
+    model = fake_model(WIDE, vocab_size=80, context=128)
+    drafts = DraftModel(model.session, model.drafter, vocab_size=40, context=128)
+
+    for first in range(20):
+        drafts.guess([first], always)
+        assert all(token < 40 for token in drafts.tokens)
