@@ -10,7 +10,7 @@ from ppd.calibrate.bench import bench
 from ppd.cli import app
 from ppd.train.options import TrainOptions
 
-RENAMED = {"gpu": "target", "rollouts": "num_rollouts"}
+RENAMED = {"gpu": "target", "rollouts": "num_rollouts", "layers": "num_layers"}
 """Flag → argument, where the user's word differs."""
 SHOWN = {"as_json", "plot", "stats"}
 """Flags that choose what is printed."""
