@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,18 +229,29 @@ def test_ctrl_c_in_a_process_stops_the_answer_and_not_the_program(bundle: Path, 
     with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write("import os\n/stats\n/restart\n")
-        process.stdin.flush()
-        assert process.stderr.readline() == "waiting\n"
-        process.send_signal(signal.SIGINT)
-        (tmp_path / "sent").touch()
-        assert process.stderr.readline() == "no answer was finished last\n"
-        assert process.stderr.readline() == "a new conversation begins\n"  # now it reads the next line
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        with killed_on_failure(process):
+            process.stdin.write("import os\n/stats\n/restart\n")
+            process.stdin.flush()
+            assert process.stderr.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            (tmp_path / "sent").touch()
+            assert process.stderr.readline() == "no answer was finished last\n"
+            assert process.stderr.readline() == "a new conversation begins\n"  # now it reads the next line
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (0, "")
     assert 0 < len(out) < len(answers_of(bundle, "import os", max_new_tokens=450, draft=False))
+
+
+@contextmanager
+def killed_on_failure(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Nobody waits for a process that does not do what was expected of it."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
 
 
 def read_until(terminal: int, text: str) -> str:
@@ -257,12 +269,13 @@ def test_on_a_terminal_there_is_a_prompt_and_it_can_be_left(bundle: Path, end: s
     command = [*COMMAND, str(bundle), "--max-new-tokens", "4", "--threads", "1"]
     with subprocess.Popen(command, stdin=other, stdout=other, stderr=other, env={**os.environ, "TERM": "dumb"}) as chat:
         os.close(other)
-        assert "/help" in read_until(terminal, "> ")
-        os.write(terminal, b"import os\n")
-        assert answers_of(bundle, "import os", max_new_tokens=4).split()[0] in read_until(terminal, "> ")
-        if end == "Ctrl-C":
-            chat.send_signal(signal.SIGINT)
-        else:
-            os.write(terminal, b"\x04" if end == "Ctrl-D" else b"/exit\n")
-        assert chat.wait(60) == 0
+        with killed_on_failure(chat):
+            assert "/help" in read_until(terminal, "> ")
+            os.write(terminal, b"import os\n")
+            assert answers_of(bundle, "import os", max_new_tokens=4).split()[0] in read_until(terminal, "> ")
+            if end == "Ctrl-C":
+                chat.send_signal(signal.SIGINT)
+            else:
+                os.write(terminal, b"\x04" if end == "Ctrl-D" else b"/exit\n")
+            assert chat.wait(60) == 0
     os.close(terminal)
