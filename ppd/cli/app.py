@@ -64,7 +64,7 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all that "
+        help="Draft from ppd (or medusa), lookup, table, model, or some of them: ppd,lookup. Default: auto, all that "
         "there are. always: prompt tokens or heads at every step, whether that pays or not.",
     ),
 ]
