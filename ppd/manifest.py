@@ -24,6 +24,8 @@ MANIFEST_SCHEMA = 2
 _NO_DIGEST = "0" * 64
 _MAX_BYTES = 1 << 50
 _MAX_ID = 1 << 31
+TRAINING_SECONDS = "training_seconds"
+"""In the provenance, and in `accuracy.json` beside prompt tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +216,7 @@ class Manifest:
         precision: A name of `PRECISIONS`.
         max_rows: C, the room of the folded tables; every version has the same.
         graph_type: "float32" or "float16", the type of what is not quantised.
-        provenance: Versions and time of the export.
+        provenance: Versions and time of the export; how long what guesses was trained, where that is known.
         guess_heads: Null in a bundle with prompt tokens.
         damage: What rounding or quantising the weights costs; null if they are exported as they are.
     """

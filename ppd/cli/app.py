@@ -22,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, when what was measured is printed."""
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that ppd-export wrote.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; default: the engine's own choice.")]
 ExactOption = Annotated[
@@ -64,8 +66,8 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd (or medusa), lookup, table, model, or some of them: ppd,lookup. Default: auto, all that "
-        "there are. always: prompt tokens or heads at every step, whether that pays or not.",
+        help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all of "
+        "them. always: prompt tokens or heads at every step, whether that pays or not.",
     ),
 ]
 PromptsOption = Annotated[
@@ -76,6 +78,15 @@ PromptsOption = Annotated[
         "with one prompt per line, or a folder of files; may be gzipped. Default: a built-in set.",
     ),
 ]
+CategoryOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Only this category (mt-bench: its eight); may be repeated."),
+]
+QuestionsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Draw N questions of each category; default: all.")
+]
+DrawOption = Annotated[int, typer.Option(metavar="S", help="Seed of that draw and of the intervals.")]
+NewTokensOption = Annotated[int, typer.Option(metavar="N", help="New tokens per run.")]
 DrafterOption = Annotated[
     Path | None,
     typer.Option(metavar="BUNDLE", help="A draft model with the same tokenizer, as a further source: model."),

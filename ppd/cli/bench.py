@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppd.cli.app import (
+    INTERRUPTED,
     BundleArgument,
+    CategoryOption,
     DrafterOption,
     DraftOption,
+    DrawOption,
     EngineOption,
     ExactOption,
+    NewTokensOption,
     PromptsOption,
+    QuestionsOption,
     ThreadsOption,
     app,
     bar,
@@ -22,22 +27,15 @@ from ppd.cli.app import (
 if TYPE_CHECKING:
     from ppd.calibrate.bench import BenchReport
 
-_INTERRUPTED = 130
-
 
 @app.command()
 def bench(
     bundle: BundleArgument,
     prompts: PromptsOption = None,
-    category: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this category (mt-bench: its eight); may be repeated."),
-    ] = None,
-    questions: Annotated[
-        int | None, typer.Option(metavar="N", help="Draw N questions of each category; default: all.")
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of that draw and of the intervals.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="New tokens per run.")] = 64,
+    category: CategoryOption = None,
+    questions: QuestionsOption = None,
+    seed: DrawOption = 0,
+    max_new_tokens: NewTokensOption = 64,
     turns: Annotated[
         int | None,
         typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt; default: 1, of the built-in set 5."),
@@ -54,8 +52,8 @@ def bench(
 
     Ctrl-C prints what was measured so far.
     """
-    from ppd.calibrate.bench import StoppedError
     from ppd.calibrate.bench import bench as run
+    from ppd.calibrate.rounds import StoppedError
     from ppd.cli.plot import require_plot
     from ppd.questions import read_questions
     from ppd.runtime import Options, load
@@ -83,7 +81,7 @@ def bench(
         report, stopped = error.report, True
     _show(report, as_json, plot)
     if stopped:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
 
 
 def _show(report: "BenchReport", as_json: bool, plot: Path | None) -> None:

@@ -16,6 +16,10 @@ _TITLES = (
     "forks (near-ties)",
     "identical",
 )
+SPEEDUP = (
+    "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
+    "(of a single one, over its pairs)."
+)
 
 
 def rows_of(report: BenchReport) -> list[tuple[str, Figures]]:
@@ -34,21 +38,28 @@ def describe_bench(report: BenchReport) -> str:
         "",
         f"{report.model}, {report.engine}; greedy, up to {report.max_new_tokens} new tokens, {report.turns} "
         f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer; drafting from {', '.join(report.sources)}.",
-        "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
-        "(of a single one, over its pairs).",
+        SPEEDUP,
     ]
-    if report.left_out:
-        lines.append(f"Left out, as they do not fit the context: {report.left_out} turns.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *describe_left_out(report.left_out)])
+
+
+def describe_left_out(turns: int) -> list[str]:
+    """A line about turns that were not asked, if there are any."""
+    return [f"Left out, as they do not fit the context: {turns} turns."] if turns else []
+
+
+def speedup_cell(figures: Figures) -> str:
+    """A speed-up with its interval."""
+    interval = f" ({figures.speedup_low:.2f} to {figures.speedup_high:.2f})" if figures.pairs > 1 else ""
+    return f"{figures.speedup:.2f}{interval}"
 
 
 def _cells(name: str, figures: Figures) -> list[str]:
-    interval = f" ({figures.speedup_low:.2f} to {figures.speedup_high:.2f})" if figures.pairs > 1 else ""
     return [
         name.replace("|", "\\|"),
         str(figures.questions),
         str(figures.pairs),
-        f"{figures.speedup:.2f}{interval}",
+        speedup_cell(figures),
         f"{figures.acceptance_length:.2f}",
         f"{figures.plain_tokens_per_second:.1f}",
         f"{figures.ppd_tokens_per_second:.1f}",

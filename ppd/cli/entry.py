@@ -15,6 +15,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     calibrate,
     chat,
     check,
+    compare,
     export,
     generate,
     inspect,

@@ -1,16 +1,18 @@
-"""Pictures of a calibration and of a bench.
+"""Pictures of a calibration, of a bench and of a comparison.
 
 Of a calibration: what a step of N rows costs, what its best tree gives, and the tree that was chosen. Of a bench: the
-speed-up of each category.
+speed-up of each category. Of a comparison: that of each way to draft.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ppd.bundle import Bundle
 from ppd.calibrate.bench import BenchReport
+from ppd.calibrate.compare import CompareReport
+from ppd.calibrate.figures import Figures
 from ppd.calibrate.latency import SIZES
 from ppd.calibrate.record import measured_from_bundle
 from ppd.cli.bench_table import rows_of
@@ -111,19 +113,38 @@ def plot(path: Path, picture: Picture) -> None:
 
 def plot_bench(path: Path, report: BenchReport) -> None:
     """Draw a bar with its interval for each row of a bench's table. Errors as for `plot`."""
-    names, rows = zip(*rows_of(report), strict=True)
+    rows = rows_of(report)
     figure = _new_figure()
-    figure.set_size_inches(max(5, 1.5 + 0.6 * len(rows)), 4.5)
-    axes = figure.subplots()
-    speedups = [row.speedup for row in rows]
+    figure.set_size_inches(_width(len(rows)), 4.5)
+    _bars(figure.subplots(), rows, f"{report.model}: drafting against plain decoding")
+    _save(figure, path)
+
+
+def plot_compare(path: Path, reports: Sequence[CompareReport]) -> None:
+    """Draw a comparison's bars, a panel for each report: a bar with its interval for each way. Errors as for `plot`."""
+    figure = _new_figure()
+    widths = [_width(len(report.ways)) for report in reports]
+    figure.set_size_inches(sum(widths), 5.5)
+    panels = figure.subplots(1, len(reports), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for axes, report in zip(panels, reports, strict=True):
+        _bars(axes, [(way.way, way) for way in report.ways], f"{report.model}, {report.precision}")
+    _save(figure, path)
+
+
+def _width(num_bars: int) -> float:
+    """Inches of a panel."""
+    return max(5, 1.5 + 0.6 * num_bars)
+
+
+def _bars(axes: Any, rows: Sequence[tuple[str, Figures]], title: str) -> None:
+    speedups = [row.speedup for _, row in rows]
     # A resampled interval may leave a median of few values outside by a rounding.
-    below = [max(0.0, row.speedup - row.speedup_low) for row in rows]
-    above = [max(0.0, row.speedup_high - row.speedup) for row in rows]
+    below = [max(0.0, row.speedup - row.speedup_low) for _, row in rows]
+    above = [max(0.0, row.speedup_high - row.speedup) for _, row in rows]
     axes.bar(range(len(rows)), speedups, yerr=(below, above), capsize=3)
     axes.axhline(1, color="grey", linewidth=1, linestyle=":")
-    axes.set_xticks(range(len(rows)), names, rotation=45, ha="right")
-    axes.set(ylabel="speed-up, 95 % interval", title=f"{report.model}: drafting against plain decoding")
-    _save(figure, path)
+    axes.set_xticks(range(len(rows)), [name for name, _ in rows], rotation=45, ha="right")
+    axes.set(ylabel="speed-up, 95 % interval", title=title)
 
 
 def _save(figure: Any, path: Path) -> None:

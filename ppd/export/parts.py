@@ -15,7 +15,7 @@ from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
 from ppd.export.fold import stored_bytes
-from ppd.manifest import CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.manifest import TRAINING_SECONDS, CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
@@ -23,7 +23,7 @@ from ppd.models.guess_heads_folder import base_model_of_heads, holds_guess_heads
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.ngrams import NgramTable
-from ppd.planning.for_target import ChosenTree, tree_for_target
+from ppd.planning.for_target import ChosenTree, training_seconds, tree_for_target
 from ppd.precision import PRECISIONS
 from ppd.signature import GUESS_HEADS_PREFIX, MAX_ROWS, MAX_TOP_IDS, PARAMETER_PREFIX
 from ppd.targets import Target
@@ -252,7 +252,7 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
         tree=tree_info(parts.chosen.tree, parts.chosen.source),
         decision=parts.chosen.decision,
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
-        provenance=_provenance(),
+        provenance=_provenance(parts.trained),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
     )
 
@@ -284,8 +284,10 @@ def _guess_heads_info(parts: Parts, staging: Path) -> GuessHeadsInfo | None:
     )
 
 
-def _provenance() -> dict[str, str]:
+def _provenance(trained: PromptTokensSource | None) -> dict[str, str]:
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers")
     versions = {name: importlib.metadata.version(name) for name in packages}
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"created": now, "ppd-edge": ppd.__version__, **versions, "numpy": np.__version__}
+    seconds = training_seconds(trained.folder if trained else None)
+    known = {} if seconds is None else {TRAINING_SECONDS: f"{seconds:g}"}
+    return {"created": now, "ppd-edge": ppd.__version__, **versions, "numpy": np.__version__, **known}

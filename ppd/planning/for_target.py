@@ -1,12 +1,14 @@
 """The tree that `--tree auto` folds: calibrated, or estimated from what is known of the target, or made by hand."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppd.arguments import number
 from ppd.decision import CALIBRATED_ELSEWHERE, ESTIMATED, UNKNOWN, Decision, EstimateInfo
 from ppd.errors import ModelError
 from ppd.json_files import read_json
-from ppd.manifest import ModelInfo
+from ppd.manifest import TRAINING_SECONDS, ModelInfo
 from ppd.measures import Marginals, marginals_from_json
 from ppd.planning.calibrated_tree import ACCURACY_FILE, load_calibrated_tree
 from ppd.planning.choose import choose_tree, predicted_speedup
@@ -89,6 +91,21 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
             except (OSError, ValueError) as error:
                 raise ModelError(f"{path} holds no marginals ({error}); measure it again, or remove it") from error
     return None
+
+
+def training_seconds(prompt_tokens: Path | None) -> float | None:
+    """How long prompt tokens were trained; None where nothing beside them says so.
+
+    Args:
+        prompt_tokens: Their folder; None if they are untrained.
+    """
+    if prompt_tokens is None:
+        return None
+    try:
+        seconds = number(read_json(prompt_tokens / ACCURACY_FILE)[TRAINING_SECONDS])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return seconds if seconds is not None and math.isfinite(seconds) else None
 
 
 def _calibrated_tree(target: Target, precision: str, prompt_tokens: Path | None) -> ChosenTree | None:

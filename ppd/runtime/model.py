@@ -225,6 +225,17 @@ class Model:
         self._draft_model = model
         self._choosing = {}
 
+    @property
+    def draft_model(self) -> "Model | None":
+        """Whose guesses are the source "model"; None if there is none."""
+        return self._draft_model
+
+    def forget(self) -> None:
+        """Forget what the caches hold, the draft model's too: its next prompt is read whole, as with a new model."""
+        with self._turn:
+            for model in filter(None, (self, self._draft_model)):
+                model.session.forget()
+
     def require_sources(self) -> None:
         """Read what drafting needs, while the bundle is the one that was opened.
 

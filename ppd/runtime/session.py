@@ -45,6 +45,10 @@ class Session:
         self.top_ids = self.head_guesses = self.guesses = _NO_GUESSES
         self.engine.restart(num_rows, num_kept)
 
+    def forget(self) -> None:
+        """Take no row as committed any more, so that the next prompt is read whole."""
+        self.history, self.cache_len = [], 0
+
     def prefill(self, ids: Ids | Sequence[int], num_prompts: int = 0, *, reuse: bool = False) -> int:
         """Read a prompt, with prompt rows behind its last token; forget everything else.
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ppd.calibrate import bench as module
-from ppd.calibrate.bench import StoppedError, bench
+from ppd.calibrate import rounds as module
+from ppd.calibrate.bench import bench
 from ppd.calibrate.figures import Figures, Pair
+from ppd.calibrate.rounds import StoppedError
 from ppd.errors import ArgumentError, ContextError
 from ppd.questions import MT_BENCH, Question
 from ppd.runtime import Model

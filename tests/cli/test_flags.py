@@ -7,10 +7,11 @@ import pytest
 
 import ppd
 from ppd.calibrate.bench import bench
+from ppd.calibrate.compare import compare
 from ppd.cli import app
 from ppd.train.options import TrainOptions
 
-RENAMED = {"gpu": "target", "rollouts": "num_rollouts"}
+RENAMED = {"gpu": "target", "rollouts": "num_rollouts", "layers": "num_layers"}
 """Flag → argument, where the user's word differs."""
 SHOWN = {"as_json", "plot", "stats"}
 """Flags that choose what is printed."""
@@ -21,12 +22,13 @@ GIVEN_OTHERWISE = {
     "generate": {"messages", "verify", "reuse"},
     "train": {"progress", "stage", "tell"},
     "bench": {"progress", "model", "verify"},
+    "compare": {"progress", "models", "verify"},
 }
 ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}
 """Other ways to give an argument: the prompt, draft=False, data."""
 
 
-FUNCTIONS = {"bench": (ppd.load, bench)}
+FUNCTIONS = {"bench": (ppd.load, bench), "compare": (ppd.load, compare)}
 """What a command calls, where that is not the package's function of its name."""
 
 
@@ -39,6 +41,6 @@ def test_a_command_has_a_flag_for_every_argument(name: str) -> None:
     if name == "train":
         flags = {"num_prompt_tokens" if flag == "prompt_tokens" else flag for flag in flags}
         arguments = arguments - {"options"} | {field.name for field in dataclasses.fields(TrainOptions)}
-    bundle = {"bundle", "folder"}  # the argument without a flag
+    bundle = {"bundle", "bundles", "folder"}  # the argument without a flag
 
     assert flags - SHOWN - ONLY_FLAGS.get(name, set()) - bundle == arguments - GIVEN_OTHERWISE[name] - bundle

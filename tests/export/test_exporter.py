@@ -82,6 +82,7 @@ def test_manifest_tells_the_whole_story(tinypy_bundle: Path) -> None:
     assert (manifest.prompt_tokens.status, manifest.prompt_tokens.source) == ("trained", "tinypy/prompt_tokens")
     assert manifest.decision.basis != CALIBRATED  # nothing was measured here; what the tree brings is tested with it
     assert {"torch", "onnx", "onnxruntime", "ppd-edge", "created"} <= manifest.provenance.keys()
+    assert manifest.provenance["training_seconds"] == "840"
     assert set(manifest.files) == {path.name for path in tinypy_bundle.iterdir()} - {"manifest.json"}
 
 

@@ -13,7 +13,7 @@ from ppd.errors import ModelError
 from ppd.manifest import bytes_from_manifest, manifest_from_bytes
 from ppd.measures import Marginals
 from ppd.planning.chain import chain_from_tree
-from ppd.planning.for_target import ChosenTree, known_acceptance, tree_for_target
+from ppd.planning.for_target import ChosenTree, known_acceptance, training_seconds, tree_for_target
 from ppd.planning.hand_made import hand_made_tree
 from ppd.planning.measured_curves import MeasuredOn, load_curves, nearest_curve
 from ppd.precision import PRECISIONS
@@ -135,3 +135,11 @@ def test_the_estimate_is_described_and_kept(tinypy_bundle: Path, tmp_path: Path)
     ):
         assert words in text
     assert "run ppd calibrate on the device" in text
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "{}", '{"training_seconds": "1 h"}', '{"training_seconds": []}'])
+def test_the_time_of_a_training_is_unknown_where_nothing_says_it(content: str | None, tmp_path: Path) -> None:
+    assert training_seconds(None) is None
+    if content is not None:
+        (tmp_path / "accuracy.json").write_text(content)
+    assert training_seconds(tmp_path) is None

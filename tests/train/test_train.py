@@ -255,6 +255,7 @@ def test_the_folder_holds_card_metrics_and_accuracy_and_no_checkpoint(finished: 
     assert torch.tensor(accuracy["marginals"]).shape == (3, 10)
     assert all(0 <= sum(row) <= 1 + 1e-6 for row in accuracy["marginals"])
     assert set(accuracy["sets"]) == {"rollouts", "text"}
+    assert accuracy["training_seconds"] == round(finished.seconds, 1)
 
 
 def test_the_folder_holds_a_table_of_what_the_model_says_after_its_own_tokens(
