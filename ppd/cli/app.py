@@ -67,7 +67,7 @@ DraftOption = Annotated[
     typer.Option(
         metavar="SOURCES",
         help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all of "
-        "them. always: prompt tokens at every step, whether that pays or not.",
+        "them. always: prompt tokens or heads at every step, whether that pays or not.",
     ),
 ]
 PromptsOption = Annotated[

@@ -12,7 +12,12 @@ from ppd.errors import ArgumentError, PromptTokensError
 from ppd.models.config import GuessHeadsConfig, ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import MEDUSA, MedusaHeads
-from ppd.models.guess_heads_folder import GUESS_HEADS_CONFIG, GUESS_HEADS_FILE, load_guess_heads
+from ppd.models.guess_heads_folder import (
+    GUESS_HEADS_CONFIG,
+    GUESS_HEADS_FILE,
+    base_model_of_heads,
+    load_guess_heads,
+)
 from ppd.train import steps as steps_module
 from ppd.train.guessers import Heads
 from ppd.train.memory import training_memory
@@ -105,6 +110,7 @@ def test_a_run_trains_the_heads_and_leaves_a_folder(finished: TrainReport, model
     heads, weights = load_guess_heads(finished.folder, read_config(model))
 
     assert (heads.kind, heads.count) == (MEDUSA, M)
+    assert base_model_of_heads(finished.folder) == model.name
     assert weights["residual.weight"].shape == (HIDDEN, M * HIDDEN)
     assert weights["residual.weight"].abs().max() > 0
     assert ("projections.2.weight" in weights) == (heads.projection == "full")
