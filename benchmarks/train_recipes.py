@@ -107,7 +107,7 @@ def train_recipe(name: str, prepared: Prepared, args: argparse.Namespace, accele
     options = TrainOptions(minutes=args.minutes, **RECIPES[name])
     start = initial_tokens(prepared, options)
     if name == "untrained":
-        return Trained(start, evaluate_all(prepared, start), 0, 0.0, 0.0)
+        return Trained(start, evaluate_all(prepared, PromptTokens(prepared.decoder, start)), 0, 0.0, 0.0)
     folder = folder_of(args.out, name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def train_recipe(name: str, prepared: Prepared, args: argparse.Namespace, accele
     counts = train_steps(module, used_sets(prepared, options), options, accelerator, folder)
     cpu_share = (time.process_time() - before) / counts.seconds
     tokens = module.weight.detach().float().cpu()
-    return Trained(tokens, evaluate_all(prepared, tokens), counts.steps, counts.positions_per_second, cpu_share)
+    return Trained(tokens, evaluate_all(prepared, module), counts.steps, counts.positions_per_second, cpu_share)
 
 
 def measure_lengths(

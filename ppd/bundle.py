@@ -112,7 +112,7 @@ def _open(root: Path, manifest: Manifest, *, verify: bool) -> Bundle:
         raise BundleError(f"{root / MANIFEST_FILE} names no {missing[0]}; {AGAIN}")
     try:
         tree = tree_from_json(_read(root, manifest.files[TREE_FILE]).decode())
-        tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
+        require_fit(tree, manifest)
     except (TreeError, UnicodeDecodeError) as error:
         raise BundleError(f"{root}: {error}; {AGAIN}") from error
     return Bundle(root, manifest, tree, {role: found for role, found in identities.items() if role not in CHANGING})
@@ -203,6 +203,16 @@ def file_entry(folder: Path, name: str) -> FileEntry:
     """Describe a file that lies in `folder`."""
     path = folder / name
     return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=_sha256_inside(folder, name))
+
+
+def require_fit(tree: Tree, manifest: Manifest) -> None:
+    """Refuse a tree that was made for another model.
+
+    Raises:
+        TreeError: It does not fit.
+    """
+    by_heads = manifest.guess_heads is not None
+    tree.require_fit(manifest.num_distances, manifest.num_top_ids, by_heads=by_heads)
 
 
 def tree_info(tree: Tree, source: str) -> TreeInfo:

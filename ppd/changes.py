@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ppd.bundle import CHANGING, PROMPT_TOKENS_FILE, TREE_FILE, Bundle, looks_like_bundle, open_bundle, tree_info
+from ppd.bundle import (
+    CHANGING,
+    PROMPT_TOKENS_FILE,
+    TREE_FILE,
+    Bundle,
+    looks_like_bundle,
+    open_bundle,
+    require_fit,
+    tree_info,
+)
 from ppd.decision import CALIBRATED, GIVEN, CalibrationInfo, Decision
 from ppd.errors import BundleError, ExportError
 from ppd.files import remove_temporary, sync, write_atomically
@@ -87,8 +96,7 @@ class Change:
         Raises:
             TreeError: The tree does not fit the model.
         """
-        manifest = self.bundle.manifest
-        tree.require_fit(manifest.prompt_tokens.count, manifest.num_top_ids)
+        require_fit(tree, self.bundle.manifest)
         self.put(TREE_TABLES_FILE, tree_tables_bytes(tree))
         self.put(TREE_FILE, json_from_tree(tree).encode())
         self.adjust(tree=tree_info(tree, source))

@@ -74,12 +74,38 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTokensInfo:
-    """The folded prompt tokens. `status` is "trained", or "untrained" for the mean of the token embeddings."""
+    """The folded prompt tokens.
+
+    `status` is "trained", or "untrained" for the mean of the token embeddings; "none", with a count of 0, in a bundle
+    with guess heads.
+    """
 
     count: int
     status: str
     source: str
     revision: str | None
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        _require_ranges(self, {"count": (0, MAX_ROWS - 1)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuessHeadsInfo:
+    """The trained heads of the graph that guess in place of prompt tokens.
+
+    Attributes:
+        kind: "medusa".
+        projection: "shared" where the LM head projects for all of them, "full" where each has a projection of its own.
+        size_bytes: What their weights take in the bundle.
+    """
+
+    kind: str
+    count: int
+    projection: str
+    source: str
+    revision: str | None
+    num_parameters: int
     size_bytes: int
 
     def __post_init__(self) -> None:
@@ -102,7 +128,7 @@ class CheckInfo:
 
     Attributes:
         engine: Name and version.
-        num_rows: Rows whose logits were compared, over all phases.
+        num_rows: Rows that were compared, over all phases: their logits, or best ids alone of guess heads.
         max_difference: Largest absolute difference of a logit.
         tolerance: Limit of `max_difference`.
         near_ties: Rows whose order of ids differed, each within `tie_gap` of the reference's own logits.
@@ -190,7 +216,8 @@ class Manifest:
         precision: A name of `PRECISIONS`.
         max_rows: C, the room of the folded tables; every version has the same.
         graph_type: "float32" or "float16", the type of what is not quantised.
-        provenance: Versions and time of the export; how long the prompt tokens were trained, where that is known.
+        provenance: Versions and time of the export; how long what guesses was trained, where that is known.
+        guess_heads: Null in a bundle with prompt tokens.
         damage: What rounding or quantising the weights costs; null if they are exported as they are.
     """
 
@@ -211,6 +238,7 @@ class Manifest:
     check: CheckInfo
     provenance: dict[str, str]
     files: dict[str, FileEntry]
+    guess_heads: GuessHeadsInfo | None = None
     damage: DamageInfo | None = None
     engines: list[EngineInfo] = field(default_factory=list)
 
@@ -226,6 +254,30 @@ class Manifest:
         _require_ranges(self, ranges)
         if wrong := [i for i in self.eos_ids if not 0 <= i < _MAX_ID]:
             raise BundleError(f"{MANIFEST_FILE}: eos_ids has {wrong[0]!r:.40}, expected token ids; {AGAIN}")
+        if (self.prompt_tokens.count == 0) != (self.guess_heads is not None):
+            count = f"the count of prompt tokens is {self.prompt_tokens.count}"
+            others = "without" if self.guess_heads is None else "with"
+            raise BundleError(f"{MANIFEST_FILE}: {count} {others} guess heads, expected one of the two; {AGAIN}")
+
+    @property
+    def num_guess_heads(self) -> int:
+        """Guess heads behind each head row; 0 in a bundle with prompt tokens."""
+        return 0 if self.guess_heads is None else self.guess_heads.count
+
+    @property
+    def num_distances(self) -> int:
+        """m, the number of prompt tokens or of guess heads."""
+        return self.num_guess_heads or self.prompt_tokens.count
+
+    @property
+    def guesser_bytes(self) -> int:
+        """What prompt tokens or guess heads take."""
+        return self.prompt_tokens.size_bytes if self.guess_heads is None else self.guess_heads.size_bytes
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether what guesses was trained."""
+        return self.guess_heads is not None or self.prompt_tokens.status == "trained"
 
     @property
     def rounding(self) -> Precision:

@@ -2,7 +2,7 @@
 
 Axis letters used in this project's comments and docstrings:
 
-    N rows of a step                     m number of prompt tokens
+    N rows of a step                     m number of prompt tokens, or of guess heads
     R rows that go through the LM head   K best ids kept per row
     C rows the folded tables have room for
     L layers, H KV heads, S cache capacity in rows, D head size, V vocabulary (rows of the checkpoint's embedding)
@@ -25,10 +25,15 @@ MIN_CAPACITY = 128
 
 INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS = "input_ids", "state", "cache_len", "head_rows"
 TOP_IDS, LOGITS = "top_ids", "logits"
+"""Best ids and logits of the R head rows. With guess heads, R·m further rows of `top_ids` follow: the best ids of the m
+heads behind the first head row, then behind the second, and so on. They have no logits."""
 PROMPT_TOKENS, TREE_MASK, TREE_DEPTH = "prompt_tokens", "tree_mask", "tree_depth"
 
 PARAMETER_PREFIX = "decoder."
 """What stands before the decoder's parameter names in the graph."""
+
+GUESS_HEADS_PREFIX = "guess_heads."
+"""What stands before those of guess heads, in the decoder."""
 
 QUANTISED_SUFFIX, SCALE_SUFFIX, ZERO_POINT_SUFFIX = "_q", "_scale", "_zero_point"
 """What stands behind the name of a quantised parameter: its whole numbers, their scales, and their zero points."""
@@ -48,14 +53,19 @@ FUSED_HEAD_MULTIPLE = 8
 """ONNX Runtime's attention over a cache takes head sizes that are multiples of it."""
 
 
-def num_states(num_prompt_tokens: int) -> int:
+def num_states(num_distances: int) -> int:
     """Entries of the folded tables: states 0..m, and the causal one."""
-    return num_prompt_tokens + 2
+    return num_distances + 2
 
 
-def causal_state(num_prompt_tokens: int) -> int:
+def causal_state(num_distances: int) -> int:
     """The state whose rows see each other causally: prefill, plain decoding, measuring."""
-    return num_prompt_tokens + 1
+    return num_distances + 1
+
+
+def num_answers(num_head_rows: int, num_guess_heads: int) -> int:
+    """Rows of `top_ids`: those of R head rows, and of the guess heads behind each."""
+    return num_head_rows * (1 + num_guess_heads)
 
 
 def cache_names(num_layers: int) -> list[str]:

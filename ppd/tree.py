@@ -2,6 +2,7 @@
 
 A step in state s holds the root (row 0), candidates of depth 1..s, and the prompt rows of every node. After the step
 the state becomes the number of prompt rows of the last accepted node (the paper's dynamic sparse tree, section 3.2).
+Where guess heads guess in place of prompt tokens, no node has prompt rows, and every node leads to state m.
 """
 
 import functools
@@ -23,6 +24,10 @@ from ppd.signature import MAX_ROWS, MAX_TOP_IDS, causal_state, num_states
 TREE_SCHEMA = 1
 _SHOWN_RANKS = 12
 """Ranks of a path that a message shows."""
+
+_COUNTS = ("num_prompt_tokens", "num_guess_heads")
+_GUESSERS = ("prompt tokens", "guess heads")
+"""The key of m in a tree file, and words: of prompt tokens, and of guess heads."""
 
 NodePath = tuple[int, ...]
 """Ranks from the root to a node; `()` is the root itself."""
@@ -46,9 +51,10 @@ class Tree:
     """A tree for every state that can be reached.
 
     Attributes:
-        num_prompt_tokens: m, at least 1.
+        num_prompt_tokens: m, at least 1: prompt tokens, or guess heads.
         states: State s → its nodes, the root among them, in any order. State m is present, and every state that a
             node leads to; the exception is the tree without any drafting, `Tree.none(m)`.
+        by_heads: Whether guess heads guess, and not prompt tokens.
 
     Raises:
         TreeError: A rule of the tree file format is broken; the message names the state and the path.
@@ -56,22 +62,25 @@ class Tree:
 
     num_prompt_tokens: int
     states: Mapping[int, tuple[Node, ...]]
+    by_heads: bool = False
 
     def __post_init__(self) -> None:
         m = self.num_prompt_tokens
         if not 1 <= m < MAX_ROWS:
-            raise TreeError(f"num_prompt_tokens is {m}; expected 1 to {MAX_ROWS - 1}")
+            raise TreeError(f"{_COUNTS[self.by_heads]} is {m}; expected 1 to {MAX_ROWS - 1}")
         for state, nodes in self.states.items():
             if not 0 <= state <= m:
                 raise TreeError(f"state {state} is defined; with {m} prompt tokens the states are 0 to {m}")
-            _check_state(state, nodes, m)
+            if self.by_heads and self.drafts and state != m:
+                raise TreeError(f"state {state} is defined; with {m} guess heads every step is in state {m}")
+            _check_state(state, nodes, 0 if self.by_heads else m)
         if self.drafts:
             _check_reachable(self)
 
     @classmethod
-    def none(cls, num_prompt_tokens: int) -> "Tree":
+    def none(cls, num_prompt_tokens: int, *, by_heads: bool = False) -> "Tree":
         """The tree that never drafts: one root, no prompt rows, prefill included."""
-        return cls(num_prompt_tokens, {0: (Node((), 0),)})
+        return cls(num_prompt_tokens, {0: (Node((), 0),)}, by_heads)
 
     @property
     def drafts(self) -> bool:
@@ -86,19 +95,27 @@ class Tree:
     @functools.cached_property
     def rows(self) -> dict[int, "Rows"]:
         """The ordered rows of every state 0..m. A state that is not defined is the root with m prompt rows."""
-        absent = (Node((), self.num_prompt_tokens if self.drafts else 0),)
+        absent = (Node((), self.num_prompt_tokens if self.drafts and not self.by_heads else 0),)
         return {s: order_rows(self.states.get(s, absent)) for s in range(self.num_prompt_tokens + 1)}
 
-    def require_fit(self, num_prompt_tokens: int, num_top_ids: int) -> None:
-        """Refuse a tree made for another number of prompt tokens, or for more ids per row than the graph returns.
+    def leads_to(self, node: Node) -> int:
+        """The state after a step whose last accepted node is this one."""
+        return self.num_prompt_tokens if self.by_heads else node.prompts
+
+    def require_fit(self, num_distances: int, num_top_ids: int, *, by_heads: bool = False) -> None:
+        """Refuse a tree made for other guesses, or for more ids per row than the graph returns.
+
+        Args:
+            num_distances: m.
+            by_heads: Whether the model has guess heads.
 
         Raises:
             TreeError: The tree does not fit.
         """
-        if self.num_prompt_tokens != num_prompt_tokens:
+        if (self.num_prompt_tokens, self.by_heads) != (num_distances, by_heads):
             raise TreeError(
-                f"the tree is for {self.num_prompt_tokens} prompt tokens, the model has {num_prompt_tokens}; "
-                "use a tree made for this model"
+                f"the tree is for {self.num_prompt_tokens} {_GUESSERS[self.by_heads]}, the model has {num_distances} "
+                f"{_GUESSERS[by_heads]}; use a tree made for this model"
             )
         if self.max_rank >= num_top_ids:
             raise TreeError(f"the tree uses rank {self.max_rank}; the graph returns ranks 0 to {num_top_ids - 1}")
@@ -234,7 +251,8 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
         data = parse(text, object_pairs_hook=_object_without_repetitions)
     except ValueError as error:
         raise TreeError(f"{name} is not JSON ({error}); expected a tree file") from error
-    _check_keys(data, {"schema", "num_prompt_tokens", "states"}, name)
+    by_heads = isinstance(data, dict) and _COUNTS[True] in data
+    _check_keys(data, {"schema", _COUNTS[by_heads], "states"}, name)
     if type(data["schema"]) is not int or data["schema"] != TREE_SCHEMA:
         raise TreeError(f"{name} has schema {data['schema']!r:.40}; this version reads schema {TREE_SCHEMA}")
     if not isinstance(data["states"], dict):
@@ -245,7 +263,7 @@ def tree_from_json(text: str, name: str = "tree.json") -> Tree:
             raise TreeError(f"{name}: state {key!r:.20} is not a number from 0 to {MAX_ROWS - 1} with a list of nodes")
         states[int(key)] = tuple(_node_from_json(node, f"{name}: state {key}") for node in nodes)
     try:
-        return Tree(_integer(data["num_prompt_tokens"], f"{name}: num_prompt_tokens"), states)
+        return Tree(_integer(data[_COUNTS[by_heads]], f"{name}: {_COUNTS[by_heads]}"), states, by_heads)
     except TreeError as error:
         raise error if str(error).startswith(name) else TreeError(f"{name}: {error}") from error
 
@@ -256,7 +274,8 @@ def json_from_tree(tree: Tree) -> str:
         str(state): [{"path": list(node.path), "prompts": node.prompts} for node in order_rows(nodes).nodes]
         for state, nodes in sorted(tree.states.items())
     }
-    return json.dumps({"schema": TREE_SCHEMA, "num_prompt_tokens": tree.num_prompt_tokens, "states": states}) + "\n"
+    count = {_COUNTS[tree.by_heads]: tree.num_prompt_tokens}
+    return json.dumps({"schema": TREE_SCHEMA, **count, "states": states}) + "\n"
 
 
 def load_tree(path: Path) -> Tree:
@@ -299,7 +318,7 @@ def _check_reachable(tree: Tree) -> None:
         raise TreeError(f"state {tree.num_prompt_tokens} is not defined, and prefill leads to it; define it")
     for state, nodes in tree.states.items():
         for node in nodes:
-            if node.prompts not in tree.states:
+            if tree.leads_to(node) not in tree.states:
                 raise TreeError(
                     f"state {node.prompts} is not defined, and state {state}, path {_shown(node.path)}, "
                     f"with {node.prompts} prompt rows leads to it; define it"

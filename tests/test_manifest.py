@@ -13,7 +13,7 @@ from ppd import runtime
 from ppd.bundle import open_bundle
 from ppd.errors import BundleError, EngineError
 from ppd.limits import SIZES
-from ppd.manifest import MANIFEST_FILE, Manifest, bytes_from_manifest, manifest_from_bytes
+from ppd.manifest import MANIFEST_FILE, GuessHeadsInfo, Manifest, bytes_from_manifest, manifest_from_bytes
 from tests.damage import REMEDY, change, refused, replace
 from tests.strategies import MANY, manifests
 
@@ -317,3 +317,19 @@ def test_fewer_best_ids_than_the_graph_returns_are_refused(own_bundle: Path) -> 
 def test_a_manifest_of_more_than_its_largest_size_is_not_parsed() -> None:
     with pytest.raises(BundleError, match="at most"):
         manifest_from_bytes(b" " * (65 << 20))
+
+
+def test_a_bundle_guesses_with_prompt_tokens_or_with_heads(tinypy_bundle: Path) -> None:
+    manifest = open_bundle(tinypy_bundle, verify=False).manifest
+    none = dataclasses.replace(manifest.prompt_tokens, count=0, status="none")
+    heads = GuessHeadsInfo(
+        kind="medusa", count=4, projection="shared", source="x", revision=None, num_parameters=1, size_bytes=4
+    )
+
+    by_heads = dataclasses.replace(manifest, prompt_tokens=none, guess_heads=heads)
+
+    assert (by_heads.num_distances, by_heads.num_guess_heads, by_heads.guesser_bytes) == (4, 4, 4)
+    assert manifest_from_bytes(bytes_from_manifest(by_heads)).guess_heads == heads
+    for changed in ({"guess_heads": heads}, {"prompt_tokens": none}):
+        with pytest.raises(BundleError, match="guess heads, expected one of the two"):
+            dataclasses.replace(manifest, **changed)

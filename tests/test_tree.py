@@ -263,3 +263,34 @@ def test_a_root_without_prompt_rows_needs_state_m_unless_nothing_drafts() -> Non
     with pytest.raises(TreeError, match="state 2 is not defined"):
         Tree(2, {0: _root(0), 1: _root(0)})
     assert Tree(2, {0: _root(0), 2: _root(0)}).drafts
+
+
+BY_HEADS = {
+    "schema": 1,
+    "num_guess_heads": 2,
+    "states": {"2": [{"path": [], "prompts": 0}, {"path": [0], "prompts": 0}, {"path": [0, 1], "prompts": 0}]},
+}
+
+
+def test_a_tree_for_guess_heads_has_one_state_and_no_prompt_rows() -> None:
+    tree = tree_from_json(json.dumps(BY_HEADS))
+
+    assert json.loads(json_from_tree(tree)) == BY_HEADS
+    assert tree.by_heads
+    assert {tree.leads_to(node) for node in tree.states[2]} == {2}
+    assert {state: rows.num_rows for state, rows in tree.rows.items()} == {0: 1, 1: 1, 2: 3}
+    assert tree_from_json(json_from_tree(Tree.none(2, by_heads=True))) == Tree.none(2, by_heads=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"states": {"2": [{"path": [], "prompts": 1}]}}, "prompt"),
+        ({"states": {"1": [{"path": [], "prompts": 0}], **BY_HEADS["states"]}}, "with 2 guess heads every step is in"),
+        ({"num_guess_heads": 0}, "num_guess_heads is 0"),
+        ({"num_prompt_tokens": 2}, "has keys"),
+    ],
+)
+def test_another_tree_for_guess_heads_is_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(TreeError, match=words):
+        tree_from_json(json.dumps({**BY_HEADS, **changed}))

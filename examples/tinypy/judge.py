@@ -19,6 +19,7 @@ from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.train.data import Sequences, split_records
 from ppd.train.evaluate import evaluate
+from ppd.train.guessers import PromptTokens
 from ppd.train.text import open_encoder
 
 LENGTH = 256
@@ -44,7 +45,7 @@ def main() -> None:
     for folder in args.prompt_tokens:
         tokens = load_prompt_tokens(folder, config.hidden_size)
         for name, sequences in sets.items():
-            found = evaluate(decoder, tokens, sequences)
+            found = evaluate(PromptTokens(decoder, tokens), sequences)
             best, ten = percent(found.greedy[:, 0].tolist()), percent(found.greedy.sum(1).tolist())
             print(f"{folder}, {name}, {found.trials} positions: {best}; one of ten {ten}", flush=True)
 

@@ -1,4 +1,4 @@
-"""Acceptance: the rank of the coming tokens among the prompt rows' guesses, measured on plain decoding's text."""
+"""Acceptance: the rank of the coming tokens among what prompt rows or guess heads say, on plain decoding's text."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ def measure_acceptance(
     Raises:
         ArgumentError: No answer was long enough to compare a single token.
     """
-    m = model.bundle.manifest.prompt_tokens.count
+    m = model.bundle.manifest.num_distances
     hits = np.zeros((m, model.bundle.manifest.num_top_ids), np.int64)
     trials, used, deadline = np.zeros(m, np.int64), 0, time.perf_counter() + seconds
     chances = Chances()
@@ -72,8 +72,7 @@ def answer_ranks(model: Model, prompt: Sequence[int], answer: Sequence[int]) -> 
         the end of the answer); None where it is not among the best ids.
     """
     session = model.session
-    m = session.plans.num_prompt_tokens
-    row_with_prompts = session.plans.chain(0, num_prompts=m)
+    row_with_prompts = session.plans.chain(0, num_prompts=session.plans.num_prompt_tokens)
     session.prefill(prompt)
     session.decide(answer[0])
     for place in range(len(answer) - 2):  # prompt row j behind token `place` guesses the token j + 1 places ahead

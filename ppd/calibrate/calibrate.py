@@ -109,7 +109,8 @@ def calibrate(
         ids, measured, num_prompts = _measure(change.bundle, prompts, minutes * 30, engine, threads, progress)
         drop_wide_engines(change)
         progress(_SEARCH)
-        found = choose_tree(measured.marginals, measured.latency.curve())
+        by_heads = change.bundle.manifest.guess_heads is not None
+        found = choose_tree(measured.marginals, measured.latency.curve(), by_heads=by_heads)
         change.fold(found.tree, "calibrated")
         _build(change, flavour, progress)
         progress(_CONFIRM)

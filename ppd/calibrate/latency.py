@@ -104,9 +104,9 @@ def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
 def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
     """Milliseconds to draft, verify and commit a step of this many rows in which the longest path is accepted."""
     session, manifest = model.session, model.bundle.manifest
-    m, num_top_ids = manifest.prompt_tokens.count, manifest.num_top_ids
+    m, num_top_ids, by_heads = manifest.num_distances, manifest.num_top_ids, manifest.guess_heads is not None
     equal = np.full((m, num_top_ids), 0.5 / num_top_ids)
-    tree = search_tree(equal, num_rows, root_prompts=min(m, num_rows - 1)).tree
+    tree = search_tree(equal, num_rows, root_prompts=0 if by_heads else min(m, num_rows - 1), by_heads=by_heads).tree
     drafter = PromptTokenDrafter(Plans(manifest, tree))
     guesses, top_ids = np.zeros((m, num_top_ids), np.int64), np.zeros((num_rows, num_top_ids), np.int64)
     times = []

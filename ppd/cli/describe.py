@@ -14,11 +14,13 @@ from ppd.signature import FUSED_HEAD_MULTIPLE, takes_fused_attention
 from ppd.targets import load_targets
 from ppd.tree import Rows
 
+_GUESSERS = ("prompt tokens", "guess heads")
+
 
 def describe_bundle(bundle: Bundle) -> str:
     """Model, tree drawn as text, check, provenance and files of a bundle."""
     manifest = bundle.manifest
-    model, prompts = manifest.model, manifest.prompt_tokens
+    model = manifest.model
     lines = [
         f"model          {model.name} ({model.architecture}) from {model.source}{_at(model.revision)}"
         f"{f', SHA-256 {model.sha256}' if model.sha256 else ''}",
@@ -28,8 +30,7 @@ def describe_bundle(bundle: Bundle) -> str:
         *_cannot_lines(bundle),
         f"target         {manifest.target}, {manifest.precision}",
         *_graph_lines(manifest),
-        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)}), "
-        f"{prompts.size_bytes:,} bytes",
+        f"{_guesser(manifest)}, {manifest.guesser_bytes:,} bytes",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
         *_speed_lines(manifest.decision),
@@ -58,8 +59,8 @@ def describe_export(
 
     Args:
         weights_bytes: Size of the graph and its weights.
-        added_parameters: Size of the prompt tokens, in parameters.
-        added_bytes: Size of prompt tokens and tree tables.
+        added_parameters: Size of prompt tokens or guess heads, in parameters.
+        added_bytes: Size of these and of the tree tables.
         unquantised: Projections that the precision leaves as they are.
         notes: What its user should know besides.
     """
@@ -74,11 +75,12 @@ def describe_export(
         f"context {manifest.context}",
         f"target         {manifest.target}, {manifest.precision}",
         *_graph_lines(manifest),
-        f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}): {added_parameters:,} numbers, "
+        f"{_guesser(manifest)}: {added_parameters:,} numbers, "
         f"{_percent(added_parameters / model.num_parameters)} of the parameters",
         f"tree           {f'{tree.source}; {per_state}' if tree.drafts else 'none: plain decoding only'}",
         f"size           {weights_bytes / 1e6:,.1f} MB graph and weights",
-        f"added          {added_bytes:,} bytes for prompt tokens and tree, {_percent(added_bytes / weights_bytes)}",
+        f"added          {added_bytes:,} bytes for {_GUESSERS[manifest.guess_heads is not None]} and tree, "
+        f"{_percent(added_bytes / weights_bytes)}",
         f"check          {describe_check(manifest.check)}",
         *describe_damage(manifest.damage),
     ]
@@ -95,6 +97,15 @@ def describe_export(
     if prompts.status == "untrained" and tree.drafts:
         lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
     return "\n".join(lines)
+
+
+def _guesser(manifest: Manifest) -> str:
+    """What guesses, and where it came from."""
+    heads, prompts = manifest.guess_heads, manifest.prompt_tokens
+    if heads is not None:
+        kind = f"{heads.kind}, projection {heads.projection}"
+        return f"guess heads    {heads.count} trained ({kind}; {heads.source}{_at(heads.revision)})"
+    return f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)})"
 
 
 def _cannot_lines(bundle: Bundle) -> list[str]:

@@ -19,7 +19,7 @@ def export(
     prompt_tokens: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|HUB_ID", help="Trained prompt tokens, or none; default: the published ones, if any."
+            metavar="PATH|HUB_ID", help="Trained prompt tokens or heads, or none; default: the published ones, if any."
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="auto (the target's), fp32, fp16, int8 or int4.")] = "auto",

@@ -22,9 +22,12 @@ def refold(
     from ppd.planning.hand_made import hand_made_tree
     from ppd.tree import Tree, load_tree
 
-    count = open_bundle(bundle, verify=False).manifest.prompt_tokens.count
+    manifest = open_bundle(bundle, verify=False).manifest
     known = {"hand-made": hand_made_tree, "none": Tree.none}
-    new, source = (known[tree](count), tree) if tree in known else (load_tree(Path(tree)), Path(tree).name)
+    if tree in known:
+        new, source = known[tree](manifest.num_distances, by_heads=manifest.guess_heads is not None), tree
+    else:
+        new, source = load_tree(Path(tree)), Path(tree).name
     with bar() as show:
         folded = refold_tree(bundle, new, source=source, told=lambda line: show(line, None))
     rows = ", ".join(f"state {state}: {n}" for state, n in folded.manifest.tree.num_rows.items())

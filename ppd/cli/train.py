@@ -11,7 +11,7 @@ from ppd.extras import needs
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB_ID", help="The model to train prompt tokens for.")],
+    model: Annotated[str, typer.Option(metavar="NAME|PATH|HUB_ID", help="The model to train for.")],
     data: Annotated[
         list[Path],
         typer.Option(
@@ -21,7 +21,14 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Output folder, for --prompt-tokens of ppd-export.")],
     more_data: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="More --data.")] = None,
-    prompt_tokens: Annotated[int, typer.Option(metavar="M", help="Number of prompt tokens.")] = 3,
+    method: Annotated[
+        str, typer.Option(help="What is trained: prompt-tokens, or medusa: heads on the last hidden state.")
+    ] = "prompt-tokens",
+    prompt_tokens: Annotated[int, typer.Option(metavar="M", help="Number of prompt tokens, or of heads.")] = 3,
+    heads_projection: Annotated[
+        str,
+        typer.Option(help="Heads: shared, the model's own LM head behind each; or full, one of its own, as published."),
+    ] = "shared",
     minutes: Annotated[float | None, typer.Option(metavar="N", help="Minutes to train; or give --steps.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; reproducible to the bit.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
@@ -31,7 +38,9 @@ def train(
     groups: Annotated[int, typer.Option(metavar="G", help="Groups of prompt rows per sequence.")] = 8,
     length: Annotated[int, typer.Option(metavar="T", help="Tokens per sequence.")] = 256,
     rollouts: Annotated[int, typer.Option(metavar="R", help="Maximum number of the model's own continuations.")] = 1024,
-    learning_rate: Annotated[float, typer.Option(metavar="LR", help="Peak learning rate.")] = 1e-2,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="LR", help="Peak learning rate; default: 0.01, of heads 0.001.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="Loss function: kl-tv or kl.")] = "kl-tv",
     init: Annotated[
         str, typer.Option(help="Start at the mean embedding of the most frequent tokens, or of all (mean).")
@@ -43,13 +52,15 @@ def train(
         str, typer.Option(help="The frozen weights: float32, bfloat16, or auto: 16 bits stay so on a GPU.")
     ] = "auto",
 ) -> None:
-    """Train prompt tokens for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
+    """Train prompt tokens, or heads, for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
     with needs("train"):
         from ppd.train.options import TrainOptions
         from ppd.train.prepare import SELF
         from ppd.train.trainer import train as run
     options = TrainOptions(
+        method=method,
         num_prompt_tokens=prompt_tokens,
+        heads_projection=heads_projection,
         steps=steps,
         minutes=minutes,
         batch_size=batch_size,

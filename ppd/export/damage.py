@@ -42,7 +42,7 @@ def as_it_runs(bundle: Bundle, ids: Tensor) -> Tensor:
     engine = open_engine(bundle, "onnxruntime")
     count = len(ids)
     engine.restart(count)
-    engine.run(ids.numpy(), causal_state(bundle.manifest.prompt_tokens.count), 0, np.arange(count))
+    engine.run(ids.numpy(), causal_state(bundle.manifest.num_distances), 0, np.arange(count))
     logits = np.stack([engine.logits(i) for i in range(count)])
     return torch.from_numpy(logits).log_softmax(-1)
 

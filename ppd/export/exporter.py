@@ -41,6 +41,7 @@ from ppd.export.weights import (
     ExportedWeights,
     ReadableWeights,
     UntiedWeights,
+    WeightsWithHeads,
     placeholder_decoder,
     streamed,
 )
@@ -81,8 +82,8 @@ class ExportReport:
 
     Attributes:
         weights_bytes: Size of the graph and its weights, prompt tokens included.
-        added_parameters: Size of the prompt tokens, in parameters.
-        added_bytes: Size of prompt tokens and tree tables.
+        added_parameters: Size of prompt tokens or guess heads, in parameters.
+        added_bytes: Size of these and of the tree tables.
         notes: What its user should know.
         unquantised: Projections left unquantised because no block divides their inputs, such as "mlp.down".
     """
@@ -112,8 +113,8 @@ def export(
     Args:
         model: A name of the registry, a Hugging Face folder, a GGUF file, or a hub id.
         target: Name of a device preset.
-        prompt_tokens: Folder, file or hub id of trained prompt tokens; None for those that the registry knows, else the
-            training-free default; "none" for that default.
+        prompt_tokens: Folder, file or hub id of trained prompt tokens, or folder of guess heads; None for those that
+            the registry knows, else the training-free default; "none" for that default.
         precision: "auto" for the target's, or a name of `PRECISIONS`.
         tree: "auto", a tree file, or "none" for plain decoding.
         context: Tokens that prompt and answer may fill; None for the model's own.
@@ -150,9 +151,11 @@ def export(
             context=context,
         )
         source_weights: ReadableWeights = opened
+        if parts.heads:
+            source_weights = WeightsWithHeads(source_weights, parts.heads)
         if forms.quantise and config.tied:  # the table is quantised twice, for each of its uses
-            source_weights = UntiedWeights(opened)
-            parts = dataclasses.replace(parts, config=dataclasses.replace(config, tied=False))
+            source_weights = UntiedWeights(source_weights)
+            parts = dataclasses.replace(parts, config=dataclasses.replace(parts.config, tied=False))
         weights = ExportedWeights(source_weights, parts.config, forms, parts.dtype)
         with staged_folder(folder, force=force, is_ours=looks_like_bundle) as staging:
             before = _run_checkpoint(parts, weights) if _is_lossy(parts, opened) else None
@@ -173,8 +176,8 @@ def export(
     return ExportReport(
         bundle=bundle,
         weights_bytes=size,
-        added_parameters=parts.prompt_tokens.numel(),
-        added_bytes=bundle.manifest.prompt_tokens.size_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
+        added_parameters=parts.added_parameters,
+        added_bytes=bundle.manifest.guesser_bytes + bundle.path(TREE_TABLES_FILE).stat().st_size,
         unquantised=weights.kept,
         notes=parts.notes,
     )
@@ -184,18 +187,19 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     """Write every file but the manifest; return the recorded reference, with all logits if there is room."""
     progress(STAGES[2])
     # The tracer needs shapes and types only; the weights come when the graph is written.
-    graph = trace(
-        placeholder_decoder(parts.config, parts.context, parts.dtype), len(parts.prompt_tokens), parts.num_top_ids
-    )
+    placeholder = placeholder_decoder(parts.config, parts.context, parts.dtype)
+    graph = trace(placeholder, parts.num_distances, parts.num_top_ids)
     weights.put_into(graph)
     gc.collect()
     progress(STAGES[3])
-    fold(graph, parts.prompt_tokens.to(parts.dtype).numpy(), parts.chosen.tree, staging)
+    table = None if parts.prompt_tokens is None else parts.prompt_tokens.to(parts.dtype)
+    fold(graph, None if table is None else table.numpy(), parts.chosen.tree, staging)
     if parts.target.compute_capability is None:
         _write_fused_graphs(staging, parts)
     (staging / MODEL_FILE).write_text(json_from(parts.config), "utf-8")
     # Not `save_file`, which makes a file that only its owner may read.
-    (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
+    if parts.prompt_tokens is not None:
+        (staging / PROMPT_TOKENS_FILE).write_bytes(save({"prompt_embeddings": parts.prompt_tokens}))
     (staging / TREE_FILE).write_text(json_from_tree(parts.chosen.tree), "utf-8")
     if parts.ngrams is not None:
         (staging / NGRAMS_FILE).write_bytes(parts.ngrams)
@@ -208,7 +212,7 @@ def _write_bundle(parts: Parts, weights: ExportedWeights, staging: Path, progres
     progress(STAGES[4])
     plain = placeholder_decoder(parts.config, parts.context, torch.float32)
     with streamed(plain, weights.exported) as decoder:
-        reference = record(decoder, parts.prompt_tokens.to(parts.dtype).float(), parts.num_top_ids)
+        reference = record(decoder, None if table is None else table.float(), parts.num_top_ids)
     reference.save(staging / REFERENCE_FILE)
     return reference
 

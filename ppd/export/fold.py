@@ -23,12 +23,12 @@ from ppd.tree import Tree, tree_tables_bytes
 _MIN_EXTERNAL_BYTES = 1024
 
 
-def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating], tree: Tree, folder: Path) -> None:
+def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating] | None, tree: Tree, folder: Path) -> None:
     """Fold prompt tokens and tree into a traced graph, and write it.
 
     Args:
         model: Its initializers become external.
-        prompt_tokens: [m, hidden], in the graph's precision.
+        prompt_tokens: [m, hidden], in the graph's precision; None where the graph has guess heads.
         folder: Where `model.onnx`, `model.onnx.data` and `tree.bin` go.
 
     Raises:
@@ -37,7 +37,8 @@ def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating], tree: Tree, f
     states = num_states(tree.num_prompt_tokens)
     mask = _table(model, TREE_MASK, (states, MAX_ROWS, MAX_ROWS))
     depth = _table(model, TREE_DEPTH, (states, MAX_ROWS))
-    _table(model, PROMPT_TOKENS, prompt_tokens.shape).const_value = ir.tensor(prompt_tokens, name=PROMPT_TOKENS)
+    if prompt_tokens is not None:
+        _table(model, PROMPT_TOKENS, prompt_tokens.shape).const_value = ir.tensor(prompt_tokens, name=PROMPT_TOKENS)
     (folder / TREE_TABLES_FILE).write_bytes(tree_tables_bytes(tree))
     mask_bytes = states * MAX_ROWS * MAX_ROWS
     for value, offset, dtype in ((mask, 0, ir.DataType.BOOL), (depth, mask_bytes, ir.DataType.INT64)):
@@ -57,6 +58,13 @@ def fold(model: ir.Model, prompt_tokens: npt.NDArray[np.floating], tree: Tree, f
         if isinstance(value.const_value, ir.LazyTensor):  # a small one: computed now, and not again when it is read
             value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
     ir.save(model, folder / GRAPH_FILE)
+
+
+def stored_bytes(folder: Path, prefix: str) -> int:
+    """What the weights take whose names begin with `prefix`, of the graph in a folder."""
+    weights = ir.load(folder / GRAPH_FILE).graph.initializers.values()
+    named = (value.const_value for value in weights if (value.name or "").startswith(prefix))
+    return sum(tensor.nbytes for tensor in named if tensor is not None)
 
 
 def _table(model: ir.Model, name: str, shape: tuple[int, ...]) -> ir.Value:

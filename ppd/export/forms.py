@@ -4,7 +4,7 @@
 |---|---|---|
 | projections, int8 | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | projections, int4 | 4 bits, blocks with zero points | 4 bits, blocks |
-| LM head | 8 bits, blocks, no sign | 8 bits, a scale per output |
+| LM head, projections of guess heads | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | embedding | 8 bits, a scale per row | the graph's type |
 
 TensorRT dequantises only blocks of 4 bits, without zero points, and reads 8-bit constants only in `DequantizeLinear`:
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ppd.errors import ExportError
 from ppd.export.quantise import Form
 from ppd.precision import PRECISIONS
+from ppd.signature import GUESS_HEADS_PREFIX
 
 EMBEDDING, HEAD = "embedding.weight", "head.weight"
 _BLOCKS = {4: (64, 32, 16), 8: (256, 128, 64, 32, 16)}
@@ -55,9 +56,9 @@ class Forms:
             return None
         if name == EMBEDDING:
             return None if self.for_tensorrt else Form(8, None)
-        if name != HEAD and not _is_of_layer(name, shape):
+        if not is_head(name) and not _is_of_layer(name, shape):
             return None
-        bits = 8 if name == HEAD else PRECISIONS[self.precision].bits
+        bits = 8 if is_head(name) else PRECISIONS[self.precision].bits
         if bits == 8 and self.for_tensorrt:
             return Form(8, None)
         blocks = _BLOCKS_FOR_TENSORRT if self.for_tensorrt else _BLOCKS[bits]
@@ -73,7 +74,8 @@ class Forms:
         if not self.quantise:
             return []
         of_layers = {name for name, shape in shapes.items() if _is_of_layer(name, shape)}
-        kept = {name for name in (*of_layers, HEAD) if name in shapes and self.of(name, shapes[name]) is None}
+        heads = {name for name in shapes if is_head(name)}
+        kept = {name for name in of_layers | heads if self.of(name, shapes[name]) is None}
         if of_layers <= kept:
             widths = " and ".join(map(str, sorted({shapes[name][0] for name in of_layers})))
             raise ExportError(
@@ -83,9 +85,19 @@ class Forms:
         return _kinds(kept)
 
 
+def is_head(name: str) -> bool:
+    """Whether it is a projection to the vocabulary, the LM head or that of a guess head."""
+    return name == HEAD or name.startswith(f"{GUESS_HEADS_PREFIX}projections.")
+
+
 def _is_of_layer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether it is the weight of a layer's projection."""
-    return name.startswith("blocks.") and name.endswith(".weight") and len(shape) == 2
+    """Whether it is the weight of a projection of a layer, or inside guess heads."""
+    return (
+        name.startswith(("blocks.", GUESS_HEADS_PREFIX))
+        and not is_head(name)
+        and name.endswith(".weight")
+        and len(shape) == 2
+    )
 
 
 def _kinds(names: Iterable[str]) -> list[str]:

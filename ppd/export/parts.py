@@ -1,5 +1,6 @@
 """The parts of a bundle: everything that is known of it before the graph is traced, and its manifest."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 from dataclasses import dataclass
@@ -13,16 +14,18 @@ from ppd.arguments import whole
 from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, ModelError, PromptTokensError
-from ppd.manifest import TRAINING_SECONDS, CheckInfo, Manifest, ModelInfo, PromptTokensInfo
+from ppd.export.fold import stored_bytes
+from ppd.manifest import TRAINING_SECONDS, CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig
+from ppd.models.guess_heads_folder import base_model_of_heads, holds_guess_heads, load_guess_heads
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.ngrams import NgramTable
 from ppd.planning.for_target import ChosenTree, training_seconds, tree_for_target
 from ppd.precision import PRECISIONS
-from ppd.signature import MAX_ROWS, MAX_TOP_IDS
+from ppd.signature import GUESS_HEADS_PREFIX, MAX_ROWS, MAX_TOP_IDS, PARAMETER_PREFIX
 from ppd.targets import Target
 from ppd.tree import Tree, load_tree
 
@@ -38,8 +41,9 @@ class Parts:
         sha256: Of the GGUF file; None for a folder.
         context: Tokens that prompt and answer may fill.
         dtype: The graph's type for what is not quantised.
-        prompt_tokens: float32 [m, hidden].
-        trained: Where the prompt tokens came from; None if they are untrained.
+        prompt_tokens: float32 [m, hidden]; None where guess heads are in their place, which the configuration has.
+        heads: The weights of guess heads by name, float32; empty without.
+        trained: Where prompt tokens or guess heads came from; None if prompt tokens are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
         notes: What its user should know.
     """
@@ -54,11 +58,27 @@ class Parts:
     num_parameters: int
     num_top_ids: int
     tokenizer: TokenizerFiles | None
-    prompt_tokens: torch.Tensor
+    prompt_tokens: torch.Tensor | None
+    heads: dict[str, torch.Tensor]
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
     notes: tuple[str, ...] = ()
+
+    @property
+    def num_distances(self) -> int:
+        """How many distances are guessed: m."""
+        heads = self.config.guess_heads
+        if heads is not None:
+            return heads.count
+        assert self.prompt_tokens is not None
+        return len(self.prompt_tokens)
+
+    @property
+    def added_parameters(self) -> int:
+        """Numbers that were added to the model."""
+        tensors = self.heads.values() if self.prompt_tokens is None else [self.prompt_tokens]
+        return sum(tensor.numel() for tensor in tensors)
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -111,25 +131,26 @@ def load_parts(
     trained: PromptTokensSource | None = None
     if prompt_tokens != "none":
         trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
-    if trained is not None:
-        table = load_prompt_tokens(trained.folder, config.hidden_size)
+    table, heads = None, dict[str, torch.Tensor]()
+    if trained is not None and holds_guess_heads(trained.folder):
+        guess_heads, heads = load_guess_heads(trained.folder, config)
+        config, count = dataclasses.replace(config, guess_heads=guess_heads), guess_heads.count
     else:
-        count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
-        table = untrained_prompt_tokens(weights.read("embedding.weight"), count)
-    if len(table) >= MAX_ROWS:
-        raise ArgumentError(f"{len(table)} prompt tokens were given; a step has room for {MAX_ROWS} rows")
+        table = _prompt_tokens(trained, config, weights, given_tree)
+        count = len(table)
     num_parameters = weights.num_parameters
     sha256 = sha256_of(source.path) if source.path.is_file() else None
     info = model_info(source, config, num_parameters, sha256)
     if tree == "auto":
         folder = trained.folder if trained else None
-        chosen = tree_for_target(target, info, precision, context, len(table), folder)
+        chosen = tree_for_target(target, info, precision, context, count, folder, by_heads=table is None)
     else:
         name = "none" if tree == "none" else Path(tree).name
         given = Decision(draft=None, basis=GIVEN, record=None)
-        chosen = ChosenTree(tree=given_tree or Tree.none(len(table)), source=name, decision=given)
+        without = Tree.none(count, by_heads=table is None)
+        chosen = ChosenTree(tree=given_tree or without, source=name, decision=given)
     num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
-    chosen.tree.require_fit(len(table), num_top_ids)
+    chosen.tree.require_fit(count, num_top_ids, by_heads=table is None)
     return Parts(
         source=source,
         sha256=sha256,
@@ -142,6 +163,7 @@ def load_parts(
         num_top_ids=num_top_ids,
         tokenizer=tokenizer,
         prompt_tokens=table,
+        heads=heads,
         trained=trained,
         ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
@@ -152,13 +174,25 @@ def load_parts(
     )
 
 
+def _prompt_tokens(
+    trained: PromptTokensSource | None, config: ModelConfig, weights: Weights, given_tree: Tree | None
+) -> torch.Tensor:
+    """Prompt tokens float32 [m, hidden]: trained, or else the default, as many as the tree asks for."""
+    if trained is not None:
+        return load_prompt_tokens(trained.folder, config.hidden_size)
+    count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
+    return untrained_prompt_tokens(weights.read("embedding.weight"), count)
+
+
 def _other_base(trained: PromptTokensSource, source: ModelSource) -> tuple[str, ...]:
-    """A note if prompt tokens say that they were trained for another model."""
-    base = base_model_of(trained.folder)
+    """A note if prompt tokens or guess heads say that they were trained for another model."""
+    by_heads = holds_guess_heads(trained.folder)
+    base = base_model_of_heads(trained.folder) if by_heads else base_model_of(trained.folder)
     names = (source.name, source.source, source.path.resolve().name, (source.entry and source.entry.hub_id) or "")
     if base is None or _short(base) in map(_short, names):
         return ()
-    return (f"the prompt tokens {trained.source} say that they were trained for {base}; this model is {source.name}",)
+    what = "guess heads" if by_heads else "prompt tokens"
+    return (f"the {what} {trained.source} say that they were trained for {base}; this model is {source.name}",)
 
 
 def _short(name: str) -> str:
@@ -213,18 +247,40 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
         precision=parts.precision,
         graph_type=parts.target.graph_type(PRECISIONS[parts.precision]),
         target=parts.target.name,
-        prompt_tokens=PromptTokensInfo(
-            count=len(parts.prompt_tokens),
-            status="trained" if parts.trained else "untrained",
-            source=parts.trained.source if parts.trained else "mean of the token embeddings",
-            revision=parts.trained.revision if parts.trained else None,
-            size_bytes=parts.prompt_tokens.nbytes,
-        ),
+        prompt_tokens=_prompt_tokens_info(parts),
+        guess_heads=_guess_heads_info(parts, staging),
         tree=tree_info(parts.chosen.tree, parts.chosen.source),
         decision=parts.chosen.decision,
         check=CheckInfo(engine="", num_rows=0, max_difference=0.0, tolerance=0.0, near_ties=0, tie_gap=0.0),
         provenance=_provenance(parts.trained),
         files={path.name: file_entry(staging, path.name) for path in sorted(staging.iterdir()) if path.is_file()},
+    )
+
+
+def _prompt_tokens_info(parts: Parts) -> PromptTokensInfo:
+    if parts.prompt_tokens is None:
+        return PromptTokensInfo(count=0, status="none", source="", revision=None, size_bytes=0)
+    return PromptTokensInfo(
+        count=len(parts.prompt_tokens),
+        status="trained" if parts.trained else "untrained",
+        source=parts.trained.source if parts.trained else "mean of the token embeddings",
+        revision=parts.trained.revision if parts.trained else None,
+        size_bytes=parts.prompt_tokens.nbytes,
+    )
+
+
+def _guess_heads_info(parts: Parts, staging: Path) -> GuessHeadsInfo | None:
+    heads = parts.config.guess_heads
+    if heads is None or parts.trained is None:
+        return None
+    return GuessHeadsInfo(
+        kind=heads.kind,
+        count=heads.count,
+        projection=heads.projection,
+        source=parts.trained.source,
+        revision=parts.trained.revision,
+        num_parameters=parts.added_parameters,
+        size_bytes=stored_bytes(staging, f"{PARAMETER_PREFIX}{GUESS_HEADS_PREFIX}"),
     )
 
 

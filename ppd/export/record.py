@@ -11,14 +11,14 @@ _MAX_ROWS_AT_ONCE = 1024
 _MAX_LOGITS_BYTES = 1 << 29
 
 
-def record(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> Recording:
-    """Run the decoder over a fixed random text, with all prompt rows behind every token.
+def record(decoder: Decoder, prompt_tokens: torch.Tensor | None, num_top_ids: int) -> Recording:
+    """Run the decoder over a fixed random text, with all prompt rows or guess heads behind every token.
 
     Prompt row j behind position p stands at p + j and sees the text up to p and the rows 1..j-1 beside it.
 
     Args:
         decoder: In fp32.
-        prompt_tokens: float32 [m, hidden].
+        prompt_tokens: float32 [m, hidden]; None where the decoder has guess heads.
 
     Returns:
         The reference, with full logits unless they would take over half a gigabyte.
@@ -26,7 +26,8 @@ def record(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> R
     Raises:
         ModelError: The model's outputs are not finite.
     """
-    m, vocab_size = len(prompt_tokens), decoder.config.vocab_size
+    heads, vocab_size = decoder.guess_heads, decoder.config.vocab_size
+    m = heads.count if heads is not None else 0 if prompt_tokens is None else len(prompt_tokens)
     length = recording_length(m)
     ids = np.random.default_rng(0).integers(0, vocab_size, length)
     num_kept = min(num_top_ids + 1, vocab_size)
@@ -35,7 +36,10 @@ def record(decoder: Decoder, prompt_tokens: torch.Tensor, num_top_ids: int) -> R
     num_at_once = max(1, (_MAX_ROWS_AT_ONCE - length) // m)
     for start in range(0, length, num_at_once):
         hung_on = torch.arange(start, min(start + num_at_once, length))
-        answers = _answers(decoder, torch.from_numpy(ids), hung_on, prompt_tokens)  # [P, 1+m, V]
+        if prompt_tokens is None:
+            answers = _answers_of_heads(decoder, torch.from_numpy(ids), hung_on)  # [P, 1+m, V]
+        else:
+            answers = _answers(decoder, torch.from_numpy(ids), hung_on, prompt_tokens)
         if not bool(answers.isfinite().all()):
             raise ModelError(
                 "the model answers NaN or infinity in PyTorch itself; the checkpoint is damaged: get it again"
@@ -74,3 +78,13 @@ def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_
         hidden = decoder(x, positions[None], mask[None, None])
         rows = torch.cat([hidden[0, hung_on, None], hidden[0, length:].view(len(hung_on), m, -1)], 1)
         return decoder.logits(rows)
+
+
+@torch.no_grad()
+def _answers_of_heads(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor) -> torch.Tensor:
+    """As `_answers`, with the guess heads of those positions in place of prompt rows."""
+    length = len(ids)
+    mask = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    hidden = decoder(decoder.embedding(ids)[None], torch.arange(length)[None], mask)
+    logits, guesses = decoder.answers(hidden[0, hung_on])
+    return torch.cat([logits[:, None], guesses.view(len(hung_on), -1, logits.shape[-1])], 1)

@@ -16,7 +16,8 @@ from ppd.documents import embedded_prompts
 from ppd.export.weights import placeholder_decoder, streamed
 from ppd.memory import LARGE_MODEL
 from ppd.models.config import ModelConfig
-from ppd.models.decoder import Decoder, Linear
+from ppd.models.decoder import Decoder
+from ppd.models.linear import Linear
 from ppd.models.tokenizer import TokenizerFiles
 from ppd.runtime.tokenizer import encode, tokenizer_from_text
 

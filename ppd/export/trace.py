@@ -33,13 +33,13 @@ from ppd.signature import (
 )
 
 
-def trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
+def trace(decoder: Decoder, num_distances: int, num_top_ids: int) -> ir.Model:
     """Trace one step. N, R and S stay dynamic; N = 1 runs too. Two layers are traced, the others copied.
 
     Returns:
         The graph; its tables of prompt tokens and trees are placeholders until they are folded.
     """
-    model = _trace(_first_layers(decoder, TRACED_LAYERS), num_prompt_tokens, num_top_ids)
+    model = _trace(_first_layers(decoder, TRACED_LAYERS), num_distances, num_top_ids)
     unroll(model, decoder.config.num_layers)
     for name, weight in decoder.named_parameters():
         model.graph.initializers[f"{PARAMETER_PREFIX}{name}"].const_value = TorchTensor(weight)
@@ -56,9 +56,9 @@ def _first_layers(decoder: Decoder, count: int) -> Decoder:
     return short
 
 
-def _trace(decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> ir.Model:
+def _trace(decoder: Decoder, num_distances: int, num_top_ids: int) -> ir.Model:
     config, names = decoder.config, cache_names(decoder.config.num_layers)
-    graph = StepGraph(decoder, num_prompt_tokens, num_top_ids).eval()
+    graph = StepGraph(decoder, num_distances, num_top_ids).eval()
     dtype = decoder.embedding.weight.dtype
     kv = [torch.zeros(1, config.num_kv_heads, MIN_CAPACITY, config.head_dim, dtype=dtype) for _ in names]
     arguments = (torch.zeros(1, 4, dtype=torch.int64), torch.tensor([0]), torch.tensor([5]), torch.arange(3), kv)

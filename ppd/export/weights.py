@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ppd.errors import ExportError
 from ppd.export.dequantise import Promise, dequantise_in_graph, stored
-from ppd.export.forms import EMBEDDING, HEAD, Forms
+from ppd.export.forms import EMBEDDING, HEAD, Forms, is_head
 from ppd.export.quantise import Form, Quantised, quantise
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
-from ppd.signature import PARAMETER_PREFIX
+from ppd.signature import GUESS_HEADS_PREFIX, PARAMETER_PREFIX
 
 _MAX_FLOAT16 = torch.finfo(torch.float16).max
 
@@ -42,8 +42,23 @@ class UntiedWeights:
         return self._weights.read(EMBEDDING).T if name == HEAD else self._weights.read(name)
 
 
+class WeightsWithHeads:
+    """Weights of a model with guess heads, which its checkpoint does not have.
+
+    Args:
+        heads: The guess heads' own, by name.
+    """
+
+    def __init__(self, weights: ReadableWeights, heads: Mapping[str, Tensor]) -> None:
+        self._weights, self._heads = weights, {f"{GUESS_HEADS_PREFIX}{name}": heads[name] for name in heads}
+
+    def read(self, name: str) -> Tensor:
+        """As `ReadableWeights.read`."""
+        return self._heads[name] if name in self._heads else self._weights.read(name)
+
+
 class CutWeights:
-    """Weights of a model with a smaller vocabulary: the first words of the embedding and of the LM head.
+    """Weights of a model with a smaller vocabulary: the first words of the embedding and of every head.
 
     Args:
         vocab_size: Number of words to keep.
@@ -57,7 +72,7 @@ class CutWeights:
         weight = self._weights.read(name)
         if name == EMBEDDING:
             return weight[: self._vocab_size]
-        return weight[:, : self._vocab_size] if name == HEAD else weight
+        return weight[:, : self._vocab_size] if is_head(name) else weight
 
 
 class ExportedWeights:

@@ -13,6 +13,7 @@ from ppd.errors import ModelError
 from ppd.extras import needs
 from ppd.json_files import read_json
 from ppd.limits import SIZES, require_ranges
+from ppd.signature import MAX_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +107,30 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuessHeadsConfig:
+    """Trained heads that guess further tokens from what the LM head reads.
+
+    Attributes:
+        kind: A name of `ppd.models.guess_heads.KINDS`.
+        count: m, how many tokens beyond the next are guessed.
+        projection: "shared" for the model's own LM head behind every head, "full" for one of its own behind each.
+    """
+
+    kind: str
+    count: int
+    projection: str
+
+    def __post_init__(self) -> None:
+        require_ranges(self, {"count": (1, MAX_ROWS - 1)}, ModelError, after=" guess heads")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A decoder's shape. Sizes are in elements, the context in tokens."""
+    """A decoder's shape. Sizes are in elements, the context in tokens.
+
+    Attributes:
+        guess_heads: Those that were trained for the model; None for a checkpoint as it is.
+    """
 
     architecture: str
     vocab_size: int
@@ -127,6 +150,7 @@ class ModelConfig:
     tied: bool
     context: int
     eos_ids: tuple[int, ...]
+    guess_heads: GuessHeadsConfig | None = None
 
     def __post_init__(self) -> None:
         require_ranges(self, SIZES, ModelError, after="; check config.json")

@@ -8,26 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ppd.models.config import ModelConfig, Rope
+from ppd.models.guess_heads import guess_heads_of
+from ppd.models.linear import Linear
 from ppd.models.operators import attend, rotate
 from ppd.models.past import GraphCache, NoPast, Past
 from ppd.signature import MAX_ROWS, causal_state, max_capacity, num_states
 
 Rotary = tuple[Tensor, Tensor, Tensor]
 """Tables of cosines and sines [positions, D/2], and the position of each row, int64 [B, N]."""
-
-
-class Linear(nn.Module):
-    """A projection whose weight is kept as [in, out], the order that `MatMul` reads: the graph needs no transpose."""
-
-    def __init__(self, in_size: int, out_size: int, *, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_size, out_size))
-        self.bias = nn.Parameter(torch.empty(out_size)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project [..., in] to [..., out]."""
-        y = torch.matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
 
 
 class Attention(nn.Module):
@@ -105,6 +93,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.head = None if config.tied else Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.guess_heads = guess_heads_of(config)
         # Tables are made on the CPU whatever the default device is: a module built on "meta" gets real ones.
         cos, sin = rotary_tables(config.rope, config.head_dim, max_capacity(context))
         self.register_buffer("cos", cos, persistent=False)
@@ -130,35 +119,43 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [..., hidden] → [..., V]."""
-        x = self.norm(hidden)
+        return self.project(self.norm(hidden))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The LM head alone, behind the final norm: [..., hidden] → [..., V]."""
         logits: Tensor = nn.functional.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return logits
+
+    def answers(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """As `logits`, and what the guess heads say of the same rows: [..., R, hidden] → [..., R, V], [..., R·m, V]."""
+        assert self.guess_heads is not None
+        return self.guess_heads.answer(self.norm(hidden), self.project)
 
 
 class StepGraph(nn.Module):
     """The decoder behind the signature of the exported graph (see `ppd.signature`).
 
     Args:
-        num_prompt_tokens: m. The tables of prompt tokens and trees are placeholders until export folds them.
+        num_distances: m, as many as the decoder has guess heads, if it has any; else there are prompt tokens. Their
+            table and those of trees are placeholders until export folds them.
     """
 
     prompt_tokens: Tensor
     tree_mask: Tensor
     tree_depth: Tensor
 
-    def __init__(self, decoder: Decoder, num_prompt_tokens: int, num_top_ids: int) -> None:
+    def __init__(self, decoder: Decoder, num_distances: int, num_top_ids: int) -> None:
         super().__init__()
         self.decoder, self.num_top_ids = decoder, num_top_ids
-        states, weight = num_states(num_prompt_tokens), decoder.embedding.weight
+        states, weight = num_states(num_distances), decoder.embedding.weight
         causal_mask = torch.ones(MAX_ROWS, MAX_ROWS, dtype=torch.bool, device="cpu").tril()
         causal_depth = torch.arange(MAX_ROWS, device="cpu")
-        self.register_buffer(
-            "prompt_tokens",
-            torch.zeros(num_prompt_tokens, decoder.config.hidden_size, dtype=weight.dtype, device="cpu"),
-        )
+        if decoder.guess_heads is None:
+            table = torch.zeros(num_distances, decoder.config.hidden_size, dtype=weight.dtype, device="cpu")
+            self.register_buffer("prompt_tokens", table)
         self.register_buffer("tree_mask", causal_mask.repeat(states, 1, 1))  # [m+2, C, C]
         self.register_buffer("tree_depth", causal_depth.repeat(states, 1))  # [m+2, C]
-        self.causal_state = causal_state(num_prompt_tokens)
+        self.causal_state = causal_state(num_distances)
 
     def forward(
         self, input_ids: Tensor, state: Tensor, cache_len: Tensor, head_rows: Tensor, kv: list[Tensor]
@@ -166,7 +163,8 @@ class StepGraph(nn.Module):
         """Run one step; `ppd.signature` gives the inputs' shapes.
 
         Returns:
-            `top_ids` int64 [1, R, K], `logits` [1, R, V], and the caches [1, H, S, D] in the order of `kv`.
+            `top_ids` int64 [1, R, K], with guess heads [1, R·(1+m), K]; `logits` [1, R, V], and the caches
+            [1, H, S, D] in the order of `kv`.
         """
         num_rows, capacity = input_ids.shape[1], kv[0].shape[2]
         # Slicing before the state is selected copies N·N entries per state instead of C·C.
@@ -177,11 +175,21 @@ class StepGraph(nn.Module):
         positions = cache_len + self.tree_depth[:, :num_rows].index_select(0, state)  # [1, N]
         cache = GraphCache(kv, cache_len)
         hidden = self.decoder(self._embed(input_ids), positions, mask[None, None], cache)
-        logits = self.decoder.logits(hidden.index_select(1, head_rows))
-        return logits.topk(self.num_top_ids, -1).indices, logits, *cache.written
+        rows = hidden.index_select(1, head_rows)
+        if self.decoder.guess_heads is None:
+            logits = self.decoder.logits(rows)
+            return self._best(logits), logits, *cache.written
+        logits, guesses = self.decoder.answers(rows)
+        return torch.cat([self._best(logits), self._best(guesses)], 1), logits, *cache.written
+
+    def _best(self, logits: Tensor) -> Tensor:
+        return logits.topk(self.num_top_ids, -1).indices
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        """Ids below V select from the embedding, V.. from the prompt tokens."""
+        """Ids below V select from the embedding, V.. from the prompt tokens, if there are any."""
+        if self.decoder.guess_heads is not None:
+            found: Tensor = self.decoder.embedding(input_ids)
+            return found
         vocab_size = self.decoder.config.vocab_size
         words = self.decoder.embedding(input_ids.clamp(max=vocab_size - 1))
         prompts = nn.functional.embedding((input_ids - vocab_size).clamp(min=0), self.prompt_tokens)

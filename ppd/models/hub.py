@@ -101,8 +101,8 @@ _MODEL = _Wanted(
     remedy="or pass a folder that holds config.json and the weights: --model path/to/folder",
 )
 _PROMPT_TOKENS = _Wanted(
-    files=("adapter_config.json", "ngrams.bin"),
-    weights=(("adapter_model.safetensors",), ("adapter_model.bin",)),
+    files=("adapter_config.json", "guess_heads_config.json", "ngrams.bin"),
+    weights=(("adapter_model.safetensors",), ("adapter_model.bin",), ("guess_heads.safetensors",)),
     error=PromptTokensError,
     remedy="or pass a folder with adapter_config.json and adapter_model.safetensors: --prompt-tokens path/to/folder",
 )
@@ -156,10 +156,11 @@ def _on_the_hub(model: str, entry: ModelEntry | None) -> ModelSource:
 
 
 def resolve_prompt_tokens(spec: str) -> PromptTokensSource:
-    """Find trained prompt tokens, downloading them if need be.
+    """Find trained prompt tokens or guess heads, downloading them if need be.
 
     Args:
-        spec: Tried in this order: a folder in PEFT's layout; one .safetensors or .bin file; a hub id "owner/name".
+        spec: Tried in this order: a folder in PEFT's layout, or of guess heads; one .safetensors or .bin file; a hub id
+            "owner/name".
 
     Raises:
         PromptTokensError: It is none of these, or cannot be downloaded and is not in the hub's cache.

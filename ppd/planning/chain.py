@@ -61,7 +61,7 @@ def chain_from_tree(tree: Tree, marginals: npt.ArrayLike) -> Chain:
             last[parent] -= reach[row]
         tokens[state] = reach.sum()
         for node, chance in zip(rows.nodes, last, strict=True):
-            transitions[state, node.prompts] += chance
+            transitions[state, tree.leads_to(node)] += chance
     return Chain(tokens, transitions, stationary(transitions))
 
 

@@ -14,14 +14,19 @@ _LEAST_GAIN = 1e-3
 _MOST_FORCED_ROWS = 8
 
 
-def choose_tree(marginals: Marginals, curve: LatencyCurve) -> SearchResult:
-    """The fastest tree; where that is plain decoding, the best that drafts, so that drafting can be forced."""
+def choose_tree(marginals: Marginals, curve: LatencyCurve, *, by_heads: bool = False) -> SearchResult:
+    """The fastest tree; where that is plain decoding, the best that drafts, so that drafting can be forced.
+
+    Args:
+        by_heads: Whether guess heads guess, and not prompt tokens.
+    """
     p = marginals.probabilities
-    fastest = search_fastest_tree(p, curve.curve())
+    fastest = search_fastest_tree(p, curve.curve(), by_heads=by_heads)
     if fastest.acceptance_length > 1 + _LEAST_GAIN and fastest.tree.drafts:
         return fastest
     sizes = range(2, min(_MOST_FORCED_ROWS, curve.sizes[-1]) + 1)
-    drafting = [search_tree(p, n, root_prompts=1) for n in sizes]
+    prompts = 0 if by_heads else 1
+    drafting = [search_tree(p, n, root_prompts=prompts, by_heads=by_heads) for n in sizes]
     return max(drafting, key=lambda found: found.acceptance_length / float(curve.at(max(found.num_rows.values()))))
 
 
@@ -53,7 +58,9 @@ class Outlook:
 def outlook(marginals: Marginals, curve: LatencyCurve, tree: Tree, sizes: Sequence[int]) -> Outlook:
     """Search the best tree of each size that the curve reaches."""
     sizes = [n for n in sizes if n <= curve.sizes[-1]]
-    lengths = np.array([search_tree(marginals.probabilities, n).acceptance_length for n in sizes])
+    lengths = np.array(
+        [search_tree(marginals.probabilities, n, by_heads=tree.by_heads).acceptance_length for n in sizes]
+    )
     chain = chain_from_tree(tree, marginals.probabilities)
     return Outlook(
         sizes=sizes,

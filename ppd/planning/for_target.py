@@ -32,7 +32,14 @@ class ChosenTree:
 
 
 def tree_for_target(
-    target: Target, model: ModelInfo, precision: str, context: int, num_prompt_tokens: int, prompt_tokens: Path | None
+    target: Target,
+    model: ModelInfo,
+    precision: str,
+    context: int,
+    num_distances: int,
+    trained: Path | None,
+    *,
+    by_heads: bool = False,
 ) -> ChosenTree:
     """The tree for a target.
 
@@ -42,20 +49,22 @@ def tree_for_target(
 
     Args:
         precision: A name of `PRECISIONS`.
-        prompt_tokens: Folder of the trained prompt tokens; None if they are untrained.
+        num_distances: m.
+        trained: Folder of the trained prompt tokens or guess heads; None if prompt tokens are untrained.
+        by_heads: Whether they are guess heads.
 
     Raises:
         ModelError: A file beside the prompt tokens is damaged.
     """
-    if target.bandwidth_gbs is None and (shipped := _calibrated_tree(target, precision, prompt_tokens)) is not None:
+    if target.bandwidth_gbs is None and (shipped := _calibrated_tree(target, precision, trained)) is not None:
         return shipped
-    marginals = known_acceptance(model.name, prompt_tokens)
-    if marginals is not None and marginals.num_distances != num_prompt_tokens:
+    marginals = known_acceptance("" if by_heads else model.name, trained)
+    if marginals is not None and marginals.num_distances != num_distances:
         marginals = None
-    estimate, tree = _estimate(target, model, precision, context, marginals)
+    estimate, tree = _estimate(target, model, precision, context, marginals, by_heads=by_heads)
     if tree is None:
         unknown = Decision(draft=None, basis=UNKNOWN, record=estimate)
-        return ChosenTree(tree=hand_made_tree(num_prompt_tokens), source="hand-made", decision=unknown)
+        return ChosenTree(tree=hand_made_tree(num_distances, by_heads=by_heads), source="hand-made", decision=unknown)
     assert estimate is not None
     assert estimate.speedup is not None
     slower = estimate.speedup < 1  # an estimate is no reason to promise more than plain decoding
@@ -67,6 +76,7 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
     """The known acceptance, found beside trained prompt tokens or published; None if there is none.
 
     Args:
+        model: Its name, for what was published of prompt tokens; empty for guess heads.
         prompt_tokens: Folder of the trained prompt tokens; None if they are untrained: their acceptance is unknown.
 
     Raises:
@@ -84,7 +94,7 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
 
 
 def training_seconds(prompt_tokens: Path | None) -> float | None:
-    """How long prompt tokens were trained; None where nothing beside them says so.
+    """How long prompt tokens or guess heads were trained; None where nothing beside them says so.
 
     Args:
         prompt_tokens: Their folder; None if they are untrained.
@@ -114,7 +124,7 @@ def _calibrated_tree(target: Target, precision: str, prompt_tokens: Path | None)
 
 
 def _estimate(
-    target: Target, model: ModelInfo, precision: str, context: int, marginals: Marginals | None
+    target: Target, model: ModelInfo, precision: str, context: int, marginals: Marginals | None, *, by_heads: bool
 ) -> tuple[EstimateInfo | None, Tree | None]:
     """What is known of the target, and the tree that follows from it if the acceptance is known too."""
     roofline, curve = None, None
@@ -125,7 +135,7 @@ def _estimate(
         curve = nearest_curve(target.name, precision, model.num_parameters)
     if curve is None:
         return None, None
-    found = choose_tree(marginals, curve) if marginals is not None else None
+    found = choose_tree(marginals, curve, by_heads=by_heads) if marginals is not None else None
     estimate = EstimateInfo(
         curve=curve,
         roofline=roofline,

@@ -12,9 +12,11 @@ value V_d(n) of a subtree of n rows at depth d, per unit of that chance, needs o
 
     V_d(n) = max over k of h(k) + Σ over chosen children r of p[d][r]·(1 + V_{d+1}(n_r) - h(k)),  n = 1 + k + Σ n_r,
 
-a knapsack over ranks. No exchange of nodes or prompt rows can improve on it. With L = 1 for every size, g is τ.
+a knapsack over ranks. No exchange of nodes or prompt rows can improve on it. With L = 1 for every size, g is τ. Where
+guess heads guess, k is 0 for every node, and its h that of state m, the only one.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +72,16 @@ class _Choice:
     children: tuple["_Choice", ...]
 
 
-def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | None = None) -> SearchResult:
+def search_tree(
+    marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | None = None, by_heads: bool = False
+) -> SearchResult:
     """The tree with most tokens per step among those of at most `num_rows` rows in every state.
 
     Args:
         marginals: p[d][r] [m, R] or p[d][q][r] [m, R, R], see `chances_from`.
         num_rows: N, prompt rows included.
         root_prompts: Prompt rows that every state's root must have; None to choose them, 0 included.
+        by_heads: Whether guess heads guess, so that nodes need no prompt rows, and have none.
 
     Raises:
         ArgumentError: The marginals are not probabilities, or `num_rows` or `root_prompts` is out of range.
@@ -84,11 +89,11 @@ def search_tree(marginals: npt.ArrayLike, num_rows: int, *, root_prompts: int | 
     number = whole(num_rows)
     if number is None or not 1 <= number <= MAX_ROWS:
         raise ArgumentError(f"num_rows is {num_rows!r:.40}; expected a whole number from 1 to {MAX_ROWS}")
-    return _search(chances_from(marginals), np.ones(number), root_prompts)
+    return _search(chances_from(marginals), np.ones(number), root_prompts, by_heads=by_heads)
 
 
 def search_fastest_tree(
-    marginals: npt.ArrayLike, latency_ms: npt.ArrayLike, *, root_prompts: int | None = None
+    marginals: npt.ArrayLike, latency_ms: npt.ArrayLike, *, root_prompts: int | None = None, by_heads: bool = False
 ) -> SearchResult:
     """The tree with most tokens per millisecond; states may differ in size. Plain decoding is among the answers.
 
@@ -96,7 +101,7 @@ def search_fastest_tree(
         marginals: As for `search_tree`.
         latency_ms: Time of a step of 1, 2, … rows, float [N]; no tree has more than N rows. Where more rows take less
             time, that time counts for fewer rows too: a larger tree is never worse, and V(n) is of at most n rows.
-        root_prompts: As for `search_tree`.
+        root_prompts: As for `search_tree`; so is `by_heads`.
 
     Raises:
         ArgumentError: As for `search_tree`, or a time is not above 0.
@@ -104,36 +109,40 @@ def search_fastest_tree(
     cost = np.array(latency_ms, np.float64)
     if cost.ndim != 1 or not 1 <= len(cost) <= MAX_ROWS or not (np.isfinite(cost).all() and cost.min() > 0):
         raise ArgumentError(f"latency_ms has shape {cost.shape}; expected 1 to {MAX_ROWS} times above 0")
-    return _search(chances_from(marginals), np.minimum.accumulate(cost[::-1])[::-1], root_prompts)
+    cost = np.minimum.accumulate(cost[::-1])[::-1]
+    return _search(chances_from(marginals), cost, root_prompts, by_heads=by_heads)
 
 
-def _search(p: Floats, cost: Floats, root_prompts: int | None) -> SearchResult:
-    m, most = len(p), min(len(p), len(cost) - 1)
+def _search(p: Floats, cost: Floats, root_prompts: int | None, *, by_heads: bool) -> SearchResult:
+    m, most = len(p), 0 if by_heads else min(len(p), len(cost) - 1)
     first = most if root_prompts is None else whole(root_prompts)
     if first is None or not 0 <= first <= most:
         raise ArgumentError(
-            f"root_prompts is {root_prompts!r:.40}; with {m} prompt tokens and {len(cost)} rows expected 0 to {most}"
+            f"root_prompts is {root_prompts!r:.40}; with {m} {'guess heads' if by_heads else 'prompt tokens'} and "
+            f"{len(cost)} rows expected 0 to {most}"
         )
-    policy: dict[int, tuple[Node, ...]] = {state: (Node((), first),) for state in range(m + 1)}
-    gain, values = _evaluate(policy, p, cost)
+    states = (m,) if by_heads else range(m + 1)
+    policy: dict[int, tuple[Node, ...]] = {s: (Node((), first),) for s in states}
+    gain, values = _evaluate(policy, p, cost, by_heads=by_heads)
     rounds, changed = 0, True
     while changed and rounds < _MAX_ROUNDS:
         rounds += 1
-        found = {s: _best_tree(s, values, gain, p, cost, root_prompts) for s in range(m + 1)}
+        leading_to = values[m:] if by_heads else values
+        found = {s: _best_tree(s, leading_to, gain, p, cost, root_prompts) for s in states}
         # A state keeps its tree unless another is better, and not only as good: else two policies could take turns.
         least = 10 * _RESTART * max(1.0, float(np.abs(values).max()))
         better = {s: nodes for s, (nodes, value) in found.items() if value > values[s] + least}
         changed = bool(better)
         policy = policy | better
-        gain, values = _evaluate(policy, p, cost)
-    return _result(policy, p, cost, rounds)
+        gain, values = _evaluate(policy, p, cost, by_heads=by_heads)
+    return _result(policy, p, cost, rounds, by_heads=by_heads)
 
 
-def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> tuple[float, Floats]:
+def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats, *, by_heads: bool) -> tuple[float, Floats]:
     """Gain g and values h [m+1] of a policy: h(s) + g·L(s) = tokens(s) + Σ Pr(s→k)·h(k), h(m) = 0."""
     m = len(p)
-    chain = chain_from_tree(Tree(m, policy), p)
-    times = np.array([cost[_num_rows(policy[s]) - 1] for s in range(m + 1)])
+    tree = Tree(m, policy, by_heads)
+    chain, times = chain_from_tree(tree, p), _times(tree, cost)
     equations = np.eye(m + 1) - (1 - _RESTART) * chain.transitions
     equations[:, m] = times  # h(m) is 0, so that its column is free for g
     solution = np.linalg.solve(equations, chain.tokens)
@@ -143,7 +152,11 @@ def _evaluate(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats) -> t
 def _best_tree(
     state: int, values: Floats, gain: float, p: Floats, cost: Floats, root_prompts: int | None
 ) -> tuple[tuple[Node, ...], float]:
-    """The nodes that maximise a state's value, and that value; of equals, those of the fewest rows."""
+    """The nodes that maximise a state's value, and that value; of equals, those of the fewest rows.
+
+    Args:
+        values: h of the state that a node with k prompt rows leads to, for each k that is allowed, [m+1] or [1].
+    """
     root = _choose(0, 0, state, values, p, len(cost), root_prompts)
     score = root.values[1:] - gain * cost
     best = score.max()
@@ -155,7 +168,7 @@ def _best_tree(
 
 def _choose(depth: int, rank: int, state: int, h: Floats, p: Floats, size: int, prompts: int | None = None) -> _Choice:
     """V_d for a node of this depth and rank, in the tree of a state; `prompts` forces its prompt rows."""
-    m, ranks = len(p), p.shape[2]
+    m, ranks = len(h) - 1, p.shape[2]
     allowed = range(m + 1) if prompts is None else (prompts,)
     values, best_k = np.full(size + 1, -np.inf), np.zeros(size + 1, np.int64)
     taken: npt.NDArray[np.int64] | None = None
@@ -205,18 +218,20 @@ def _collect(choice: _Choice, rows: int, path: NodePath, nodes: list[Node]) -> N
             left -= given
 
 
-def _result(policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats, rounds: int) -> SearchResult:
-    m = len(p)
-    reached, todo = set(), {m}
+def _result(
+    policy: dict[int, tuple[Node, ...]], p: Floats, cost: Floats, rounds: int, *, by_heads: bool
+) -> SearchResult:
+    whole = Tree(len(p), policy, by_heads)
+    reached, todo = set(), {len(p)}
     while todo:
         reached |= todo
-        todo = {node.prompts for state in todo for node in policy[state]} - reached
-    tree = Tree(m, {state: policy[state] for state in sorted(reached)})
+        todo = {whole.leads_to(node) for state in todo for node in policy[state]} - reached
+    tree = dataclasses.replace(whole, states={state: policy[state] for state in sorted(reached)})
     chain = chain_from_tree(tree, p)
-    times = np.array([cost[_num_rows(policy[s]) - 1] for s in range(m + 1)])
     num_rows = {state: tree.rows[state].num_rows for state in tree.states}
-    return SearchResult(tree, chain.acceptance_length, chain, num_rows, chain.mean(times), rounds)
+    return SearchResult(tree, chain.acceptance_length, chain, num_rows, chain.mean(_times(whole, cost)), rounds)
 
 
-def _num_rows(nodes: tuple[Node, ...]) -> int:
-    return len(nodes) + sum(node.prompts for node in nodes)
+def _times(tree: Tree, cost: Floats) -> Floats:
+    """The time of a step by state, float64 [m+1]."""
+    return np.array([cost[rows.num_rows - 1] for _, rows in sorted(tree.rows.items())])

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.errors import EngineError
 from ppd.manifest import CheckInfo, Manifest
 from ppd.runtime.engines import Engine, open_engine
+from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.plans import Plans, StepPlan
 from ppd.runtime.recording import NUM_READ, Recording, load_recording
 from ppd.runtime.session import Session
@@ -66,14 +66,14 @@ class _Place(NamedTuple):
 
     Attributes:
         position: That of the token that was read last.
-        prompt_row: Which prompt row behind the token, from 1; 0 for the token's own row.
+        distance: Which prompt row or guess head behind the token, from 1; 0 for the token's own row.
     """
 
     position: int
-    prompt_row: int
+    distance: int
 
     def __str__(self) -> str:
-        return f"at position {self.position}, prompt row {self.prompt_row},"
+        return f"at position {self.position}, distance {self.distance},"
 
 
 class _Check:
@@ -147,25 +147,31 @@ class _Check:
         return Accepted(rows, self._reference.ids[start + 1 : start + 1 + len(rows)].tolist())
 
     def _compare(self, phase: str, where: list[tuple[int, _Place]]) -> None:
-        """Compare head rows of the last step with the reference's answers at their places."""
-        top_ids = self._session.top_ids
+        """Compare head rows of the last step with the reference's answers at their places; their guess heads too."""
+        num_heads = self._plans.num_guess_heads
         for row, place in where:
-            self._num_rows += 1
-            self._compare_logits(phase, row, place)
-            expected = self._reference.top_ids[place]
-            got = top_ids[row]
-            differing = np.flatnonzero(got != expected[: len(got)])
-            if len(differing):
-                gap = max(self._gap(row, place, int(got[rank]), int(rank)) for rank in differing)
-                if not gap < self._tolerance:
-                    raise EngineError(
-                        f"{phase}: the engine's best ids {got.tolist()} {place} are not the "
-                        f"reference's {expected[: len(got)].tolist()}; do not use this engine for it"
-                    )
-                self._near_ties += 1
+            logits = self._session.logits(row)
+            self._compare_logits(phase, place, logits)
+            self._compare_ids(phase, place, self._session.top_ids[row], logits)
+            for head in range(num_heads):
+                guesses = self._session.head_guesses[row * num_heads + head]
+                self._compare_ids(phase, _Place(place.position, head + 1), guesses, None)
 
-    def _compare_logits(self, phase: str, row: int, place: _Place) -> None:
-        got = self._session.logits(row)
+    def _compare_ids(self, phase: str, place: _Place, got: Ids, logits: Logits | None) -> None:
+        """Compare best ids, int64 [K]. `logits` are the engine's own of that row; None where it gives none."""
+        self._num_rows += 1
+        expected = self._reference.top_ids[place]
+        differing = np.flatnonzero(got != expected[: len(got)])
+        if len(differing):
+            gap = max(self._gap(place, int(got[rank]), int(rank), logits) for rank in differing)
+            if not gap < self._tolerance:
+                raise EngineError(
+                    f"{phase}: the engine's best ids {got.tolist()} {place} are not the "
+                    f"reference's {expected[: len(got)].tolist()}; do not use this engine for it"
+                )
+            self._near_ties += 1
+
+    def _compare_logits(self, phase: str, place: _Place, got: Logits) -> None:
         if not np.isfinite(got).all():
             raise EngineError(f"{phase}: logits {place} are not finite, the reference's are; {self._remedy}")
         if self._reference.logits is not None:
@@ -179,15 +185,21 @@ class _Check:
             )
         self._largest = max(self._largest, difference)
 
-    def _gap(self, row: int, place: _Place, token: int, rank: int) -> float:
+    def _gap(self, place: _Place, token: int, rank: int, logits: Logits | None) -> float:
         """The reference's gap between the id that the engine has at a rank and the one that belongs there.
 
-        For an id that the reference did not record, the engine's own logit is taken.
+        Of an id that the reference did not record, all that is known on a device is the engine's own logit; where it
+        gives none, that the reference's is at most the last that was recorded.
         """
         found = np.flatnonzero(self._reference.top_ids[place] == token)
-        logits: npt.NDArray[np.float32] = self._reference.top_logits[place]
-        other = logits[found[0]] if len(found) else self._session.logits(row)[token]
-        return float(abs(other - logits[rank]))
+        recorded: Logits = self._reference.top_logits[place]
+        if len(found):
+            other = recorded[found[0]]
+        elif self._reference.logits is not None:
+            other = self._reference.logits[(*place, token)]
+        else:
+            other = recorded[-1] if logits is None else logits[token]
+        return float(abs(other - recorded[rank]))
 
 
 def _paths(plan: StepPlan) -> Iterator[list[int]]:

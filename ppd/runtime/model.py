@@ -14,7 +14,16 @@ from ppd.documents import embedded_prompts
 from ppd.errors import ArgumentError, TokenizerError
 from ppd.messages import Message
 from ppd.ngrams import NgramTable
-from ppd.runtime.drafters import MODEL, PPD, TABLE, ChoosingDrafter, Drafter, PlainDrafter, PromptTokenDrafter
+from ppd.runtime.drafters import (
+    MEDUSA,
+    MODEL,
+    PPD,
+    TABLE,
+    ChoosingDrafter,
+    Drafter,
+    PlainDrafter,
+    PromptTokenDrafter,
+)
 from ppd.runtime.drafters.draft_model import DraftModel
 from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.runtime.drafters.worth import Worth, guess_cost, worth_of
@@ -97,7 +106,7 @@ class Model:
 
     Attributes:
         session: The engine and the tokens that its cache holds.
-        drafter: What drafts at every step with `draft=True`: the prompt tokens, unless it is replaced.
+        drafter: What drafts at every step with `draft=True`: prompt tokens or guess heads, unless it is replaced.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, tokenizer: Tokenizer | None = None) -> None:
@@ -266,7 +275,7 @@ class Model:
         other = self._draft_model
         draft_model = DraftModel(
             other.session,
-            other.drafter if PPD in other.sources() else PlainDrafter(other.session.plans),
+            other.drafter if other.sources() & {PPD, MEDUSA} else PlainDrafter(other.session.plans),
             vocab_size=self.bundle.manifest.model.vocab_size,
             context=other.bundle.manifest.context,
         )

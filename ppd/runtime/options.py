@@ -10,7 +10,7 @@ from ppd.arguments import number, whole
 from ppd.errors import ArgumentError
 
 Acceptance = Literal["exact", "typical"]
-Source = Literal["ppd", "lookup", "table", "model"]
+Source = Literal["ppd", "lookup", "table", "model", "medusa"]
 Draft = bool | Literal["auto"] | Source | Collection[Source]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
@@ -45,10 +45,11 @@ class Options:
         stop: A text, or several, that ends the generation. It may have special tokens in it, such as "<|im_end|>".
         stop_ids: A token id, or several, that ends the generation as the bundle's EOS ids do.
         acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.
-        draft: Whose guesses each step may verify: prompt tokens' ("ppd"), the prompt's and the answer's own ("lookup"),
-            those of the model's n-grams ("table"), a draft model's ("model"), one or several of these, or all there are
-            ("auto"); the plan that promises most for its time is chosen step by step. False decodes plainly. True
-            drafts with prompt tokens at every step, whether that pays or not.
+        draft: Whose guesses each step may verify: prompt tokens' ("ppd") or guess heads' ("medusa"), whichever the
+            bundle has; the prompt's and the answer's own ("lookup"); those of the model's n-grams ("table"); a draft
+            model's ("model"); one or several of these, or all there are ("auto"); the plan that promises most for its
+            time is chosen step by step. False decodes plainly. True drafts with the tree at every step, whether that
+            pays or not.
         reuse: Keep what the cache holds of the model's last generation as far as the prompt begins with it, and run the
             rest of the prompt only. Tokens are the same but for near-ties, as when a prompt is read in other chunks.
         tools: What the chat template lists as tools: objects as in OpenAI's interface.

@@ -29,12 +29,19 @@ class StepPlan:
 
 
 class Plans:
-    """The plans of a bundle: one per state of its tree, and those of the causal state."""
+    """The plans of a bundle: one per state of its tree, and those of the causal state.
+
+    Attributes:
+        num_distances: m, how many distances are guessed.
+        num_prompt_tokens: m where prompt tokens guess, else 0.
+        num_guess_heads: m where guess heads do, else 0.
+    """
 
     def __init__(self, manifest: Manifest, tree: Tree) -> None:
-        self.num_prompt_tokens, self.vocab_size = manifest.prompt_tokens.count, manifest.model.vocab_size
+        self.num_distances, self.vocab_size = manifest.num_distances, manifest.model.vocab_size
+        self.num_prompt_tokens, self.num_guess_heads = manifest.prompt_tokens.count, manifest.num_guess_heads
         self.num_top_ids = manifest.num_top_ids
-        self.causal_state = causal_state(self.num_prompt_tokens)
+        self.causal_state = causal_state(self.num_distances)
         self.chunk_size = manifest.max_rows - self.num_prompt_tokens
         self.by_state = [self.of_rows(state, rows) for state, rows in sorted(tree.rows.items())]
         self.plain = self.chain(0)

@@ -18,9 +18,9 @@ NUM_READ = 32
 _MAX_HEADER = 4096
 
 
-def recording_length(num_prompt_tokens: int) -> int:
+def recording_length(num_distances: int) -> int:
     """T: a prompt of `NUM_READ` tokens, and room for the longest path behind it with the token that follows."""
-    return max(2 * NUM_READ, NUM_READ + num_prompt_tokens + 2)
+    return max(2 * NUM_READ, NUM_READ + num_distances + 2)
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Recording:
 
     Attributes:
         ids: int64 [T], the text.
-        top_ids: int64 [T, 1+m, K+1]; [p, 0] are the best ids after token p, [p, j] those of prompt row j behind it.
-            K+1 ids, or all of a smaller vocabulary.
+        top_ids: int64 [T, 1+m, K+1]; [p, 0] are the best ids after token p, [p, j] those of prompt row j behind it, or
+            of guess head j. K+1 ids, or all of a smaller vocabulary.
         top_logits: float32 [T, 1+m, K+1], their logits.
         logits: float32 [T, 1+m, V], all logits; only while exporting.
     """
@@ -52,7 +52,7 @@ def load_recording(bundle: Bundle) -> Recording:
         BundleError: The file is missing, damaged, or not the recording of such a model.
     """
     path, manifest = bundle.path(REFERENCE_FILE), bundle.manifest
-    m, vocab_size = manifest.prompt_tokens.count, manifest.model.vocab_size
+    m, vocab_size = manifest.num_distances, manifest.model.vocab_size
     length = recording_length(m)
     shape = (length, 1 + m, min(manifest.num_top_ids + 1, vocab_size))
     try:

@@ -15,7 +15,7 @@ class Stats:
         reused_tokens: Tokens of the prompt that the cache held already, with `reuse`; prefill ran the others.
         steps: Passes after prefill.
         accepted_per_step: Tokens that each step emitted, bonus token included; sums to the tokens after the first.
-        source_per_step: Whose guesses each step verified: "plain", "ppd", "lookup", "table" or "model".
+        source_per_step: Whose guesses each step verified: "plain", "ppd", "medusa", "lookup", "table" or "model".
         first_token_ms: Time to the first token, in milliseconds: encoding the prompt, and prefill. Waiting for another
             thread's generation is not counted.
         prefill_ms: Time to run the prompt and decide the first token, in milliseconds.

@@ -26,21 +26,23 @@ class Session:
         cache_len: Committed rows of the cache; they hold `history[:cache_len]`, at every moment: whatever is
             interrupted, a row that may not hold its token is not counted any more, or not yet.
         top_ids: Best ids of the last step's head rows, int64 [R, K]. Valid until the next step.
-        guesses: Best ids of the prompt rows of the node accepted last, int64 [s, K]. Valid until the next step.
+        head_guesses: Those of the guess heads behind each of them, int64 [R·m, K]; [0, K] without guess heads.
+        guesses: Best ids of the prompt rows of the node accepted last, int64 [s, K], or of its guess heads, [m, K].
+            Valid until the next step.
     """
 
     def __init__(self, engine: Engine, plans: Plans) -> None:
         self.engine, self.plans = engine, plans
         self.history: list[int] = []
         self.cache_len = 0
-        self.top_ids = self.guesses = _NO_GUESSES
+        self.top_ids = self.head_guesses = self.guesses = _NO_GUESSES
         self._plan = plans.plain
 
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """Forget all but the first `num_kept` committed rows, and make room for `num_rows` rows in all."""
         self.cache_len = num_kept
         self.history = self.history[:num_kept]
-        self.top_ids = self.guesses = _NO_GUESSES
+        self.top_ids = self.head_guesses = self.guesses = _NO_GUESSES
         self.engine.restart(num_rows, num_kept)
 
     def forget(self) -> None:
@@ -50,7 +52,8 @@ class Session:
     def prefill(self, ids: Ids | Sequence[int], num_prompts: int = 0, *, reuse: bool = False) -> int:
         """Read a prompt, with prompt rows behind its last token; forget everything else.
 
-        Afterwards `top_ids` has the rows of that token and of the prompt rows; `guesses` has those of the prompt rows.
+        Afterwards `top_ids` has the rows of that token and of the prompt rows; `guesses` has those of the prompt rows,
+        or of the token's guess heads.
 
         Args:
             ids: At least one.
@@ -95,10 +98,13 @@ class Session:
                 first = 0 if every_row else len(rows) - 1
                 rows = np.concatenate([rows, self.plans.vocab_size + np.arange(num_prompts)])
                 head_rows = np.arange(first, len(rows))
-            self.top_ids = self.engine.run(rows, state, start, head_rows)
+            self._run(rows, state, start, head_rows)
             self.cache_len = min(start + size, len(prompt))
             yield start
-        self.guesses = self.top_ids[len(self.top_ids) - num_prompts :]
+        if self.plans.num_guess_heads:
+            self.guesses = self.head_guesses[len(self.head_guesses) - self.plans.num_guess_heads :]
+        else:
+            self.guesses = self.top_ids[len(self.top_ids) - num_prompts :]
 
     def decide(self, token: int) -> None:
         """Take the first token after the prompt: the root of the first step."""
@@ -120,7 +126,7 @@ class Session:
         else:
             plan.nodes[:] = tokens
         self._plan = plan
-        self.top_ids = self.engine.run(plan.input_ids, plan.state, self.cache_len, plan.head_rows)
+        self._run(plan.input_ids, plan.state, self.cache_len, plan.head_rows)
 
     def logits(self, index: int) -> Logits:
         """Logits float32 [V] of the last step's head row `index`. Valid until the next step."""
@@ -137,7 +143,10 @@ class Session:
             self.engine.commit(self.cache_len, rows)
         self.cache_len += num_tokens
         self.history += accepted.tokens[:num_tokens]
-        last, layout = rows[-1], self._plan.rows
+        last, layout, num_heads = rows[-1], self._plan.rows, self.plans.num_guess_heads
+        if num_heads:
+            self.guesses = self.head_guesses[last * num_heads : (last + 1) * num_heads]
+            return
         first = layout.first_prompts[last]
         self.guesses = self.top_ids[first : first + layout.nodes[last].prompts]
 
@@ -145,6 +154,10 @@ class Session:
         """Take this many rows as committed, whatever they hold: for timing, which does not depend on them."""
         self.history = [_UNKNOWN] * cache_len
         self.cache_len = cache_len
+
+    def _run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> None:
+        answers = self.engine.run(input_ids, state, cache_len, head_rows)
+        self.top_ids, self.head_guesses = answers[: len(head_rows)], answers[len(head_rows) :]
 
     def _num_reusable(self, prompt: Ids) -> int:
         """How many committed rows the prompt begins with. Its last token is run again, for what comes after it."""

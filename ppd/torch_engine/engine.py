@@ -57,10 +57,12 @@ class TorchEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = manifest.model
         decoder, prompt_tokens = decoder_from_bundle(bundle)
-        m = manifest.prompt_tokens.count
+        m = manifest.num_distances
         graph = StepGraph(decoder, m, manifest.num_top_ids)
         mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), m)
-        tables = {"prompt_tokens": prompt_tokens, "tree_mask": torch.tensor(mask), "tree_depth": torch.tensor(depth)}
+        tables = {"tree_mask": torch.tensor(mask), "tree_depth": torch.tensor(depth)}
+        if prompt_tokens is not None:
+            tables["prompt_tokens"] = prompt_tokens
         for name, table in tables.items():
             graph.register_buffer(name, table)
         self._graph = graph.to(self._device).eval().requires_grad_(False)

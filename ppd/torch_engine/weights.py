@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from ppd.bundle import MODEL_FILE, Bundle
 from ppd.codec import AGAIN, decode, parse_json
 from ppd.errors import BundleError, EngineError
-from ppd.models.config import ModelConfig
+from ppd.manifest import GuessHeadsInfo
+from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.signature import (
     GRAPH_FILE,
@@ -28,11 +29,11 @@ _SHARED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads
 """Sizes that manifest and decoder both know."""
 
 
-def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
+def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor | None]:
     """The decoder with the weights of the bundle's graph, in fp32, and the folded prompt tokens.
 
     Returns:
-        The decoder, and the prompt tokens float32 [m, hidden].
+        The decoder, and the prompt tokens float32 [m, hidden]; None where guess heads are part of the decoder.
 
     Raises:
         BundleError: The configuration is missing or damaged.
@@ -42,18 +43,24 @@ def decoder_from_bundle(bundle: Bundle) -> tuple[Decoder, torch.Tensor]:
     for name in _SHARED:
         if getattr(config, name) != getattr(bundle.manifest.model, name):
             raise BundleError(f"{name} is {getattr(config, name)} in {MODEL_FILE}, and not in the manifest; {AGAIN}")
+    if _described(config.guess_heads) != _described(bundle.manifest.guess_heads):
+        raise BundleError(f"the guess heads in {MODEL_FILE} are not those of the manifest; {AGAIN}")
     with torch.device("meta"):
         decoder = Decoder(config, bundle.manifest.context)
     names = {f"{PARAMETER_PREFIX}{name}": name for name in decoder.state_dict()}
     try:
         weights = _weights(onnx.load(bundle.path(GRAPH_FILE), load_external_data=False).graph, bundle)
         decoder.load_state_dict({name: weights[key] for key, name in names.items()}, assign=True)
-        return decoder, weights[PROMPT_TOKENS]
+        return decoder, None if decoder.guess_heads is not None else weights[PROMPT_TOKENS]
     except Exception as error:  # what a damaged graph leads protobuf, onnx, NumPy and torch to raise has no bounds
         raise EngineError(
             f"{bundle.path(GRAPH_FILE)} does not hold the weights of the reference decoder "
             f"({' '.join(str(error).split())!s:.200}); {AGAIN}"
         ) from error
+
+
+def _described(heads: GuessHeadsConfig | GuessHeadsInfo | None) -> tuple[str, int, str] | None:
+    return None if heads is None else (heads.kind, heads.count, heads.projection)
 
 
 def _weights(graph: onnx.GraphProto, bundle: Bundle) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Evaluate prompt tokens: how often the guess of each rank at each distance is the model's own token."""
+"""Evaluate guesses: how often the guess of each rank at each distance is the model's own token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppd.models.decoder import Decoder
 from ppd.signature import MAX_TOP_IDS
 from ppd.train.data import Sequences
-from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
+from ppd.train.guessers import Guesser
+from ppd.train.packed import logits_at, positions_ahead, run_prefix
 from ppd.train.weights import products
 
 SAMPLED_TEMPERATURE = 0.8
@@ -42,14 +42,14 @@ class Accuracy:
 
 
 @torch.no_grad()
-def evaluate(decoder: Decoder, prompt_tokens: Tensor, sequences: Sequences) -> Accuracy:
+def evaluate(guesser: Guesser, sequences: Sequences) -> Accuracy:
     """Compare guesses with what the model itself answers behind the text so far (teacher-forced).
 
     Args:
-        prompt_tokens: [m, hidden].
         sequences: Held-out sequences: rollouts or text.
     """
-    m, ranks = len(prompt_tokens), min(MAX_TOP_IDS, decoder.config.vocab_size)
+    decoder, m = guesser.decoder, guesser.count
+    ranks = min(MAX_TOP_IDS, decoder.config.vocab_size)
     right = torch.zeros(2, m, ranks, dtype=torch.float64)
     trials = 0
     device = decoder.embedding.weight.device
@@ -59,7 +59,7 @@ def evaluate(decoder: Decoder, prompt_tokens: Tensor, sequences: Sequences) -> A
         hung_on, counts = hung_on.to(device), counts.to(device)
         with products(decoder):
             prefix = run_prefix(decoder, some.ids.to(device))
-            guesses = decoder.logits(run_prompt_rows(decoder, prefix, prompt_tokens, hung_on)).topk(ranks, -1).indices
+            guesses = guesser.guess(prefix, hung_on).topk(ranks, -1).indices
             own = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, m))  # [B, G, m, V]
         hit = guesses == own.argmax(-1, keepdim=True)
         chance = (own / SAMPLED_TEMPERATURE).softmax(-1).gather(-1, guesses)

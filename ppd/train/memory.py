@@ -8,8 +8,9 @@ import torch
 
 from ppd.errors import ArgumentError
 from ppd.memory import GB
-from ppd.models.config import ModelConfig
+from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.models.guess_heads import KINDS, MEDUSA
 from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
 from ppd.train.options import TrainOptions
@@ -19,6 +20,7 @@ _ROLLOUTS_CACHE = 4 * GB
 """KV cache of the rollouts that are made at once."""
 _STEP_TABLES, _FIGURE_TABLES, _ROLLOUT_TABLES = 8, 5, 4
 """Tables as large as the float32 logits that are held at once, by the loss with its gradient and so on."""
+_TRAINED_COPIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +29,15 @@ class TrainingMemory:
 
     Attributes:
         weights: The frozen model, with its tables of positions.
+        trained: What is trained, in float32: itself, its gradient, and the two means of the optimiser; and what it
+            started as, which the figures are compared with.
         step: What a packed step holds: keys and values of its sequences, what the gradient needs, logits.
         figures: The same of an evaluation.
         rollouts: KV cache and logits of the rollouts that are made at once.
     """
 
     weights: int
+    trained: int
     step: int
     figures: int
     rollouts: int
@@ -40,10 +45,11 @@ class TrainingMemory:
     @property
     def peak(self) -> int:
         """The most that is held at a time."""
-        return self.weights + max(self.step, self.figures, self.rollouts)
+        return self.weights + self.trained + max(self.step, self.figures, self.rollouts)
 
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "a step": self.step, "figures": self.figures, "rollouts": self.rollouts}
+        parts = {"weights": self.weights, "trained": self.trained, "a step": self.step}
+        parts |= {"figures": self.figures, "rollouts": self.rollouts}
         named = ", ".join(f"{name} {size / GB:.1f}" for name, size in parts.items())
         return f"{self.peak / GB:.1f} GB ({named})"
 
@@ -51,7 +57,7 @@ class TrainingMemory:
 def training_memory(
     config: ModelConfig, options: TrainOptions, *, weight_bytes: int, product_bytes: int
 ) -> TrainingMemory:
-    """The memory of a run on one device, optimiser and libraries apart.
+    """The memory of a run on one device, libraries apart.
 
     Args:
         weight_bytes: Size of an element of the weights, 2 or 4.
@@ -62,18 +68,31 @@ def training_memory(
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
     positions = 4 * max_capacity(config.context) * config.head_dim  # cosines and sines
-    step = _pass_bytes(config, options.batch_size, length, groups * m, product_bytes, with_gradient=True)
+    rows, num_trained = groups * m, m * config.hidden_size
+    if options.method == MEDUSA:
+        rows, num_trained = 0, _num_head_weights(config, options.guess_heads)  # no rows but those of the text
+    step = _pass_bytes(config, options.batch_size, length, rows, product_bytes, with_gradient=True)
     step += 4 * _STEP_TABLES * options.batch_size * groups * m * config.vocab_size
     if weight_bytes > product_bytes:
         step += product_bytes * num_weights  # the gradient needs the weights as they were multiplied
-    figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, EVALUATED_GROUPS * m, weight_bytes, with_gradient=False)
+    rows = EVALUATED_GROUPS * m if rows else 0
+    figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, rows, weight_bytes, with_gradient=False)
     figures += 4 * _FIGURE_TABLES * EVALUATED_AT_ONCE * EVALUATED_GROUPS * m * config.vocab_size
     at_once = rollouts_at_once(config, length, weight_bytes)
     row = length * (_cached_bytes(config, weight_bytes) + _token_bytes(config, weight_bytes))
     row += 4 * _ROLLOUT_TABLES * config.vocab_size
     return TrainingMemory(
-        weights=weight_bytes * num_weights + positions, step=step, figures=figures, rollouts=at_once * row
+        weights=weight_bytes * num_weights + positions,
+        trained=4 * _TRAINED_COPIES * num_trained,
+        step=step,
+        figures=figures,
+        rollouts=at_once * row,
     )
+
+
+def _num_head_weights(config: ModelConfig, heads: GuessHeadsConfig) -> int:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in KINDS[heads.kind](config, heads).parameters())
 
 
 def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int) -> int:
@@ -94,7 +113,7 @@ def require_memory(memory: TrainingMemory, device: torch.device) -> str:
     if memory.peak > has:
         raise ArgumentError(
             f"training takes {memory}, {device.type} has {has / GB:.1f} GB free; give a smaller --batch-size, --groups "
-            "or --length, or --dtype bfloat16"
+            "or --length, or --dtype bfloat16; heads take least with --heads-projection shared"
         )
     return f"memory: {memory} of {has / GB:.1f} GB free on {device.type}"
 

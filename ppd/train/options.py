@@ -4,12 +4,17 @@ from dataclasses import dataclass
 
 from ppd.arguments import whole
 from ppd.errors import ArgumentError
+from ppd.models.config import GuessHeadsConfig
+from ppd.models.guess_heads import MEDUSA, PROJECTIONS, SHARED
 from ppd.train.losses import LOSSES
 
+PROMPT_TOKENS = "prompt-tokens"
+METHODS = (PROMPT_TOKENS, MEDUSA)
 RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
 DTYPES = ("auto", "float32", "bfloat16")
+_LEARNING_RATES = {PROMPT_TOKENS: 1e-2, MEDUSA: 1e-3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,19 +22,24 @@ class TrainOptions:
     """Settings of a run; a resumed run has to have the same.
 
     Attributes:
+        method: "prompt-tokens", or "medusa": heads on the last hidden state (arXiv 2401.10774), the model frozen.
+        num_prompt_tokens: m, prompt tokens or heads.
+        heads_projection: For heads. "shared": the model's own LM head projects for all of them, and only their residual
+            blocks are trained. "full": each has a projection of its own, as published, that starts as the LM head.
         steps: Optimiser steps; None if the time is given.
         minutes: Time of the steps, without rollouts and evaluation; None if the steps are given.
         batch_size: Sequences per step and process.
         groups: Groups of prompt rows per sequence.
         length: Tokens per sequence.
         num_rollouts: Maximum number of continuations to train on.
-        learning_rate: Peak learning rate; it falls along a cosine.
+        learning_rate: Peak learning rate; it falls along a cosine. None: 0.01 for prompt tokens, 0.001 for heads.
         loss: A name of `LOSSES`.
-        init: Start at the mean embedding of the most "frequent" tokens in the data, or at the "mean" of all embeddings.
+        init: Where prompt tokens start: at the mean embedding of the most "frequent" tokens in the data, or at the
+            "mean" of all embeddings. Heads start as the LM head.
         source: What is trained on: the model's rollouts, the text itself, or half of each.
         temperature: Sampling temperature of the rollouts; 0 is greedy.
         recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own. The authors train so,
-            with the loss "kl", from the "mean".
+            with the loss "kl", from the "mean". Heads have the first.
         dtype: What the frozen weights are held in: "float32", "bfloat16", or "auto": 16 bits stay 16 bits on a GPU.
         seed: Seed of every random choice.
 
@@ -37,14 +47,16 @@ class TrainOptions:
         ArgumentError: A value is not allowed.
     """
 
+    method: str = PROMPT_TOKENS
     num_prompt_tokens: int = 3
+    heads_projection: str = SHARED
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
     groups: int = 8
     length: int = 256
     num_rollouts: int = 1024
-    learning_rate: float = 1e-2
+    learning_rate: float | None = None
     loss: str = "kl-tv"
     init: str = "frequent"
     source: str = "both"
@@ -54,6 +66,7 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._require_known_names()
         if (self.steps is None) == (self.minutes is None):
             raise ArgumentError("give --minutes or --steps, one of them")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
@@ -76,11 +89,26 @@ class TrainOptions:
                 f"length is {self.length}; {self.num_prompt_tokens} prompt tokens need at least "
                 f"{2 * self.num_prompt_tokens + 8}"
             )
-        if not 0 < self.learning_rate < float("inf"):
+        if not 0 < self.peak_learning_rate < float("inf"):
             raise ArgumentError(f"learning_rate is {self.learning_rate}; expected a number above 0")
         if not 0 <= self.temperature < float("inf"):
             raise ArgumentError(f"temperature is {self.temperature}; expected 0 or more")
-        lists = {"loss": tuple(LOSSES), "init": INITS, "source": SOURCES, "recipe": RECIPES, "dtype": DTYPES}
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate that was given, or the method's own."""
+        return _LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def guess_heads(self) -> GuessHeadsConfig:
+        """The heads that are trained, where the method has any."""
+        return GuessHeadsConfig(kind=MEDUSA, count=self.num_prompt_tokens, projection=self.heads_projection)
+
+    def _require_known_names(self) -> None:
+        lists = {"method": METHODS, "heads_projection": PROJECTIONS, "loss": tuple(LOSSES), "init": INITS}
+        lists |= {"source": SOURCES, "recipe": RECIPES, "dtype": DTYPES}
         for name, known in lists.items():
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
+        if self.method == MEDUSA and self.recipe != RECIPES[0]:
+            raise ArgumentError(f"recipe is {self.recipe!r}, which is for prompt tokens; leave it out with medusa")

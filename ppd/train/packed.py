@@ -75,5 +75,10 @@ def logits_at(decoder: Decoder, hidden: Tensor, positions: Tensor) -> Tensor:
         float32 [B, G, m, V].
     """
     with torch.no_grad():
-        index = positions.flatten(1)[..., None].expand(-1, -1, hidden.shape[-1])
-        return decoder.logits(hidden.gather(1, index)).float().view(*positions.shape, -1)
+        return decoder.logits(rows_at(hidden, positions)).float()
+
+
+def rows_at(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Hidden states [B, T, hidden] at some positions, int64 [B, …]: [B, …, hidden]."""
+    index = positions.flatten(1)[..., None].expand(-1, -1, hidden.shape[-1])
+    return hidden.gather(1, index).view(*positions.shape, -1)

@@ -15,8 +15,10 @@ from ppd.formats import Record
 from ppd.models.adapter import untrained_prompt_tokens
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
+from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource, resolve_model
 from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
+from ppd.train.guessers import Guesser, Heads, PromptTokens
 from ppd.train.memory import TrainingMemory, require_memory, training_memory
 from ppd.train.options import TrainOptions
 from ppd.train.questions import user_turn, write_questions
@@ -95,6 +97,13 @@ def prepare(
 def used_sets(prepared: Prepared, options: TrainOptions) -> list[Sequences]:
     """The sets that the options train on."""
     return [found for name, found in prepared.sets.items() if options.source in (name, "both")]
+
+
+def start_guesser(prepared: Prepared, options: TrainOptions) -> Guesser:
+    """What the options train, as it is before the first step."""
+    if options.method == MEDUSA:
+        return Heads(prepared.decoder, options.guess_heads, options)
+    return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options)
 
 
 def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:

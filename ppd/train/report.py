@@ -13,14 +13,26 @@ from torch import Tensor
 import ppd
 from ppd.files import write_atomically
 from ppd.manifest import TRAINING_SECONDS
+from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
-from ppd.train.options import TrainOptions
+from ppd.train.options import PROMPT_TOKENS, TrainOptions
 from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
-_SHOWN = ("recipe", "loss", "source", "init", "batch_size", "groups", "length", "learning_rate", "temperature", "dtype")
+_OF_ALL = ("loss", "source", "batch_size", "groups", "length", "peak_learning_rate", "temperature", "dtype")
+_SHOWN = {PROMPT_TOKENS: ("recipe", "init", *_OF_ALL), MEDUSA: ("heads_projection", *_OF_ALL)}
+"""Method → the options that its card lists."""
+_TRAINED = {
+    PROMPT_TOKENS: (
+        "prompt tokens",
+        "Prompt tokens",
+        "for Parallel Prompt Decoding (arXiv 2405.18628), in PEFT's layout",
+    ),
+    MEDUSA: ("heads", "Medusa heads", "of Medusa (arXiv 2401.10774), the model frozen"),
+}
+"""Method → what the card calls that which was trained, in the text and in its title; and what it is."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,9 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
     names = data if isinstance(data, str) else " ".join(path.name for path in data)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate"))
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    others = ", ".join(f"{name} {getattr(options, name)}" for name in _SHOWN)
+    what, title, layout = _TRAINED[options.method]
+    others = ", ".join(f"{name.removeprefix('peak_')} {getattr(options, name)}" for name in _SHOWN[options.method])
+    method = "" if options.method == PROMPT_TOKENS else f" --method {options.method}"
     rows = []
     for name in report.trained:
         for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):
@@ -72,21 +86,21 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
                 rows.append(f"| {name}, {label} | {kind} | {shown} | {' / '.join(_top10(values))} |")
     return "\n".join(
         [
-            f"# Prompt tokens for {source.name}",
+            f"# {title} for {source.name}",
             "",
-            f"{options.num_prompt_tokens} prompt tokens for Parallel Prompt Decoding (arXiv 2405.18628), in PEFT's "
-            "layout.",
+            f"{options.num_prompt_tokens} {what} {layout}.",
             "",
             f"- model: {source.source}{f' at {source.revision}' if source.revision else ''}",
             f"- data: {names}",
-            f"- command: `ppd train --model {source.source} --data {names} {length} --seed {options.seed}`; {others}",
+            f"- command: `ppd train --model {source.source} --data {names}{method} {length} --seed {options.seed}`; "
+            f"{others}",
             f"- training: {report.steps} steps, {report.seconds / 60:.1f} minutes, {report.positions_per_second:,.0f} "
             f"supervised positions per second, on {platform.system()} {platform.machine()}, {today}",
             f"- versions: ppd-edge {ppd.__version__}, {versions}, Python {platform.python_version()}",
             "",
             "How often the guess is the model's own token, on held-out data, in per cent, by distance 1 / 2 / …:",
             "",
-            "| held-out set | prompt tokens | best guess | one of ten guesses |",
+            f"| held-out set | {what} | best guess | one of ten guesses |",
             "|---|---|---|---|",
             *rows,
             "",

@@ -17,12 +17,9 @@ from torch import Tensor, nn
 
 from ppd.errors import ArgumentError
 from ppd.files import write_atomically
-from ppd.models.decoder import Decoder
 from ppd.train.data import Sequences
-from ppd.train.losses import weighted_loss
+from ppd.train.guessers import Guesser
 from ppd.train.options import TrainOptions
-from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
-from ppd.train.weights import products
 
 CHECKPOINT_FILE = "checkpoint.pt"
 METRICS_FILE = "metrics.jsonl"
@@ -30,27 +27,6 @@ _CHECKPOINT_SECONDS = 20.0
 _WARM_UP_STEPS = 10
 _FLOOR = 0.02
 _EVALUATIONS = 10
-
-
-class PromptTokens(nn.Module):
-    """The trained table; its forward pass is the loss of a batch, so that `accelerate` can average its gradient."""
-
-    def __init__(self, decoder: Decoder, start: Tensor, options: TrainOptions) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(start.clone())  # [m, hidden]
-        self._model = [decoder]  # in a list, so that the frozen weights are no part of this module
-        self._options = options
-
-    def forward(self, ids: Tensor, hung_on: Tensor) -> Tensor:
-        """Loss of groups hung on positions int64 [B, G] of sequences int64 [B, T]."""
-        decoder = self._model[0]
-        with products(decoder, in_steps=True):
-            prefix = run_prefix(decoder, ids)
-            teacher = logits_at(decoder, prefix.hidden, positions_ahead(hung_on, len(self.weight)))
-            if self._options.recipe == "one-group":
-                prefix = run_prefix(decoder, ids)  # the authors' student runs the tokens again
-            student = decoder.logits(run_prompt_rows(decoder, prefix, self.weight, hung_on)).float()
-            return weighted_loss(self._options.loss, teacher, student)
 
 
 @dataclass(frozen=True)
@@ -82,14 +58,14 @@ class StepCounts:
 
 
 def train_steps(
-    module: PromptTokens,
+    module: Guesser,
     sets: list[Sequences],
     options: TrainOptions,
     accelerator: Accelerator,
     out: Path,
     progress: Callable[[StepProgress], None] = lambda _: None,
-    evaluate: Callable[[Tensor], dict[str, list[float]]] | None = None,
-    saved: Callable[[Tensor], None] = lambda _: None,
+    evaluate: Callable[[], dict[str, list[float]]] | None = None,
+    saved: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> StepCounts:
     """Train to the end, from the checkpoint in `out` if there is one.
@@ -99,12 +75,11 @@ def train_steps(
     Args:
         sets: Sequences to train on; each gives an equal share of a batch.
         out: Folder of `checkpoint.pt` and `metrics.jsonl`.
-        evaluate: Called with the tokens at every tenth of the run; its result goes to the metrics, its time is not
-            counted.
-        saved: Called in the main process with the tokens of every checkpoint, once it is written.
+        evaluate: Called at every tenth of the run; its result goes to the metrics, its time is not counted.
+        saved: Called in the main process behind every checkpoint.
         tell: Called with a line at every tenth.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=options.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=options.peak_learning_rate, weight_decay=0.0)
     settings = _settings(module, sets, options)
     step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
     prepared, optimizer = accelerator.prepare(module, optimizer)
@@ -112,7 +87,7 @@ def train_steps(
     before, evaluating = elapsed, 0.0
     with (out / METRICS_FILE).open("a", encoding="utf-8") as metrics:
         while (share := _share(step, elapsed, options)) < 1:
-            rate = options.learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(share)
+            rate = options.peak_learning_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * _cosine(share)
             batch = _batch(sets, options, step, accelerator.process_index)
             value = _take_step(prepared, optimizer, accelerator, batch, rate)
             step += 1
@@ -125,7 +100,7 @@ def train_steps(
                 )
             if evaluate is not None and _is_due(share, _share(step, elapsed, options)):
                 began = time.monotonic()
-                found = evaluate(module.weight.detach().float())
+                found = evaluate()
                 evaluating += time.monotonic() - began
                 tell(_told(step, elapsed, options, value, found))
                 if accelerator.is_main_process:
@@ -133,7 +108,7 @@ def train_steps(
             if accelerator.is_main_process and time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                 metrics.flush()
                 _save(out, module, optimizer, settings, step, elapsed)
-                saved(module.weight.detach().float())
+                saved()
                 saved_at = time.monotonic()
             progress(StepProgress(step, _share(step, elapsed, options), value))
         if accelerator.is_main_process:
@@ -202,9 +177,9 @@ def _agreed_seconds(accelerator: Accelerator, seconds: float) -> float:
     return float(gathered.max())
 
 
-def _settings(module: PromptTokens, sets: list[Sequences], options: TrainOptions) -> dict[str, Any]:
+def _settings(module: Guesser, sets: list[Sequences], options: TrainOptions) -> dict[str, Any]:
     """What a resumed run must share with the one it goes on from: the options, the model and the data."""
-    decoder = module._model[0]
+    decoder = module.decoder
     tables = {"model": [decoder.embedding.weight, decoder.norm.weight], "data": [of_set.ids for of_set in sets]}
     digests = {name: _digest(tensors) for name, tensors in tables.items()}
     return dataclasses.asdict(options) | digests
@@ -217,11 +192,11 @@ def _digest(tensors: list[Tensor]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, Any], step: int, elapsed: float) -> None:
+def _save(out: Path, module: Guesser, optimizer: Any, settings: dict[str, Any], step: int, elapsed: float) -> None:
     """Write the checkpoint in one atomic step."""
     state = {
         "settings": settings,
-        "weight": module.weight.detach().cpu(),
+        "weights": {name: weight.cpu() for name, weight in module.state_dict().items()},
         "optimizer": optimizer.state_dict(),
         "step": step,
         "elapsed": elapsed,
@@ -232,7 +207,7 @@ def _save(out: Path, module: PromptTokens, optimizer: Any, settings: dict[str, A
 
 
 def _restore(
-    out: Path, module: PromptTokens, optimizer: torch.optim.Optimizer, settings: dict[str, Any], *, writes: bool
+    out: Path, module: Guesser, optimizer: torch.optim.Optimizer, settings: dict[str, Any], *, writes: bool
 ) -> tuple[int, float]:
     """Load the checkpoint, if there is one; steps and seconds done.
 
@@ -257,8 +232,7 @@ def _restore(
                 f"{path} was made with {name} {theirs!r}, this run has {settings.get(name)!r}; give the same, or "
                 "--force"
             )
-    with torch.no_grad():
-        module.weight.copy_(state["weight"])
+    module.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
     step = int(state["step"])
     if writes:

@@ -1,4 +1,4 @@
-"""Train prompt tokens: data, rollouts, steps, evaluation, and the folder that holds the result."""
+"""Train prompt tokens or guess heads: data, rollouts, steps, evaluation, and the folder that holds the result."""
 
 import contextlib
 import errno
@@ -8,23 +8,24 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from ppd.bundle import NGRAMS_FILE
 from ppd.errors import ArgumentError, ExportError
 from ppd.files import remove_temporary, write_atomically
 from ppd.locks import LOCK_FILE, release_lock, say_nothing, take_lock
-from ppd.models.adapter import save_prompt_tokens
+from ppd.models.guess_heads_folder import GUESS_HEADS_CONFIG
 from ppd.ngrams import ORDERS, build_table
 from ppd.train.evaluate import Accuracy, evaluate
+from ppd.train.guessers import Guesser
 from ppd.train.options import TrainOptions
-from ppd.train.prepare import Data, Prepared, initial_tokens, prepare, used_sets
+from ppd.train.prepare import Data, Prepared, prepare, start_guesser, used_sets
 from ppd.train.report import TrainReport, write_reports
-from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress, train_steps
+from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, StepProgress, train_steps
 
 _NUM_GLANCED = 16
 _CACHE = "cache"
-_ADAPTER_FILE = "adapter_config.json"
+_FINISHED = ("adapter_config.json", GUESS_HEADS_CONFIG)
+"""Either is in the folder of a run that saved what it trained."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,12 +41,12 @@ def train(
     tell: Callable[[str], None] = lambda _: None,
     progress: Callable[[StepProgress], None] = lambda _: None,
 ) -> TrainReport:
-    """Train prompt tokens for a model.
+    """Train prompt tokens for a model, or what another method of the options trains.
 
     Args:
         model: A registry name, a Hugging Face folder, a GGUF file, or a hub id.
         data: Files and folders of text or conversations, or "self": the model asks itself, by its chat template.
-        out: Folder to make: an adapter in PEFT's layout, with card, metrics, acceptance and plot.
+        out: Folder to make: an adapter in PEFT's layout, or guess heads, with card, metrics, accuracy and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.
         force: Start again, whatever `out` holds of an earlier run.
         stage: Called with what is being done, before the steps and after.
@@ -61,13 +62,12 @@ def train(
     with _alone_in(out) if accelerator.is_main_process else contextlib.nullcontext():
         stage("read model and data")
         prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
-        start = initial_tokens(prepared, options)
         if force and not resume and accelerator.is_main_process:
-            for name in (CHECKPOINT_FILE, _ADAPTER_FILE):
+            for name in (CHECKPOINT_FILE, *_FINISHED):
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
-        module = PromptTokens(prepared.decoder, start, options).to(accelerator.device)
+        module = start_guesser(prepared, options).to(accelerator.device)
         stage("train")
         counts = train_steps(
             module,
@@ -76,23 +76,22 @@ def train(
             accelerator,
             out,
             progress,
-            evaluate=lambda tokens: _best_guesses(prepared, tokens),
-            saved=lambda tokens: save_prompt_tokens(tokens, out, prepared.source.source),
+            evaluate=lambda: _best_guesses(prepared, module),
+            saved=lambda: module.save(out, prepared.source.source),
             tell=tell,
         )
         stage("evaluate")
-        tokens = module.weight.detach().float()
         report = TrainReport(
             folder=out,
             steps=counts.steps,
             seconds=counts.seconds,
             positions_per_second=counts.positions_per_second,
-            trained=evaluate_all(prepared, tokens),
-            untrained=evaluate_all(prepared, start),
+            trained=evaluate_all(prepared, module),
+            untrained=evaluate_all(prepared, start_guesser(prepared, options).to(accelerator.device)),
             is_main=accelerator.is_main_process,
         )
         if accelerator.is_main_process:
-            save_prompt_tokens(tokens, out, prepared.source.source)
+            module.save(out, prepared.source.source)
             write_atomically(out / NGRAMS_FILE, _ngrams(prepared))
             _append_metrics(out, report)
             write_reports(report, prepared.source, data, options)
@@ -101,9 +100,9 @@ def train(
         return report
 
 
-def evaluate_all(prepared: Prepared, tokens: Tensor) -> dict[str, Accuracy]:
+def evaluate_all(prepared: Prepared, guesser: Guesser) -> dict[str, Accuracy]:
     """Accuracy on every held-out set."""
-    return {name: evaluate(prepared.decoder, tokens, found) for name, found in prepared.held_out.items()}
+    return {name: evaluate(guesser, found) for name, found in prepared.held_out.items()}
 
 
 def _ngrams(prepared: Prepared) -> bytes:
@@ -115,10 +114,10 @@ def _ngrams(prepared: Prepared) -> bytes:
     return build_table(texts, prepared.decoder.embedding.num_embeddings)
 
 
-def _best_guesses(prepared: Prepared, tokens: Tensor) -> dict[str, list[float]]:
+def _best_guesses(prepared: Prepared, guesser: Guesser) -> dict[str, list[float]]:
     """How often the best guess is right by distance, on a few held-out sequences of every set."""
     few = {name: found.take(torch.arange(min(_NUM_GLANCED, len(found)))) for name, found in prepared.held_out.items()}
-    return {name: evaluate(prepared.decoder, tokens, found).greedy[:, 0].tolist() for name, found in few.items()}
+    return {name: evaluate(guesser, found).greedy[:, 0].tolist() for name, found in few.items()}
 
 
 @contextlib.contextmanager
@@ -151,10 +150,10 @@ def _require_out(out: Path, *, resume: bool, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; choose another --out")
     empty = not out.exists() or all(path.name == LOCK_FILE for path in out.iterdir())
-    begun, finished = ((out / name).exists() for name in (CHECKPOINT_FILE, _ADAPTER_FILE))
+    begun, finished = (out / CHECKPOINT_FILE).exists(), any((out / name).exists() for name in _FINISHED)
     if resume and empty:
         raise ArgumentError(f"{out} has no earlier run to resume; leave --resume out")
-    if not empty and not any((out / name).exists() for name in (CHECKPOINT_FILE, METRICS_FILE, _ADAPTER_FILE, _CACHE)):
+    if not empty and not any((out / name).exists() for name in (CHECKPOINT_FILE, METRICS_FILE, *_FINISHED, _CACHE)):
         raise ArgumentError(f"{out} holds other files; choose another --out")
     if resume and finished and not begun:
         raise ArgumentError(f"{out} holds a finished run; give --force to train it again, or another --out")

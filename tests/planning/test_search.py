@@ -226,3 +226,35 @@ def test_sizes_that_no_tree_has_are_refused(num_rows: int, root_prompts: int | N
 def test_times_that_are_none_are_refused(latency: Any) -> None:
     with pytest.raises(ArgumentError, match="latency_ms"):
         search_fastest_tree(MOBILELLAMA, latency)
+
+
+@settings(max_examples=25, deadline=None)
+@given(marginals(max_m=3, max_ranks=4), st.integers(1, 12))
+def test_with_guess_heads_the_likeliest_paths_are_taken(p: np.ndarray, num_rows: int) -> None:
+    m, ranks = p.shape
+    p = -np.sort(-p, axis=-1)  # then a path is never likelier than its parent, and the likeliest form a tree
+    paths = (path for depth in range(m + 1) for path in itertools.product(range(ranks), repeat=depth))
+    chances = [float(np.prod([p[d, r] for d, r in enumerate(path)])) for path in paths]
+
+    found = search_tree(p, num_rows, by_heads=True)
+
+    assert found.acceptance_length == pytest.approx(sum(sorted(chances, reverse=True)[:num_rows]), abs=1e-6)
+    assert found.tree.by_heads
+    assert list(found.num_rows) == [m]
+    assert found.num_rows[m] <= num_rows
+
+
+@pytest.mark.parametrize("cost", [0.05, 0.5, 5.0])
+def test_with_guess_heads_a_row_is_taken_where_it_pays(cost: float) -> None:
+    p = [[0.6, 0.2, 0.05], [0.4, 0.1, 0.05]]
+    latency = 1 + cost * np.arange(16)
+
+    found = search_fastest_tree(p, latency, by_heads=True)
+
+    best = max(search_tree(p, n, by_heads=True).acceptance_length / latency[n - 1] for n in range(1, 17))
+    assert found.acceptance_length / found.mean_latency_ms == pytest.approx(best, abs=1e-6)
+
+
+def test_with_guess_heads_no_prompt_rows_can_be_asked_for() -> None:
+    with pytest.raises(ArgumentError, match="with 1 guess heads and 4 rows expected 0 to 0"):
+        search_tree([[0.5]], 4, root_prompts=1, by_heads=True)

@@ -43,8 +43,8 @@ def model_with_tree(bundle: Bundle, tree: Tree, tmp_path: Path, *, exact: bool =
     tables.write_bytes(tree_tables_bytes(tree))
 
     class WithTables(Bundle):
-        def path(self, role: str) -> Path:
-            return tables if role == TREE_TABLES_FILE else super().path(role)
+        def read_bytes(self, role: str) -> bytes:
+            return tables.read_bytes() if role == TREE_TABLES_FILE else super().read_bytes(role)
 
     changed = WithTables(bundle.folder, bundle.manifest, tree)
     return Model(changed, OnnxRuntimeEngine(changed, EngineOptions(threads=1, exact=exact)))

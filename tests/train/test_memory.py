@@ -11,9 +11,9 @@ from ppd.errors import ArgumentError
 from ppd.models.config import ModelConfig, config_from_hf, read_config
 from ppd.train import memory as memory_module
 from ppd.train import weights
+from ppd.train.guessers import PromptTokens
 from ppd.train.memory import available_memory, require_memory, rollouts_at_once, training_memory
 from ppd.train.options import TrainOptions
-from ppd.train.steps import PromptTokens
 from ppd.train.weights import choose_dtype, load_frozen, stored_dtype
 from tests.tiny_models import save_tiny_model
 

@@ -11,6 +11,7 @@ from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
 from ppd.train.data import Sequences
 from ppd.train.evaluate import evaluate
+from ppd.train.guessers import PromptTokens
 from ppd.train.losses import kl, total_variation, weighted_loss
 from ppd.train.packed import logits_at, positions_ahead, run_prefix, run_prompt_rows
 from tests.tiny_models import FEATURES, save_tiny_model
@@ -104,7 +105,7 @@ def test_each_further_distance_weighs_four_fifths() -> None:
 def test_evaluation_counts_guesses_against_the_decoders_own_answers(decoder: Decoder) -> None:
     ids, tokens = random_ids(2), random_tokens(decoder)
 
-    found = evaluate(decoder, tokens, texts(ids))
+    found = evaluate(PromptTokens(decoder, tokens), texts(ids))
 
     expected = torch.zeros(2, M, 10, dtype=torch.float64)
     positions = [int(share * (T - 1 - M)) for share in torch.linspace(0, 1, 32)]

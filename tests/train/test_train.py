@@ -20,10 +20,11 @@ from ppd.models.adapter import load_prompt_tokens
 from ppd.ngrams import NgramTable
 from ppd.train import steps as steps_module
 from ppd.train.data import Sequences
+from ppd.train.guessers import PromptTokens
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import initial_tokens, prepare
 from ppd.train.report import TrainReport
-from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, PromptTokens, StepProgress
+from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, StepProgress
 from ppd.train.trainer import _ngrams, train
 from tests.train.tiny_runs import WORDS, options, save_chat_model, save_model, save_text, steps_in
 
@@ -215,7 +216,7 @@ def test_16_bits_stay_16_bits_and_the_tokens_are_trained_in_32(model: Path, text
 
 
 def test_the_adapter_is_written_with_every_checkpoint(killed: Path) -> None:
-    tokens = torch.load(killed / CHECKPOINT_FILE, weights_only=True)["weight"]
+    tokens = torch.load(killed / CHECKPOINT_FILE, weights_only=True)["weights"]["weight"]
 
     assert torch.equal(tokens_of(killed), tokens)
 

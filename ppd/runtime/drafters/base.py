@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import StepPlan
 
-PLAIN, PPD, LOOKUP, TABLE, MODEL = "plain", "ppd", "lookup", "table", "model"
-"""Where guesses come from: nowhere; prompt tokens; the prompt and the answer so far; the model's own n-grams; a draft
+PLAIN, PPD, MEDUSA, LOOKUP, TABLE, MODEL = "plain", "ppd", "medusa", "lookup", "table", "model"
+"""Where guesses come from: nowhere; prompt tokens; Medusa's heads; the text so far; the model's own n-grams; a draft
 model."""
 
 
@@ -37,6 +37,6 @@ class Drafter(Protocol):
 
         Args:
             history: Every token decided so far, the prompt first and the root last. It grows; do not change it.
-            guesses: int64 [s, K], the best ids of each of the s prompt rows of the node that was accepted last: row j
-                guesses the candidates of depth j + 1. Valid during the call.
+            guesses: int64 [s, K], the best ids of each of the s prompt rows of the node that was accepted last, or of
+                its m guess heads: row j guesses the candidates of depth j + 1. Valid during the call.
         """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ppd.ngrams import NgramTable
-from ppd.runtime.drafters.base import LOOKUP, MODEL, PLAIN, PPD, TABLE, Proposal
+from ppd.runtime.drafters.base import LOOKUP, MEDUSA, MODEL, PLAIN, PPD, TABLE, Proposal
 from ppd.runtime.drafters.chances import Chances
 from ppd.runtime.drafters.draft_model import MOST_GUESSES, DraftModel
 from ppd.runtime.drafters.prompt_tokens import PromptTokenDrafter
@@ -24,14 +24,14 @@ _WEIGHT = 30.0
 
 
 class ChoosingDrafter:
-    """Chooses between plain decoding, a chain of guesses from text, and the tree of the prompt tokens' guesses.
+    """Chooses between plain decoding, a chain of guesses from text, and the tree of what prompt tokens or heads guess.
 
     With λ the tokens that are decoded at present in the time of a plain step, a step of E expected tokens and cost L is
     worth E - λ·L: what it gives beyond what its time gives anyway. Plain decoding is always one of the choices, so that
     nothing is guessed without evidence.
 
     Args:
-        sources: Of `PPD`, `LOOKUP` and `TABLE`, those to draft from.
+        sources: Of `PPD`, `MEDUSA`, `LOOKUP`, `TABLE` and `MODEL`, those to draft from.
         table: For the source `TABLE`.
         draft_model: For the source `MODEL`.
         guess_cost: What a guess of the draft model takes, in units of a plain step.
@@ -56,11 +56,12 @@ class ChoosingDrafter:
         self._worth, self._plain = worth, Proposal(plans.plain, [], PLAIN)
         self._place, self._costs = -1, worth.costs_behind(0)
         self._tree: TreeWorth | None = None
-        if PPD in sources and worth.tree_tokens:
-            self._tree = TreeWorth(worth, [plan.rows.num_rows for plan in plans.by_state])
+        if sources & {PPD, MEDUSA} and worth.tree_tokens:
+            rows = [plan.rows.num_rows for plan in plans.by_state]
+            self._tree = TreeWorth(worth, rows, is_given=plans.num_guess_heads > 0)
         self._prompt_tokens, self._num_prompts = PromptTokenDrafter(plans), plans.num_prompt_tokens
         # Prompt rows on a chain's leaf are for the next step's tree; without them comes first, which ties prefer.
-        leaves = (0,) if self._tree is None else (0, plans.num_prompt_tokens)
+        leaves = (0,) if self._tree is None or not self._num_prompts else (0, self._num_prompts)
         self._chains = [(length, leaf, plans.chain(length, leaf)) for length in CHAIN_LENGTHS for leaf in leaves]
         self._history: Sequence[int] = ()
         self._size, self._state, self._cost = 0, 0, 1.0

@@ -3,7 +3,7 @@
 from ppd.bundle import NGRAMS_FILE, Bundle
 from ppd.decision import GIVEN
 from ppd.errors import ArgumentError
-from ppd.runtime.drafters.base import LOOKUP, MODEL, PPD, TABLE
+from ppd.runtime.drafters.base import LOOKUP, MEDUSA, MODEL, PPD, TABLE
 from ppd.runtime.options import Draft
 
 
@@ -18,12 +18,15 @@ def sources_of(bundle: Bundle, draft: Draft = "auto", *, has_model: bool = False
     """
     if draft is False:
         return frozenset()
-    has_prompts, has_table = bundle.tree.drafts, bundle.has(NGRAMS_FILE)
+    has_tree, has_table, of_tree = bundle.tree.drafts, bundle.has(NGRAMS_FILE), tree_source(bundle)
     if draft == "auto" and not drafts_always(bundle, draft, has_model=has_model):
-        pays = has_prompts and bundle.manifest.decision.draft is not False
-        return frozenset([LOOKUP, *[PPD] * pays, *[TABLE] * has_table, *[MODEL] * has_model])
-    wanted = frozenset([PPD] if draft is True or draft == "auto" else [draft] if isinstance(draft, str) else draft)
-    if PPD in wanted and not has_prompts:
+        pays = has_tree and bundle.manifest.decision.draft is not False
+        return frozenset([LOOKUP, *[of_tree] * pays, *[TABLE] * has_table, *[MODEL] * has_model])
+    wanted = frozenset([of_tree] if draft is True or draft == "auto" else [draft] if isinstance(draft, str) else draft)
+    other = {PPD: MEDUSA, MEDUSA: PPD}[of_tree]
+    if other in wanted:
+        raise ArgumentError(f"draft is {draft!r}, and the bundle guesses with {of_tree}, not {other}")
+    if of_tree in wanted and not has_tree:
         raise ArgumentError(
             f"draft is {draft!r}, and the bundle's tree has no prompt rows; re-fold a tree with ppd refold"
         )
@@ -37,8 +40,13 @@ def sources_of(bundle: Bundle, draft: Draft = "auto", *, has_model: bool = False
     return wanted
 
 
+def tree_source(bundle: Bundle) -> str:
+    """Whose guesses the bundle's tree holds."""
+    return PPD if bundle.manifest.guess_heads is None else MEDUSA
+
+
 def drafts_always(bundle: Bundle, draft: Draft, *, has_model: bool = False) -> bool:
-    """Whether prompt tokens draft at every step: where that is asked for, or the user gave the tree alone."""
+    """Whether the tree drafts at every step: where that is asked for, or the user gave the tree alone."""
     decision = bundle.manifest.decision
     is_trusted = decision.basis == GIVEN and decision.draft is not False and bundle.tree.drafts
     return draft is True or (draft == "auto" and is_trusted and not has_model)

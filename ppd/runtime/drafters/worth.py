@@ -75,7 +75,7 @@ def worth_of(bundle: Bundle) -> Worth:
             raise BundleError(f"{what} ({error!s:.200}); {AGAIN}") from error
     elif isinstance(record, EstimateInfo):
         curves, marginals = {0: record.curve}, record.marginals
-    if marginals is None and bundle.manifest.prompt_tokens.status == "trained":
+    if marginals is None and bundle.manifest.is_trained:
         marginals = _ASSUMED
     costs, first = _costs(curves), next(iter(curves.values()))
     plain_ms = float(first.at(1)) if first.unit == "ms" and first.source != _UNKNOWN.source else None
@@ -111,10 +111,11 @@ class TreeWorth:
     Args:
         worth: It knows what to expect of the tree.
         rows: Rows of its steps, by state.
+        is_given: Whether every step leaves guesses, as guess heads do, so that none is worth more for them.
     """
 
-    def __init__(self, worth: Worth, rows: Sequence[int]) -> None:
-        self._worth, self._rows = worth, rows
+    def __init__(self, worth: Worth, rows: Sequence[int], *, is_given: bool = False) -> None:
+        self._worth, self._rows, self._is_given = worth, rows, is_given
         self._gained = sum(share * (n - 1) for share, n in zip(worth.tree_shares, worth.tree_tokens, strict=True))
         self._seen = self._expected = _WEIGHT
 
@@ -125,6 +126,8 @@ class TreeWorth:
 
     def of_guesses(self, rate: float, costs: Sequence[float]) -> float:
         """What guesses for the next step are worth: drafting with the tree alone, beyond plain decoding."""
+        if self._is_given:
+            return 0.0
         mean = sum(share * costs[n] for share, n in zip(self._worth.tree_shares, self._rows, strict=True))
         return max(0.0, self._gained * self._seen / self._expected - rate * (mean - costs[1]))
 

@@ -50,7 +50,8 @@ class Engine(Protocol):
             head_rows: int64 [R], rows that go through the LM head.
 
         Returns:
-            Best ids of each head row, int64 [R, K], best first. Valid until the next step.
+            Best ids of each head row, int64 [R, K], best first; in a bundle with guess heads, those of the m heads of
+            the first head row behind them, then of the second, and so on: [R·(1+m), K]. Valid until the next step.
         """
 
     def logits(self, index: int) -> Logits:

@@ -32,6 +32,7 @@ from ppd.signature import (
     TREE_MASK,
     TREE_TABLES_FILE,
     cache_names,
+    num_answers,
 )
 from ppd.tree import tree_tables_from_bytes
 
@@ -55,7 +56,7 @@ class _Binding:
     io: ort.IOBinding
     input_ids: Ids  # [1, N]
     head_rows: Ids  # [R]
-    top_ids: Ids  # [1, R, K]
+    top_ids: Ids  # [1, R, K], with guess heads [1, R·(1+m), K]
     logits: npt.NDArray[np.floating]  # [1, R, V]
 
 
@@ -73,7 +74,7 @@ class OnnxRuntimeEngine:
         manifest = bundle.manifest
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
-        model = manifest.model
+        model, self._num_guess_heads = manifest.model, manifest.num_guess_heads
         graph = _graph_of(bundle, options)
         self._session = _open_session(bundle, graph, options)
         require_described(self._session, bundle, graph)
@@ -144,7 +145,7 @@ class OnnxRuntimeEngine:
             io,
             np.zeros((1, num_rows), np.int64),
             np.zeros(num_head_rows, np.int64),
-            np.zeros((1, num_head_rows, self._num_top_ids), np.int64),
+            np.zeros((1, num_answers(num_head_rows, self._num_guess_heads), self._num_top_ids), np.int64),
             self._logits[:, :num_head_rows],
         )
         inputs = {
@@ -173,7 +174,7 @@ def session_with_tree(
     point to the tables, so this function keeps the tables alive until the session is made.
     """
     require_named_files(bundle, graph)
-    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.prompt_tokens.count)
+    mask, depth = tree_tables_from_bytes(bundle.read_bytes(TREE_TABLES_FILE), bundle.manifest.num_distances)
     tables = [ort.OrtValue.ortvalue_from_numpy(table) for table in (mask, depth)]
     options.add_external_initializers([TREE_MASK, TREE_DEPTH], tables)
     return ort.InferenceSession(bundle.path(graph), options, providers=providers)

@@ -30,6 +30,7 @@ from ppd.signature import (
     STATE,
     TOP_IDS,
     cache_names,
+    num_answers,
 )
 
 PROVIDER = "CUDAExecutionProvider"
@@ -68,7 +69,7 @@ class _Binding:
 
     io: ort.IOBinding
     inputs: dict[str, ort.OrtValue]
-    top_ids: ort.OrtValue  # [1, R, K], in host memory
+    top_ids: ort.OrtValue  # [1, R, K], with guess heads [1, R·(1+m), K], in host memory
     logits: ort.OrtValue  # [1, R, V]
 
 
@@ -87,6 +88,7 @@ class OnnxRuntimeCudaEngine:
                 'uninstall onnxruntime, then run pip install "ppd-edge[cuda]"'
             )
         self._model, self._num_top_ids = manifest.model, manifest.num_top_ids
+        self._num_guess_heads = manifest.num_guess_heads
         self._names = cache_names(manifest.model.num_layers)
         self._cuda = Cuda()
         self._finalizer = weakref.finalize(self, self._cuda.close)
@@ -150,7 +152,8 @@ class OnnxRuntimeCudaEngine:
         inputs = {name: make(shape, np.int64, *_DEVICE) for name, shape in shapes.items()}
         for name, value in inputs.items():
             io.bind_ortvalue_input(name, value)
-        top_ids = make((1, num_head_rows, self._num_top_ids), np.int64, "cpu", 0)
+        num_rows_of_ids = num_answers(num_head_rows, self._num_guess_heads)
+        top_ids = make((1, num_rows_of_ids, self._num_top_ids), np.int64, "cpu", 0)
         logits = make((1, num_head_rows, self._model.vocab_size), self._type, *_DEVICE)
         io.bind_ortvalue_output(TOP_IDS, top_ids)
         io.bind_ortvalue_output(LOGITS, logits)

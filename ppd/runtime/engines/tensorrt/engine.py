@@ -14,14 +14,24 @@ import numpy.typing as npt
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
-from ppd.manifest import EngineInfo
+from ppd.manifest import EngineInfo, Manifest
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
 from ppd.runtime.engines.tensorrt.built import engine_role, find_engine_here, import_tensorrt, is_wide
-from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_IDS, cache_names, max_capacity
+from ppd.signature import (
+    CACHE_LEN,
+    HEAD_ROWS,
+    INPUT_IDS,
+    LOGITS,
+    STATE,
+    TOP_IDS,
+    cache_names,
+    max_capacity,
+    num_answers,
+)
 
 PREFILL, DECODE = 0, 1
 """Optimisation profiles."""
@@ -39,7 +49,7 @@ class _Buffers:
     The four inputs lie in one block, so that one copy brings them; every tensor is aligned.
     """
 
-    def __init__(self, cuda: Cuda, info: EngineInfo, num_top_ids: int, logits_row_bytes: int) -> None:
+    def __init__(self, cuda: Cuda, info: EngineInfo, manifest: Manifest, logits_row_bytes: int) -> None:
         max_rows = max(info.max_prefill_rows, info.max_decode_rows)
         max_head_rows = max(info.max_prefill_head_rows, info.max_decode_rows)
         sizes = {STATE: 1, CACHE_LEN: 1, INPUT_IDS: max_rows, HEAD_ROWS: max_head_rows}
@@ -49,7 +59,8 @@ class _Buffers:
             end += aligned(size * _WORD)
         self.host_inputs = cuda.allocate_pinned(end)
         self.inputs = cuda.allocate(end, "a step's inputs")
-        self.host_top_ids: Ids = cuda.allocate_pinned(max_head_rows * num_top_ids * _WORD).view(np.int64)
+        num_ids = num_answers(max_head_rows, manifest.num_guess_heads) * manifest.num_top_ids
+        self.host_top_ids: Ids = cuda.allocate_pinned(num_ids * _WORD).view(np.int64)
         self.host_logits = cuda.allocate_pinned(logits_row_bytes)
         self.addresses = {name: self.inputs + offset for name, offset in self._offsets.items()}
         self.addresses[TOP_IDS] = cuda.allocate(self.host_top_ids.nbytes, "the best ids")
@@ -97,6 +108,7 @@ class TensorRTEngine:
         self.name = f"{flavour} {trt.__version__} ({current_gpu().name})"
         self._trt, self._names = trt, cache_names(manifest.model.num_layers)
         self._num_top_ids, self._vocab_size = manifest.num_top_ids, manifest.model.vocab_size
+        self._num_guess_heads = manifest.num_guess_heads
         self._cuda = Cuda()
         self._finalizer = weakref.finalize(self, self._cuda.close)
         self._runtime, self._engine = _deserialize(trt, bundle, info)
@@ -107,7 +119,7 @@ class TensorRTEngine:
         self._num_kv_heads = manifest.model.num_kv_heads
         self._cache = DeviceCache(self._cuda, len(self._names), self._num_kv_heads, info.capacity, self._row_bytes)
         self._logits_row_bytes = self._vocab_size * self._logits_type.itemsize
-        self._buffers = _Buffers(self._cuda, info, self._num_top_ids, self._logits_row_bytes)
+        self._buffers = _Buffers(self._cuda, info, manifest, self._logits_row_bytes)
         self._new_rows = self._allocate_new_rows() if info.lowered else []
         self._scratch_bytes = self._engine.device_memory_size_v2
         self._scratch = self._cuda.allocate(self._scratch_bytes, "TensorRT's scratch memory")
@@ -134,12 +146,13 @@ class TensorRTEngine:
         write(HEAD_ROWS, head_rows, num_head_rows)
         write(STATE, state, 1)
         write(CACHE_LEN, cache_len, 1)
-        top_ids = self._buffers.host_top_ids[: num_head_rows * self._num_top_ids]
+        num_answered = num_answers(num_head_rows, self._num_guess_heads)
+        top_ids = self._buffers.host_top_ids[: num_answered * self._num_top_ids]
         self._launch(step, top_ids)
         for index, source in enumerate(self._new_rows):
             self._cache.write(index, source, cache_len, num_rows)
         self._cuda.synchronize()
-        return top_ids.reshape(num_head_rows, self._num_top_ids)
+        return top_ids.reshape(num_answered, self._num_top_ids)
 
     def logits(self, index: int) -> Logits:
         """As `Engine.logits`: one row crosses the bus."""
