@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     """What a way adds to plain decoding.
 
     Attributes:
-        size_bytes: Prompt tokens or guess heads and tree tables, table of n-grams, and the draft model's weights.
+        size_bytes: Prompt tokens or heads, tree tables, table of n-grams, and the draft model's weights.
         trained: Parameters.
         seconds: That they were trained; None where the bundle does not know.
     """
@@ -90,12 +90,14 @@ def _cost(model: Model, source: str) -> Cost:
         assert model.draft_model is not None
         drafts = model.draft_model.bundle.manifest
         return Cost(drafts.files[WEIGHTS_FILE].size_bytes, drafts.model.num_parameters, None)
-    size_bytes = manifest.guesser_bytes + manifest.files[TREE_TABLES_FILE].size_bytes
-    if not manifest.is_trained:
+    tables = manifest.files[TREE_TABLES_FILE].size_bytes
+    if (heads := manifest.guess_heads) is not None:
+        return Cost(heads.size_bytes + tables, heads.num_parameters, _training_seconds(manifest))
+    prompts = manifest.prompt_tokens
+    size_bytes = prompts.size_bytes + tables
+    if prompts.status != "trained":
         return Cost(size_bytes)
-    heads, prompts = manifest.guess_heads, manifest.prompt_tokens
-    trained = prompts.count * manifest.model.hidden_size if heads is None else heads.num_parameters
-    return Cost(size_bytes, trained, _training_seconds(manifest))
+    return Cost(size_bytes, prompts.count * manifest.model.hidden_size, _training_seconds(manifest))
 
 
 def _training_seconds(manifest: Manifest) -> float | None:

@@ -66,8 +66,8 @@ DraftOption = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCES",
-        help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all that there are. "
-        "always: prompt tokens at every step, whether that pays or not.",
+        help="Draft from ppd (or medusa), lookup, table and model, or some of them: ppd,lookup. Default: auto, all of "
+        "them. always: prompt tokens at every step, whether that pays or not.",
     ),
 ]
 PromptsOption = Annotated[

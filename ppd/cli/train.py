@@ -22,13 +22,17 @@ def train(
     out: Annotated[Path, typer.Option(help="Output folder, for --prompt-tokens of ppd-export.")],
     more_data: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="More --data.")] = None,
     method: Annotated[
-        str, typer.Option(help="What is trained: prompt-tokens, or medusa: heads on the last hidden state.")
+        str,
+        typer.Option(
+            help="What is trained: prompt-tokens; medusa: heads on the last hidden state; draft-model: a small model."
+        ),
     ] = "prompt-tokens",
     prompt_tokens: Annotated[int, typer.Option(metavar="M", help="Number of prompt tokens, or of heads.")] = 3,
     heads_projection: Annotated[
         str,
         typer.Option(help="Heads: shared, the model's own LM head behind each; or full, one of its own, as published."),
     ] = "shared",
+    layers: Annotated[int, typer.Option(metavar="L", help="Layers of a draft model.")] = 2,
     minutes: Annotated[float | None, typer.Option(metavar="N", help="Minutes to train; or give --steps.")] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; reproducible to the bit.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
@@ -39,7 +43,8 @@ def train(
     length: Annotated[int, typer.Option(metavar="T", help="Tokens per sequence.")] = 256,
     rollouts: Annotated[int, typer.Option(metavar="R", help="Maximum number of the model's own continuations.")] = 1024,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="LR", help="Peak learning rate; default: 0.01, of heads 0.001.")
+        float | None,
+        typer.Option(metavar="LR", help="Peak learning rate; default: 0.01 for prompt tokens, else 0.001."),
     ] = None,
     loss: Annotated[str, typer.Option(help="Loss function: kl-tv or kl.")] = "kl-tv",
     init: Annotated[
@@ -61,6 +66,7 @@ def train(
         method=method,
         num_prompt_tokens=prompt_tokens,
         heads_projection=heads_projection,
+        num_layers=layers,
         steps=steps,
         minutes=minutes,
         batch_size=batch_size,

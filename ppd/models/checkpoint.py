@@ -55,6 +55,17 @@ def load_decoder(path: Path, config: ModelConfig, context: int, dtype: torch.dty
     return decoder.requires_grad_(False).eval()
 
 
+def stored_tensors(decoder: Decoder) -> dict[str, Tensor]:
+    """The decoder's weights as a Hugging Face folder has them: named, cut and turned so."""
+    tensors = {}
+    for name, weight in decoder.state_dict().items():
+        turned = weight.T if _is_projection(name, weight) else weight
+        shapes = _stored_shapes(name, weight, decoder.config)
+        pieces = turned.split([shape[0] for shape in shapes.values()])
+        tensors.update({stored: piece.contiguous() for stored, piece in zip(shapes, pieces, strict=True)})
+    return tensors
+
+
 class Source(Protocol):
     """Tensors by the names of a Hugging Face folder, read when asked for."""
 

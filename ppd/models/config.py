@@ -175,13 +175,25 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         ModelError: A file is missing or malformed, or the architecture or a field is not supported.
     """
-    if path.is_file():
-        return _read_gguf_config(path)
-    config, generation = _read_json(path / "config.json"), path / "generation_config.json"
+    generation = path / "generation_config.json"  # of a folder
     try:
-        return config_from_hf(config, _read_json(generation) if generation.exists() else {})
+        return config_from_hf(read_hf_config(path), _read_json(generation) if generation.exists() else {})
     except ModelError as error:
-        raise ModelError(f"{path / 'config.json'}: {error}") from error
+        raise ModelError(f"{path if path.is_file() else path / 'config.json'}: {error}") from error
+
+
+def read_hf_config(path: Path) -> dict[str, Any]:
+    """The `config.json` of a folder as it is, or what that of a GGUF file would be.
+
+    Raises:
+        ModelError: It is missing or malformed.
+    """
+    if not path.is_file():
+        return _read_json(path / "config.json")
+    with needs("export"):
+        from ppd.models.gguf.config import config_from_gguf
+        from ppd.models.gguf.file import read_gguf
+    return config_from_gguf(read_gguf(path))
 
 
 def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, Any]) -> ModelConfig:
@@ -224,17 +236,6 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
         context=_context(config, family),
         eos_ids=_eos_ids(config, generation_config),
     )
-
-
-def _read_gguf_config(path: Path) -> ModelConfig:
-    with needs("export"):
-        from ppd.models.gguf.config import config_from_gguf
-        from ppd.models.gguf.file import read_gguf
-    file = read_gguf(path)
-    try:
-        return config_from_hf(config_from_gguf(file), {})
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Memory of a run by arithmetic, before it starts: weights, and the most that steps, figures or rollouts hold."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,11 @@ import torch
 from ppd.errors import ArgumentError
 from ppd.memory import GB
 from ppd.models.config import GuessHeadsConfig, ModelConfig
-from ppd.models.decoder import Decoder
+from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA
 from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
-from ppd.train.options import TrainOptions
+from ppd.train.options import DRAFT_MODEL, TrainOptions
 
 _MOST_ROLLOUTS_AT_ONCE = 128
 _ROLLOUTS_CACHE = 4 * GB
@@ -72,6 +73,11 @@ def training_memory(
     if options.method == MEDUSA:
         rows, num_trained = 0, _num_head_weights(config, options.guess_heads)  # no rows but those of the text
     step = _pass_bytes(config, options.batch_size, length, rows, product_bytes, with_gradient=True)
+    if options.method == DRAFT_MODEL:
+        rows, num_trained = 0, options.num_layers * _num_layer_weights(config)
+        few = dataclasses.replace(config, num_layers=options.num_layers)
+        step = _pass_bytes(config, options.batch_size, length, 0, product_bytes, with_gradient=True)
+        step += _pass_bytes(few, options.batch_size, 0, length, product_bytes, with_gradient=True)
     step += 4 * _STEP_TABLES * options.batch_size * groups * m * config.vocab_size
     if weight_bytes > product_bytes:
         step += product_bytes * num_weights  # the gradient needs the weights as they were multiplied
@@ -93,6 +99,11 @@ def training_memory(
 def _num_head_weights(config: ModelConfig, heads: GuessHeadsConfig) -> int:
     with torch.device("meta"):
         return sum(weight.numel() for weight in KINDS[heads.kind](config, heads).parameters())
+
+
+def _num_layer_weights(config: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in Block(config, 0).parameters())
 
 
 def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int) -> int:

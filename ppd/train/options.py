@@ -8,13 +8,13 @@ from ppd.models.config import GuessHeadsConfig
 from ppd.models.guess_heads import MEDUSA, PROJECTIONS, SHARED
 from ppd.train.losses import LOSSES
 
-PROMPT_TOKENS = "prompt-tokens"
-METHODS = (PROMPT_TOKENS, MEDUSA)
+PROMPT_TOKENS, DRAFT_MODEL = "prompt-tokens", "draft-model"
+METHODS = (PROMPT_TOKENS, MEDUSA, DRAFT_MODEL)
 RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
 DTYPES = ("auto", "float32", "bfloat16")
-_LEARNING_RATES = {PROMPT_TOKENS: 1e-2, MEDUSA: 1e-3}
+_LEARNING_RATES = {PROMPT_TOKENS: 1e-2, MEDUSA: 1e-3, DRAFT_MODEL: 1e-3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,24 +22,26 @@ class TrainOptions:
     """Settings of a run; a resumed run has to have the same.
 
     Attributes:
-        method: "prompt-tokens", or "medusa": heads on the last hidden state (arXiv 2401.10774), the model frozen.
+        method: "prompt-tokens"; "medusa": heads on the last hidden state (arXiv 2401.10774), the model frozen; or
+            "draft-model": some of the model's layers, on its own embedding and under its own LM head, which imitate it.
         num_prompt_tokens: m, prompt tokens or heads.
         heads_projection: For heads. "shared": the model's own LM head projects for all of them, and only their residual
             blocks are trained. "full": each has a projection of its own, as published, that starts as the LM head.
+        num_layers: Of a draft model. They start as layers of the model, from the first to the last.
         steps: Optimiser steps; None if the time is given.
         minutes: Time of the steps, without rollouts and evaluation; None if the steps are given.
         batch_size: Sequences per step and process.
         groups: Groups of prompt rows per sequence.
         length: Tokens per sequence.
         num_rollouts: Maximum number of continuations to train on.
-        learning_rate: Peak learning rate; it falls along a cosine. None: 0.01 for prompt tokens, 0.001 for heads.
+        learning_rate: Peak learning rate; it falls along a cosine. None: 0.01 for prompt tokens, else 0.001.
         loss: A name of `LOSSES`.
         init: Where prompt tokens start: at the mean embedding of the most "frequent" tokens in the data, or at the
             "mean" of all embeddings. Heads start as the LM head.
         source: What is trained on: the model's rollouts, the text itself, or half of each.
         temperature: Sampling temperature of the rollouts; 0 is greedy.
         recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own. The authors train so,
-            with the loss "kl", from the "mean". Heads have the first.
+            with the loss "kl", from the "mean". It is of prompt tokens.
         dtype: What the frozen weights are held in: "float32", "bfloat16", or "auto": 16 bits stay 16 bits on a GPU.
         seed: Seed of every random choice.
 
@@ -50,6 +52,7 @@ class TrainOptions:
     method: str = PROMPT_TOKENS
     num_prompt_tokens: int = 3
     heads_projection: str = SHARED
+    num_layers: int = 2
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 8
@@ -71,7 +74,7 @@ class TrainOptions:
             raise ArgumentError("give --minutes or --steps, one of them")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ArgumentError(f"minutes is {self.minutes}; expected a number above 0")
-        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "length", "num_rollouts"):
+        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "length", "num_rollouts", "num_layers"):
             value = getattr(self, name)
             if value is not None:
                 number = whole(value)
@@ -110,5 +113,7 @@ class TrainOptions:
         for name, known in lists.items():
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
-        if self.method == MEDUSA and self.recipe != RECIPES[0]:
-            raise ArgumentError(f"recipe is {self.recipe!r}, which is for prompt tokens; leave it out with medusa")
+        if self.method != PROMPT_TOKENS and self.recipe != RECIPES[0]:
+            raise ArgumentError(
+                f"recipe is {self.recipe!r}, which is for prompt tokens; leave it out with {self.method}"
+            )

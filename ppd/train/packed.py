@@ -21,10 +21,12 @@ class Prefix:
     """What the tokens of some sequences leave for prompt rows.
 
     Attributes:
+        ids: The tokens, int64 [B, T].
         cache: Keys and values of every token.
         hidden: Hidden states before the final norm, [B, T, hidden].
     """
 
+    ids: Tensor
     cache: GrowingCache
     hidden: Tensor
 
@@ -34,7 +36,7 @@ def run_prefix(decoder: Decoder, ids: Tensor) -> Prefix:
     """One causal pass over whole sequences, int64 [B, T]."""
     cache = GrowingCache(ids.shape[1])
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return Prefix(cache, decoder(decoder.embedding(ids).float(), positions, past=cache))
+    return Prefix(ids, cache, decoder(decoder.embedding(ids).float(), positions, past=cache))
 
 
 def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hung_on: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource, resolve_model
 from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
+from ppd.train.draft_layers import DraftLayers
 from ppd.train.guessers import Guesser, Heads, PromptTokens
 from ppd.train.memory import TrainingMemory, require_memory, training_memory
-from ppd.train.options import TrainOptions
+from ppd.train.options import DRAFT_MODEL, TrainOptions
 from ppd.train.questions import user_turn, write_questions
 from ppd.train.rollouts import Told, Workshop, choose_prefixes, make_rollouts, open_workshop
 from ppd.train.text import TextEncoder, open_encoder
@@ -103,6 +104,8 @@ def start_guesser(prepared: Prepared, options: TrainOptions) -> Guesser:
     """What the options train, as it is before the first step."""
     if options.method == MEDUSA:
         return Heads(prepared.decoder, options.guess_heads, options)
+    if options.method == DRAFT_MODEL:
+        return DraftLayers(prepared.decoder, prepared.source, options.num_layers, options)
     return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options)
 
 

@@ -17,12 +17,16 @@ from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
-from ppd.train.options import PROMPT_TOKENS, TrainOptions
+from ppd.train.options import DRAFT_MODEL, PROMPT_TOKENS, TrainOptions
 from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
 _OF_ALL = ("loss", "source", "batch_size", "groups", "length", "peak_learning_rate", "temperature", "dtype")
-_SHOWN = {PROMPT_TOKENS: ("recipe", "init", *_OF_ALL), MEDUSA: ("heads_projection", *_OF_ALL)}
+_SHOWN = {
+    PROMPT_TOKENS: ("recipe", "init", *_OF_ALL),
+    MEDUSA: ("heads_projection", *_OF_ALL),
+    DRAFT_MODEL: ("num_layers", *_OF_ALL),
+}
 """Method → the options that its card lists."""
 _TRAINED = {
     PROMPT_TOKENS: (
@@ -31,6 +35,11 @@ _TRAINED = {
         "for Parallel Prompt Decoding (arXiv 2405.18628), in PEFT's layout",
     ),
     MEDUSA: ("heads", "Medusa heads", "of Medusa (arXiv 2401.10774), the model frozen"),
+    DRAFT_MODEL: (
+        "draft model",
+        "Draft model",
+        "of some of its layers, on its own embedding and LM head",
+    ),
 }
 """Method → what the card calls that which was trained, in the text and in its title; and what it is."""
 
@@ -88,7 +97,7 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
         [
             f"# {title} for {source.name}",
             "",
-            f"{options.num_prompt_tokens} {what} {layout}.",
+            f"{_count(options)} {what} {layout}.",
             "",
             f"- model: {source.source}{f' at {source.revision}' if source.revision else ''}",
             f"- data: {names}",
@@ -106,6 +115,10 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
             "",
         ]
     )
+
+
+def _count(options: TrainOptions) -> str:
+    return "A" if options.method == DRAFT_MODEL else str(options.num_prompt_tokens)
 
 
 def draw(report: TrainReport, path: Path) -> bool:

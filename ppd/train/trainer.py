@@ -24,8 +24,8 @@ from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, StepProgress, train_s
 
 _NUM_GLANCED = 16
 _CACHE = "cache"
-_FINISHED = ("adapter_config.json", GUESS_HEADS_CONFIG)
-"""Either is in the folder of a run that saved what it trained."""
+_FINISHED = ("adapter_config.json", GUESS_HEADS_CONFIG, "config.json")
+"""One of them is in the folder of a run that saved what it trained."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,7 +46,8 @@ def train(
     Args:
         model: A registry name, a Hugging Face folder, a GGUF file, or a hub id.
         data: Files and folders of text or conversations, or "self": the model asks itself, by its chat template.
-        out: Folder to make: an adapter in PEFT's layout, or guess heads, with card, metrics, accuracy and plot.
+        out: Folder to make: an adapter in PEFT's layout, guess heads, or a model's folder, with card, metrics, accuracy
+            and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.
         force: Start again, whatever `out` holds of an earlier run.
         stage: Called with what is being done, before the steps and after.

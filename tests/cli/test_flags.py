@@ -11,7 +11,7 @@ from ppd.calibrate.compare import compare
 from ppd.cli import app
 from ppd.train.options import TrainOptions
 
-RENAMED = {"gpu": "target", "rollouts": "num_rollouts"}
+RENAMED = {"gpu": "target", "rollouts": "num_rollouts", "layers": "num_layers"}
 """Flag → argument, where the user's word differs."""
 SHOWN = {"as_json", "plot", "stats"}
 """Flags that choose what is printed."""
