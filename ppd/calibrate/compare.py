@@ -23,7 +23,7 @@ class WayReport(Figures):
     Attributes:
         bundle: Name of the folder of the bundle that drafted.
         is_auto: Whether the bundle drafts so unless it is told otherwise.
-        added_bytes: Prompt tokens and tree tables, table of n-grams, and the draft model's weights.
+        added_bytes: Prompt tokens or guess heads and tree tables, table of n-grams, and the draft model's weights.
         trained_parameters: Those that were trained for it.
         training_seconds: How long; None where the bundle does not know.
     """

@@ -29,8 +29,9 @@ def describe_compare(report: CompareReport) -> str:
         f"{report.engine}; greedy, up to {report.max_new_tokens} new tokens, {plain.questions} questions, "
         f"{plain.pairs} answers each, in turns{draft_model}.",
         SPEEDUP,
-        "auto: what the bundle does unless it is told otherwise. Added bytes: prompt tokens and tree tables, table of "
-        "n-grams, the draft model's weights. Training time: of its steps; - where the bundle does not know.",
+        "auto: what the bundle does unless it is told otherwise. Added bytes: prompt tokens or guess heads and tree "
+        "tables, table of n-grams, the draft model's weights. Training time: of its steps; - where the bundle does not "
+        "know.",
     ]
     return "\n".join([*lines, *describe_left_out(report.left_out)])
 

@@ -94,7 +94,7 @@ def known_acceptance(model: str, prompt_tokens: Path | None) -> Marginals | None
 
 
 def training_seconds(prompt_tokens: Path | None) -> float | None:
-    """How long prompt tokens were trained; None where nothing beside them says so.
+    """How long prompt tokens or guess heads were trained; None where nothing beside them says so.
 
     Args:
         prompt_tokens: Their folder; None if they are untrained.

@@ -12,6 +12,7 @@ from ppd.calibrate.rounds import StoppedError
 from ppd.calibrate.ways import cost_of, ways_of
 from ppd.decision import CALIBRATED, Decision
 from ppd.errors import ArgumentError, BundleError
+from ppd.export.exporter import export
 from ppd.manifest import PromptTokensInfo
 from ppd.ngrams import build_table
 from ppd.runtime import load
@@ -19,6 +20,7 @@ from ppd.runtime.model import Model
 from ppd.tree import Tree
 from tests.copies import link_bundle, refolded_copy
 from tests.infos import RECORD
+from tests.random_heads import random_heads_bundle
 from tests.runtime.fake_engine import WIDE, fake_model
 
 TREE = "ppd, at every step"
@@ -167,6 +169,26 @@ def test_bundles_of_one_model_and_precision_are_a_group(tinypy_bundle: Path, tmp
         groups_of([other, tinypy_bundle, tmp_path / "x" / ".." / "other"])
     with pytest.raises(BundleError):
         groups_of([tinypy_bundle, tmp_path])
+
+
+def test_prompt_tokens_and_medusas_heads_are_compared_on_one_model(shared_dir: Path, tmp_path: Path) -> None:
+    heads = random_heads_bundle(shared_dir, "llama_gqa", "shared", "fp32")
+    mine = tmp_path / "mine"
+    export(str(shared_dir / "model-heads-llama_gqa-shared-fp32"), "cpu", prompt_tokens="none", out=mine)
+    assert groups_of([mine, heads]) == [[mine, heads]]
+
+    models = [load(folder, threads=1) for folder in (mine, heads)]
+    report = compare(models, prompts=[[1, 2, 3]], max_new_tokens=6)
+
+    ways = {way.way: way for way in report.ways}
+    assert list(ways)[:4] == ["plain", TREE, "ppd", "lookup"]
+    assert {name for name in ways if "medusa" in name} >= {"medusa, at every step", "medusa", "lookup + medusa"}
+    info = models[1].bundle.manifest.guess_heads
+    assert info is not None
+    assert ways["medusa"].trained_parameters == info.num_parameters > 0
+    assert ways["medusa"].added_bytes > info.size_bytes > 0
+    assert (ways["ppd"].trained_parameters, ways["ppd"].training_seconds) == (0, 0)
+    assert all(way.identical_share == 1 for way in report.ways)
 
 
 def test_models_that_have_nothing_in_common_are_refused(tinypy_bundle: Path, tmp_path: Path) -> None:
