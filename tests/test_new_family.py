@@ -18,9 +18,9 @@ from ppd.models.checkpoint import load_decoder
 from ppd.models.config import FAMILIES, Family, read_config
 from ppd.models.decoder import Decoder
 from ppd.train.continuing import continue_prefixes
+from ppd.train.guessers import PromptTokens
 from ppd.train.options import TrainOptions
 from ppd.train.packed import run_prefix, run_prompt_rows
-from ppd.train.steps import PromptTokens
 from tests.tiny_models import FEATURES, save_tiny_model
 
 HEAD_DIM = 8

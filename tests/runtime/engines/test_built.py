@@ -38,7 +38,7 @@ def with_engine(bundle: Bundle, **changes: object) -> tuple[Bundle, EngineInfo]:
         "compute_capability": "8.7",
         "precision": "fp32",
         "capacity": 1024,
-        "max_prefill_rows": 512,
+        "max_prefill_rows": 256,
         "max_prefill_head_rows": 4,
         "max_decode_rows": 16,
         "best_decode_rows": 16,
