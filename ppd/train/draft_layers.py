@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ppd.errors import ArgumentError
 from ppd.files import write_atomically
 from ppd.models.checkpoint import stored_tensors
-from ppd.models.config import read_hf_config
+from ppd.models.config import ModelConfig, read_hf_config
 from ppd.models.decoder import Block, Decoder
 from ppd.models.hub import ModelSource
 from ppd.models.past import NoPast
@@ -43,10 +43,7 @@ class DraftLayers(Guesser):
         super().__init__(decoder, options)
         config, self._source = decoder.config, source
         self.count = options.num_prompt_tokens if options is not None else 1
-        if num_layers >= config.num_layers:
-            raise ArgumentError(
-                f"num_layers is {num_layers}, {source.name} has {config.num_layers}; a draft model has fewer"
-            )
+        require_fewer_layers(num_layers, config, source.name)
         self.config = replace(config, num_layers=num_layers)
         with decoder.embedding.weight.device:
             self.blocks = nn.ModuleList(Block(self.config, layer) for layer in range(num_layers))
@@ -98,6 +95,16 @@ class DraftLayers(Guesser):
         state |= {name: weight for name, weight in self.decoder.state_dict().items() if name.startswith(shared)}
         whole.load_state_dict(state, assign=True)
         return whole
+
+
+def require_fewer_layers(count: int, config: ModelConfig, name: str) -> None:
+    """Refuse a draft model that is no smaller than the model.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if count >= config.num_layers:
+        raise ArgumentError(f"num_layers is {count}, {name} has {config.num_layers}; a draft model has fewer")
 
 
 def chosen_layers(of: int, count: int) -> list[int]:

@@ -18,7 +18,7 @@ from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource, resolve_model
 from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
-from ppd.train.draft_layers import DraftLayers
+from ppd.train.draft_layers import DraftLayers, require_fewer_layers
 from ppd.train.guessers import Guesser, Heads, PromptTokens
 from ppd.train.memory import TrainingMemory, require_memory, training_memory
 from ppd.train.options import DRAFT_MODEL, TrainOptions
@@ -72,6 +72,8 @@ def prepare(
     """
     source = resolve_model(model)
     config = read_config(source.path)
+    if options.method == DRAFT_MODEL:
+        require_fewer_layers(options.num_layers, config, source.name)
     encoder = open_encoder(source, config)
     length = min(options.length, config.context)
     records = None if data == SELF else read_records([Path(path) for path in data])

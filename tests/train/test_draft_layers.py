@@ -82,5 +82,14 @@ def test_it_has_fewer_layers_than_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("of", "count", "expected"), [(30, 1, [0]), (30, 2, [0, 29]), (30, 4, [0, 10, 19, 29])])
+def test_too_many_layers_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    model, text = save_chat_model(tmp_path / "model"), save_text(tmp_path / "words.txt")
+
+    with pytest.raises(ArgumentError, match="num_layers is 9"):
+        train(str(model), [text], tmp_path / "out", options(method=DRAFT_MODEL, num_layers=9))
+
+    assert not (tmp_path / "out" / "cache").exists()
+
+
 def test_it_starts_from_layers_at_equal_distances(of: int, count: int, expected: list[int]) -> None:
     assert chosen_layers(of, count) == expected
