@@ -81,7 +81,6 @@ def test_it_has_fewer_layers_than_the_model(tmp_path: Path) -> None:
         layers_of(tmp_path, 2)
 
 
-@pytest.mark.parametrize(("of", "count", "expected"), [(30, 1, [0]), (30, 2, [0, 29]), (30, 4, [0, 10, 19, 29])])
 def test_too_many_layers_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     model, text = save_chat_model(tmp_path / "model"), save_text(tmp_path / "words.txt")
 
@@ -91,5 +90,6 @@ def test_too_many_layers_are_refused_before_anything_is_made(tmp_path: Path) -> 
     assert not (tmp_path / "out" / "cache").exists()
 
 
+@pytest.mark.parametrize(("of", "count", "expected"), [(30, 1, [0]), (30, 2, [0, 29]), (30, 4, [0, 10, 19, 29])])
 def test_it_starts_from_layers_at_equal_distances(of: int, count: int, expected: list[int]) -> None:
     assert chosen_layers(of, count) == expected
