@@ -1,6 +1,7 @@
 """Fixtures: bundles that are exported once per run, and copies of them."""
 
 import os
+import shutil
 from pathlib import Path
 
 # One thread per test process: the workers of a parallel run would otherwise wait for each other's threads.
@@ -47,12 +48,18 @@ def wide_bundle(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def exported_tinypy(shared_dir: Path, precision: str) -> Path:
-    """The embedded model at a precision, exported for the CPU once per run."""
+    """The embedded model at a precision, exported for the CPU once per run, in a copy of this worker's own.
+
+    Another worker that linked its files would change their ctime, by which a load sees that a bundle changes.
+    """
     folder = shared_dir / f"tinypy-cpu-{precision}"
+    own = shared_dir / str(os.getpid()) / folder.name
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             export("tinypy", "cpu", precision=precision, out=folder)
-    return folder
+        if not own.exists():
+            shutil.copytree(folder, own)
+    return own
 
 
 @pytest.fixture(scope="session")
