@@ -13,7 +13,7 @@ from ppd.runtime.result import FinishReason, Result, Stats
 from ppd.runtime.sampling import Distribution, draw, not_finite, process_logits
 from ppd.runtime.session import Session
 from ppd.runtime.text import TextStream
-from ppd.runtime.verify import Accepted, verify_exact, verify_typical
+from ppd.runtime.verify import Accepted, verify_exact, verify_greedy, verify_typical
 
 
 class Generation:
@@ -120,8 +120,7 @@ class Generation:
         return len(tokens)
 
     def _verify_greedy(self, plan: StepPlan, tokens: list[int]) -> Accepted:
-        best: list[int] = self._session.top_ids[: len(tokens), 0].tolist()
-        accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
+        accepted = verify_greedy(plan.rows.children, tokens, self._session.top_ids)
         self._best(accepted.rows[-1])
         return accepted
 

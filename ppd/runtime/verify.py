@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ppd.runtime.engines.base import Ids
 from ppd.runtime.sampling import Distribution
 
 TYPICAL_EPSILON = 0.09
@@ -42,6 +43,16 @@ def verify_exact(children: Sequence[Sequence[int]], tokens: Sequence[int], choos
                 break
         else:
             return Accepted(rows, emitted)
+
+
+def verify_greedy(children: Sequence[Sequence[int]], tokens: Sequence[int], top_ids: Ids) -> Accepted:
+    """`verify_exact` for greedy decoding.
+
+    Args:
+        top_ids: Best ids of the step's head rows, [R, K], the nodes' first.
+    """
+    best: list[int] = top_ids[: len(tokens), 0].tolist()
+    return verify_exact(children, tokens, best.__getitem__)
 
 
 def verify_typical(

@@ -72,11 +72,11 @@ def training_memory(
     rows, num_trained = groups * m, m * config.hidden_size
     if options.method == MEDUSA:
         rows, num_trained = 0, _num_head_weights(config, options.guess_heads)  # no rows but those of the text
-    step = _pass_bytes(config, options.batch_size, length, rows, product_bytes, with_gradient=True)
-    if options.method == DRAFT_MODEL:
+    elif options.method == DRAFT_MODEL:
         rows, num_trained = 0, options.num_layers * _num_layer_weights(config)
+    step = _pass_bytes(config, options.batch_size, length, rows, product_bytes, with_gradient=True)
+    if options.method == DRAFT_MODEL:  # its layers read the text again
         few = dataclasses.replace(config, num_layers=options.num_layers)
-        step = _pass_bytes(config, options.batch_size, length, 0, product_bytes, with_gradient=True)
         step += _pass_bytes(few, options.batch_size, 0, length, product_bytes, with_gradient=True)
     step += 4 * _STEP_TABLES * options.batch_size * groups * m * config.vocab_size
     if weight_bytes > product_bytes:

@@ -1,22 +1,19 @@
-"""Finding models and prompt tokens: in the package, in folders, and on a hub that is never really asked."""
+"""Finding models: in the package, in folders, and on a hub that is never really asked."""
 
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, errors
-from huggingface_hub.utils._paths import filter_repo_objects
 
-from ppd.errors import ModelError, PromptTokensError
-from ppd.models.adapter import load_prompt_tokens
-from ppd.models.config import read_config
-from ppd.models.hub import known_prompt_tokens, resolve_model, resolve_prompt_tokens
+from ppd.errors import ModelError
+from ppd.models.hub import resolve_model
 from ppd.models.registry import Package, find_entry
+from tests.models.fake_hub import COMMIT, ConnectError, FakeHub, hub_error, names_in
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+pytestmark = pytest.mark.usefixtures("no_network")
+
 SMALL_FILES = [
     "config.json",
     "generation_config.json",
@@ -32,84 +29,6 @@ SMALL_FILES = [
 ]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
 BINS = ["pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"]
-
-
-def hub_error(kind: type[Exception], message: str = "what the server said\nand more") -> Exception:
-    """An error of the library without the HTTP response that its constructor wants."""
-    return kind.__new__(kind, message)
-
-
-class ConnectError(Exception):
-    """Stands in for what an HTTP library raises: no subclass of OSError, and none of the hub's own errors."""
-
-
-@dataclass
-class FakeHub:
-    """Stands in for the three calls that reach the hub; `cached` is what an earlier download left."""
-
-    root: Path
-    repositories: dict[str, list[str]] = field(default_factory=dict)
-    cached: dict[str, list[str]] = field(default_factory=dict)
-    failure: Exception | None = None
-    downloads: int = 0
-
-    def hf_hub_download(self, repo_id: str, filename: str) -> str:
-        available = self.cached if self.failure is not None else self.repositories
-        if repo_id not in available:
-            raise self.failure or hub_error(errors.RepositoryNotFoundError)
-        if filename not in available[repo_id]:
-            raise hub_error(errors.LocalEntryNotFoundError if self.failure else errors.RemoteEntryNotFoundError)
-        file = self.root / ("models--" + repo_id.replace("/", "--")) / "snapshots" / COMMIT / filename
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"")
-        self.downloads += 1
-        return str(file)
-
-    def list_repo_files(self, _api: object, repo_id: str) -> list[str]:
-        if self.failure is not None:
-            raise self.failure
-        if repo_id not in self.repositories:
-            raise hub_error(errors.RepositoryNotFoundError)
-        return self.repositories[repo_id]
-
-    def snapshot_download(
-        self, repo_id: str, *, allow_patterns: list[str], ignore_patterns: list[str], local_files_only: bool = False
-    ) -> str:
-        available = self.cached.get(repo_id) if local_files_only else self.repositories[repo_id]
-        if available is None:
-            raise hub_error(errors.LocalEntryNotFoundError)
-        if not local_files_only:
-            self.downloads += 1
-        folder = self.root / ("models--" + repo_id.replace("/", "--")) / "snapshots" / COMMIT
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = filter_repo_objects(available, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
-        for name in available if local_files_only else wanted:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(b"")
-        return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a test tried to reach the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub(tmp_path / "cache")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.hf_hub_download)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "list_repo_files", lambda api, repo_id: fake.list_repo_files(api, repo_id)
-    )
-    return fake
-
-
-def names_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # --- names, folders and everything else ---
@@ -402,68 +321,3 @@ def test_real_library_offline_without_a_snapshot_is_one_clear_error(offline_cach
     assert not any(offline_cache.iterdir())
     with pytest.raises(ModelError, match=r"o/m cannot be downloaded \(OfflineModeIsEnabled.*--model path/to/folder"):
         resolve_model("o/m")
-
-
-# --- prompt tokens ---
-
-
-def test_prompt_tokens_of_a_folder_and_of_a_file(tmp_path: Path, hub: FakeHub) -> None:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    source = resolve_prompt_tokens(str(folder))
-    assert (source.folder, source.source, source.revision) == (folder, "adapter", None)
-    for name in ("tokens.safetensors", "tokens.bin"):
-        file = tmp_path / name
-        file.write_bytes(b"")
-        source = resolve_prompt_tokens(str(file))
-        assert (source.folder, source.source, source.revision) == (file, name, None)
-    assert hub.downloads == 0
-
-
-def test_prompt_tokens_of_the_hub_prefer_safetensors(hub: FakeHub) -> None:
-    config = "adapter_config.json"
-    hub.repositories["o/both"] = [config, "adapter_model.safetensors", "adapter_model.bin", "README.md"]
-    hub.repositories["o/bin"] = [config, "adapter_model.bin", "README.md", "sub/adapter_model.safetensors"]
-    source = resolve_prompt_tokens("o/both")
-    assert names_in(source.folder) == {config, "adapter_model.safetensors"}
-    assert (source.source, source.revision) == ("o/both", COMMIT)
-    assert names_in(resolve_prompt_tokens("o/bin").folder) == {config, "adapter_model.bin"}
-
-
-def test_prompt_tokens_offline_take_the_snapshot_in_the_cache(hub: FakeHub) -> None:
-    hub.failure = errors.OfflineModeIsEnabled("offline")
-    hub.cached["o/bin"] = ["adapter_config.json", "adapter_model.bin"]
-    assert resolve_prompt_tokens("o/bin").revision == COMMIT
-
-
-def test_prompt_tokens_that_cannot_be_downloaded_are_a_prompt_tokens_error(hub: FakeHub) -> None:
-    hub.failure = hub_error(errors.RepositoryNotFoundError)
-    with pytest.raises(PromptTokensError, match=r"o/m is neither a folder here.*--prompt-tokens path/to/folder"):
-        resolve_prompt_tokens("o/m")
-
-
-@pytest.mark.parametrize(
-    "spec", ["missing", "/no/such/folder", "out/tokens.safetensors", "out/tokens.bin", "", "a.txt"]
-)
-def test_anything_else_is_no_prompt_tokens(spec: str, hub: FakeHub) -> None:
-    with pytest.raises(PromptTokensError, match=r"expected a folder with adapter_config\.json"):
-        resolve_prompt_tokens(spec)
-    assert hub.downloads == 0
-
-
-def test_embedded_prompt_tokens_lie_in_the_folder_of_their_model(hub: FakeHub) -> None:
-    entry = find_entry("tinypy")
-    assert entry is not None
-    source = known_prompt_tokens(entry)
-    assert source is not None
-
-    tokens = load_prompt_tokens(source.folder, read_config(resolve_model("tinypy").path).hidden_size)
-
-    assert source.folder.parent == entry.folder
-    assert (source.source, source.revision) == ("tinypy/prompt_tokens", None)
-    assert not (tokens == tokens[0]).all()  # trained: the untrained ones are equal
-
-
-def test_models_without_known_prompt_tokens_have_none(hub: FakeHub) -> None:
-    assert known_prompt_tokens(None) is None
-    assert known_prompt_tokens(find_entry("qwen3-0.6b")) is None

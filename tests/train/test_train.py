@@ -44,16 +44,6 @@ def kill_at(step: int) -> Callable[[StepProgress], None]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text(tmp_path_factory.mktemp("data") / "words.txt")
-
-
-@pytest.fixture(scope="module")
 def finished(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainReport:
     """A run from beginning to end. Read its folder only."""
     return train(str(model), [text], tmp_path_factory.mktemp("runs") / "whole", options())

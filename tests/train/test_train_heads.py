@@ -25,19 +25,9 @@ from ppd.train.options import TrainOptions
 from ppd.train.packed import run_prefix
 from ppd.train.report import TrainReport
 from ppd.train.trainer import train
-from tests.train.tiny_runs import decoder_of, options, save_model, save_text
+from tests.train.tiny_runs import decoder_of, options
 
 M, HIDDEN, WORDS = 3, 32, 61
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_text(tmp_path_factory.mktemp("data") / "words.txt")
 
 
 @pytest.fixture(scope="module", params=["shared", "full"])

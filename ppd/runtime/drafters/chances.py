@@ -44,6 +44,17 @@ class Learnt:
         rights[kind] += right
         self.of[kind] = rights[kind] / seen[kind]
 
+    def judge_chain(self, guesses: Sequence[int], kinds: Sequence[int], came: Sequence[int]) -> None:
+        """Count guesses for tokens that stand one behind the other, up to the first wrong one.
+
+        Args:
+            came: The tokens that came there, as far as they did.
+        """
+        for guess, kind, token in zip(guesses, kinds, came, strict=False):
+            self.judge(kind, guess == token)
+            if guess != token:
+                break
+
 
 class Chances(Learnt):
     """Those of guesses from text. Kinds are the lengths of a match, 0 to `MAX_LENGTH`, then the table's levels.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ppd.runtime.drafters.base import Drafter
 from ppd.runtime.drafters.chances import Learnt
 from ppd.runtime.session import Session
-from ppd.runtime.verify import Accepted, verify_exact
+from ppd.runtime.verify import Accepted, verify_greedy
 from ppd.signature import CHAIN_LENGTHS
 
 MOST_GUESSES = CHAIN_LENGTHS[-1]
@@ -53,11 +53,9 @@ class DraftModel:
         if text is not self._text:
             self._any = Learnt([max(self.chance, _PRIOR_OF_ANY)])  # another text is another chance
         else:
-            for token, kind, came in zip(self.tokens, self._kinds, text[self._size :], strict=False):
-                self._by_margin.judge(kind, token == came)
-                self._any.judge(0, token == came)
-                if token != came:
-                    break
+            came = text[self._size :]
+            self._by_margin.judge_chain(self.tokens, self._kinds, came)
+            self._any.judge_chain(self.tokens, [0] * len(self.tokens), came)
         self.tokens, self.reach, self._kinds = [], [], []
 
     def guess(self, text: Sequence[int], pays: Callable[[int, float], bool]) -> None:
@@ -86,21 +84,23 @@ class DraftModel:
             start: So many tokens of the text are surely in the cache.
         """
         session, plans = self._session, self._session.plans
-        known, most = start, min(session.cache_len, len(text) - 1)
+        most = min(session.cache_len, len(text) - 1)
+        known = min(start, most)
         while known < most and session.history[known] == text[known]:
             known += 1
-        known = min(known, most)
-        unseen = len(text) - known
+        unseen, num_prompts = len(text) - known, self._drafter.num_prompts
         if not start or unseen > MOST_GUESSES:
-            session.prefill(text, self._drafter.num_prompts, reuse=True)
-            session.decide(int(session.top_ids[-1 - self._drafter.num_prompts, 0]))
-            self._take([session.history[-1]], [len(session.top_ids) - 1 - self._drafter.num_prompts])
+            session.prefill(text, num_prompts, reuse=True)
+            row = len(session.top_ids) - 1 - num_prompts  # the last token's
+            best = int(session.top_ids[row, 0])
+            session.decide(best)
         else:
             session.rewind(known, text[known])
-            session.step(plans.chain(unseen - 1, self._drafter.num_prompts), text[known:])
-            best = int(session.top_ids[unseen - 1, 0])
-            self._take([best], [unseen - 1])
+            session.step(plans.chain(unseen - 1, num_prompts), text[known:])
+            row = unseen - 1
+            best = int(session.top_ids[row, 0])
             session.commit(Accepted(list(range(unseen)), [*text[known + 1 :], best]), unseen)
+        self._take([best], [row])
 
     def _decode(self) -> None:
         """One step of the draft model."""
@@ -108,8 +108,7 @@ class DraftModel:
         plan, candidates, _ = self._drafter.propose(session.history, session.guesses)
         tokens = [session.history[-1], *candidates]
         session.step(plan, tokens)
-        best: list[int] = session.top_ids[: len(tokens), 0].tolist()
-        accepted = verify_exact(plan.rows.children, tokens, best.__getitem__)
+        accepted = verify_greedy(plan.rows.children, tokens, session.top_ids)
         self._take(accepted.tokens, accepted.rows)
         session.commit(accepted, len(accepted.tokens))
 

@@ -42,7 +42,7 @@ class TextGuesser:
             text: All tokens, at least one; the same object as before while it only grows.
         """
         if text is self._text and len(text) >= self._start:
-            self._judge(text)
+            self._chances.judge_chain(self.tokens, self.kinds, text[self._start :])
         self._text, self._start = text, len(text)
         self.tokens, self.reach, self.kinds = [], [], []
         place = length = 0
@@ -76,10 +76,3 @@ class TextGuesser:
                 place, length = place + 1, min(length + 1, MAX_LENGTH)
             elif index is not None:
                 place, length = index.after(second, first), 2
-
-    def _judge(self, text: Sequence[int]) -> None:
-        """Count the guesses up to the first wrong one."""
-        for token, kind, came in zip(self.tokens, self.kinds, text[self._start :], strict=False):
-            self._chances.judge(kind, token == came)
-            if token != came:
-                break

@@ -78,7 +78,7 @@ def worth_of(bundle: Bundle) -> Worth:
     if marginals is None and bundle.manifest.is_trained:
         marginals = _ASSUMED
     costs, first = _costs(curves), next(iter(curves.values()))
-    plain_ms = float(first.at(1)) if first.unit == "ms" and first.source != _UNKNOWN.source else None
+    plain_ms = float(first.at(1)) if first.unit == "ms" else None
     if marginals is None or not bundle.tree.drafts:
         return Worth(costs=costs, chances=chances, plain_ms=plain_ms)
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
