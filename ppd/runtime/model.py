@@ -313,7 +313,13 @@ def _pieces(
     """The pieces of a generation, then its result."""
     new = generation.begin(prompt_ids)
     while generation.finish_reason is None:
-        yield Piece(text.take() if text else "", new)
+        yield _piece(generation, text, new)
         new = generation.step()
-    yield Piece(text.take(final=True) if text else "", new)
+    yield _piece(generation, text, new)
     return generation.result(encode_s)
+
+
+def _piece(generation: Generation, text: TextStream | None, new: list[int]) -> Piece:
+    shown = text.take(final=generation.finish_reason is not None) if text else ""
+    logprobs = generation.logprobs[-len(new) :] if generation.logprobs is not None else None
+    return Piece(shown, new, generation.last, logprobs)
