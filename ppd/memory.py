@@ -1,6 +1,8 @@
-"""Memory that a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace."""
+"""Memory that a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace; and what is free."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from ppd.manifest import ModelInfo
 
@@ -51,3 +53,16 @@ def with_workspace(memory: Memory) -> Memory:
 def kv_bytes_per_row(model: ModelInfo, item_bytes: int) -> int:
     """Bytes of one cached row over all layers."""
     return 2 * model.num_layers * model.num_kv_heads * model.head_dim * item_bytes
+
+
+def free_host_bytes() -> int | None:
+    """Bytes that this machine has free; None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text("utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not every system has these names
+        return None

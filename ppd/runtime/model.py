@@ -36,7 +36,7 @@ from ppd.runtime.result import Piece, Result
 from ppd.runtime.session import Session
 from ppd.runtime.stream import Stream
 from ppd.runtime.text import TextStream
-from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens
+from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens, token_bytes
 from ppd.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -197,6 +197,10 @@ class Model:
             TokenizerError: It is text or messages, and the bundle has no tokenizer or no chat template.
         """
         return self._encode(Options(tools=tools, chat_template_kwargs=chat_template_kwargs), prompt, messages)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token by itself stands for in a text: whole characters, or a part of one."""
+        return token_bytes(self._tokenizer, token) if self._tokenizer is not None else b""
 
     def require_chat(self) -> None:
         """Refuse a bundle that cannot read messages.
