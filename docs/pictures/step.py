@@ -80,7 +80,7 @@ def draw(step: StepRecord, texts: Sequence[str], bonus: str) -> str:
     """
     depths, lines = places(step.parents)
     labels = [shown(text) for text in texts]
-    last = step.rows[-1]
+    last = step.nodes[-1]
     widths = [0.0] * (max(depths[last] + 1, *depths) + 1)
     for depth, label in [*zip(depths, labels, strict=True), (depths[last] + 1, shown(bonus))]:
         widths[depth] = max(widths[depth], 16 + LETTER * len(label))
@@ -88,7 +88,7 @@ def draw(step: StepRecord, texts: Sequence[str], bonus: str) -> str:
     used = {(depths[node], lines[node]) for node in range(len(lines))}
     bonus_at = (depths[last] + 1, next(line for line in (lines[last], -1.0) if (depths[last] + 1, line) not in used))
     top = TOP + (ROW if bonus_at[1] < 0 else 0)
-    accepted, parts = set(step.rows), []
+    accepted, parts = set(step.nodes), []
 
     def box(depth: int, line: float, label: str, kind: str, parent: int) -> None:
         x, y = lefts[depth], top + ROW * line
@@ -109,7 +109,7 @@ def draw(step: StepRecord, texts: Sequence[str], bonus: str) -> str:
     width = max(lefts[-1] + widths[-1] + MARGIN, 640)
     height = top + ROW * (max(lines) + 1) + 6
     said = f"One pass checks {len(labels) - 1} guesses behind the last token (blue). The green ones are the model's own words:"
-    then = f"with the token that it puts behind them, this pass gives {len(step.rows)} tokens instead of one."
+    then = f"with the token that it puts behind them, this pass gives {len(step.nodes)} tokens instead of one."
     head = f'<text class="small" x="{MARGIN}" y="22">{said}</text><text class="small" x="{MARGIN}" y="40">{then}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '

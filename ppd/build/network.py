@@ -58,7 +58,7 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
     """
     manifest = bundle.manifest
     largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
-    rows = min(manifest.max_rows, max(largest, max_rows or 1))
+    rows = min(manifest.max_rows, max(*bundle.tree.step_sizes, max_rows or 1))
     count = manifest.num_distances
     return Profiles(
         capacity=max_capacity(manifest.context),
