@@ -108,8 +108,10 @@ def test_log_probabilities_are_those_of_the_runtime(client: openai.OpenAI, model
     assert [len(each.top_logprobs) for each in told] == [3] * 16
     assert b"".join(bytes(each.bytes) for each in told).decode() == answer.choices[0].message.content
     _, chunks = streamed(client.chat.completions.create(**given, logprobs=True, stream=True))
-    parts = [part for chunk in chunks for part in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else ())]
-    assert [part.logprob for part in parts] == pytest.approx([each.logprob for each in told], abs=1e-5)
+    parts = [
+        part for chunk in chunks for part in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else ())
+    ]
+    assert [part.logprob for part in parts] == pytest.approx([each.logprob for each in expected.logprobs], abs=1e-5)
     assert all(part.top_logprobs == [] for part in parts)
 
 
@@ -162,9 +164,7 @@ def test_nothing_is_added_unless_it_is_asked_for(client: openai.OpenAI) -> None:
     assert "ppd" not in (answer.model_extra or {})
 
 
-def test_messages_of_tools_and_variables_reach_the_template(
-    client: openai.OpenAI, model: Model
-) -> None:
+def test_messages_of_tools_and_variables_reach_the_template(client: openai.OpenAI, model: Model) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
