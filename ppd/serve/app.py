@@ -15,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ppd.errors import ArgumentError, TokenizerError
+from ppd.runtime import Model
+from ppd.runtime.options import SOURCES, Source
 from ppd.serve.counting import Counting
 from ppd.serve.errors import ApiError, from_error
 from ppd.serve.guard import Guard
@@ -123,9 +126,26 @@ def _model_object(service: Service, started: int) -> dict[str, Any]:
         "precision": manifest.precision,
         "engine": model.engine.name,
         "sources": sorted(model.sources(service.settings.draft)),
+        "can_draft_from": [source for source in SOURCES if _can_draft_from(model, source)],
+        "chat": _chats(model),
         "max_new_tokens": service.max_new_tokens,
     }
     return {"id": service.name, "object": "model", "created": started, "owned_by": "ppd", "ppd": told}
+
+
+def _chats(model: Model) -> bool:
+    try:
+        model.require_chat()
+    except TokenizerError:
+        return False
+    return True
+
+
+def _can_draft_from(model: Model, source: Source) -> bool:
+    try:
+        return bool(model.sources(source))
+    except ArgumentError:
+        return False
 
 
 async def _error(_: Request, error: Exception) -> Response:
