@@ -154,7 +154,10 @@ def test_a_stop_stops(browser: Any, slow_server: Server, by: str) -> None:
 @in_browser
 def test_what_a_model_writes_is_never_html(browser: Any, server: Server) -> None:
     page = Page(browser, server)
-    text = '<img src=x onerror=alert(1)> **<b>bold</b>** [x](javascript:alert(1)) [y](https://e.org/"onclick=1)\n```\n<script>1</script>\n```\n# <i>h</i>\n- <u>a</u>\n1. b\n> q'
+    text = (
+        '<img src=x onerror=alert(1)> **<b>bold</b>** [x](javascript:alert(1)) [y](https://e.org/"onclick=1)\n'
+        "```\n<script>1</script>\n```\n# <i>h</i>\n- <u>a</u>\n1. b\n> q"
+    )
     found = page.driver.execute_async_script(
         "const done = arguments[1]; import('/page/markdown.js').then(({ markdown }) => { const box = "
         "document.createElement('div'); box.append(markdown(arguments[0])); document.body.append(box); "
