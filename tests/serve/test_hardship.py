@@ -85,6 +85,17 @@ def test_a_client_that_vanishes_from_the_line_leaves_it(slow_server: Server) -> 
     wait_for(lambda: server.metric("ppd_requests_running") == 0)
 
 
+def test_a_hundred_requests_leave_nothing_behind(server: Server, client: openai.OpenAI) -> None:
+    memory = [0.0, 0.0]
+    for number in range(100):
+        if number == 40:
+            memory[0] = server.metric("process_resident_memory_bytes")
+        client.completions.create(model=NAME, prompt=f"x_{number} = ", max_tokens=2, logprobs=1)
+    memory[1] = server.metric("process_resident_memory_bytes")
+    assert memory[1] - memory[0] < 16 << 20
+    assert server.metric("ppd_requests_waiting") == server.metric("ppd_requests_running") == 0
+
+
 def test_a_slow_reader_keeps_nobody_waiting(server: Server, client: openai.OpenAI) -> None:
     with send(server.port, {**LONG, "max_tokens": 200, "stream": True}):  # nothing of it is read
         answer = client.completions.create(model=NAME, prompt="import os", max_tokens=4)
