@@ -1,6 +1,5 @@
 """The application: paths, and what answers there."""
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +28,6 @@ from ppd.serve.worker import GoneError
 
 _CLOSED = 499
 """Status of an answer that nobody waits for, as nginx has it; it is counted, and sent to nobody."""
-_logger = logging.getLogger("ppd.serve")
 
 
 def create_app(service: Service) -> Starlette:
@@ -150,8 +148,6 @@ def _can_draft_from(model: Model, source: Source) -> bool:
 
 async def _error(_: Request, error: Exception) -> Response:
     found = from_error(error)
-    if found.status == 500 and not isinstance(error, ApiError):
-        _logger.error("a request failed", exc_info=error)
     return json_response(found.body, found.status, found.headers)
 
 

@@ -22,6 +22,17 @@ Generation.step = lambda self: (time.sleep(0.03), step(self))[1]
 """
 """Code that makes a step take so long that an answer is surely under way when a test looks."""
 
+FAILS = """from ppd.errors import EngineError
+from ppd.runtime.generation import Generation
+step = Generation.step
+def fail(self):
+    if self._options.seed == 13 and len(self.token_ids) > 5:
+        raise EngineError("the engine stumbled")
+    return step(self)
+Generation.step = fail
+"""
+"""Code that lets answers with the seed 13 fail after some tokens."""
+
 
 @dataclass
 class Server:

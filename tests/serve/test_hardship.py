@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from ppd.runtime.model import Model
-from tests.serve.servers import NAME, SLOW, Server, serving
+from tests.serve.servers import FAILS, NAME, SLOW, Server, serving
 
 LONG: dict[str, Any] = {"model": NAME, "prompt": "def main():\n", "max_tokens": 400, "temperature": 1, "seed": 3}
 
@@ -133,6 +133,17 @@ def test_sockets_that_say_nothing_or_half_a_request_are_closed(bundle: Path) -> 
         assert silent == half == b""
         assert b" 408 " in unfinished.splitlines()[0]
         assert server.client().completions.create(model=NAME, prompt="x", max_tokens=1).choices
+
+
+def test_an_answer_that_fails_is_told_and_the_next_is_right(bundle: Path, model: Model) -> None:
+    expected = model.generate("def main():\n", max_new_tokens=20, temperature=1, seed=3).text
+    with serving(bundle, before=FAILS) as server:
+        client, given = server.client(), {**LONG, "max_tokens": 20}
+        with pytest.raises(openai.InternalServerError, match="stumbled"):
+            client.completions.create(**{**given, "seed": 13})
+        with pytest.raises(openai.APIError, match="stumbled"):
+            list(client.completions.create(**{**given, "seed": 13}, stream=True))
+        assert client.completions.create(**given).choices[0].text == expected
 
 
 def test_sigterm_lets_answers_finish(bundle: Path, model: Model) -> None:
