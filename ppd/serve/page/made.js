@@ -65,6 +65,7 @@ export class Made {
     if (!by || !this.steps.length) return;
     event.preventDefault();
     this.show(Math.min(Math.max(this.at + by, 0), this.steps.length - 1));
+    this.list.children[this.at].scrollIntoView({ block: "nearest" }); // not behind the tree
   }
 
   show(place) {
