@@ -1,13 +1,14 @@
-"""A GPU that is not there: `cuda.bindings.runtime` and `tensorrt` in host memory, computing with the reference decoder.
+"""A GPU that is not there: `cuda.bindings.driver` and `tensorrt` in host memory, computing with the reference decoder.
 
-Copies outside an allocation fail the test, captured calls run only when their graph is launched, and every call is
-recorded by name.
+Copies outside an allocation fail the test, captured calls run only when their graph is launched, every call is recorded
+by name, and a thread that did not make the context current is refused. What NVIDIA's modules raise, these raise too.
 """
 
 import ctypes
 import dataclasses
 import enum
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable
@@ -69,20 +70,28 @@ def with_engine(bundle: Bundle, *, lowered: bool = False, **changes: object) -> 
 
 def install(monkeypatch: pytest.MonkeyPatch, gpu: "FakeGpu") -> None:
     """Let imports find the fake's modules."""
-    cudart = gpu.cudart()
+    driver = gpu.cuda_driver()
     for name in ("cuda", "cuda.bindings"):
         module = type(sys)(name)
-        module.runtime = cudart  # type: ignore[attr-defined]
+        module.driver = driver  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cudart)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
     monkeypatch.setitem(sys.modules, "tensorrt", gpu.tensorrt())
 
 
 class Status(enum.IntEnum):
-    cudaSuccess = 0  # noqa: N815 - CUDA's names
-    cudaErrorMemoryAllocation = 2  # noqa: N815
-    cudaErrorInsufficientDriver = 35  # noqa: N815
-    cudaErrorStreamCaptureInvalidated = 901  # noqa: N815
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_OUT_OF_MEMORY = 2
+    CUDA_ERROR_NO_DEVICE = 100
+    CUDA_ERROR_INVALID_CONTEXT = 201
+    CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
+
+
+class Attribute(enum.IntEnum):
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
+    CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
 
 
 class DataType(enum.Enum):
@@ -96,7 +105,7 @@ class DataType(enum.Enum):
 
 
 class FakeGpu:
-    """State of the GPU: `limit` bounds memory, `can_capture` graphs, `driver` is false without one.
+    """State of the GPU: `limit` bounds memory, `can_capture` graphs, `status` is what the driver starts with.
 
     With `half`, cache and logits are fp16 in its memory; the products stay fp32.
     """
@@ -107,7 +116,9 @@ class FakeGpu:
         self.model, self.capacity = bundle.manifest.model, max_capacity(bundle.manifest.context)
         self.lowered, self.aliased = lowered, aliased
         self.real = (np.float16, DataType.HALF) if half else (np.float32, DataType.FLOAT)
-        self.limit, self.driver, self.can_capture = 1 << 40, True, True
+        self.limit, self.can_capture = 1 << 40, True
+        self.status, self.has_driver, self.cuda = Status.CUDA_SUCCESS, True, 12060
+        self.entered = threading.local()
         self.memory: dict[int, tuple[Any, int]] = {}
         self.plans: dict[bytes, tuple[Any, int]] = {}
         self.calls: Counter[str] = Counter()
@@ -121,18 +132,19 @@ class FakeGpu:
         return content
 
     def allocate(self, size: int, call: str) -> tuple[Status, int]:
+        assert hasattr(self.entered, "done"), f"{call} in a thread that has no context"
         self.calls[call] += 1
         if sum(held for _, held in self.memory.values()) + size > self.limit:
-            return Status.cudaErrorMemoryAllocation, 0
+            return Status.CUDA_ERROR_OUT_OF_MEMORY, 0
         block = np.full(size + 256, 0xFF, np.uint8)  # NaN until it is zeroed
         address = -(-block.ctypes.data // 256) * 256
         self.memory[address] = (block, size)
-        return Status.cudaSuccess, address
+        return Status.CUDA_SUCCESS, address
 
     def free(self, address: int, call: str) -> tuple[Status]:
         self.calls[call] += 1
         del self.memory[address]
-        return (Status.cudaSuccess,)
+        return (Status.CUDA_SUCCESS,)
 
     def require(self, address: int, size: int) -> None:
         assert any(base <= address and address + size <= base + held for base, (_, held) in self.memory.items()), (
@@ -143,9 +155,10 @@ class FakeGpu:
         assert stream == _STREAM
 
     def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
+        assert hasattr(self.entered, "done"), f"{call} in a thread that has no context"
         self.calls[call] += 1
         action() if self.recording is None else self.recording.append(action)
-        return (Status.cudaSuccess,)
+        return (Status.CUDA_SUCCESS,)
 
     def copy(self, to: int, source: int, size: int) -> None:
         self.require(to, size)
@@ -157,63 +170,76 @@ class FakeGpu:
         self.require(address, size)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)).view(dtype).reshape(shape)
 
-    def cudart(self) -> types.ModuleType:
-        """The module `cuda.bindings.runtime`."""
-        ok, module = Status.cudaSuccess, types.ModuleType("cuda.bindings.runtime")
-        properties = types.SimpleNamespace(name=NAME.encode() + b"\0", major=8, minor=7)
+    def cuda_driver(self) -> types.ModuleType:
+        """The module `cuda.bindings.driver`."""
+        ok, module = Status.CUDA_SUCCESS, types.ModuleType("cuda.bindings.driver")
+        attributes = dict(zip(Attribute, (16, 1, 8, 7), strict=True))
 
-        def copy2d(to: int, dp: int, src: int, sp: int, width: int, height: int, _kind: str, _stream: int) -> Any:
-            assert width <= min(dp, sp)
-            return self.do(
-                "cudaMemcpy2DAsync",
-                lambda: [self.copy(to + i * dp, src + i * sp, width) for i in range(height)] and None,
-            )
+        def start(_flags: int) -> tuple[Status]:
+            if not self.has_driver:
+                raise RuntimeError("Failed to dlopen libcuda.so.1")
+            return (self.status,)
+
+        def enter(_context: str) -> tuple[Status]:
+            self.entered.done = True
+            return (ok,)
+
+        def copy2d(given: Any, _stream: int) -> Any:
+            assert given.srcMemoryType == given.dstMemoryType == "device"
+            assert given.WidthInBytes <= min(given.dstPitch, given.srcPitch)
+            runs = [
+                (given.dstDevice + i * given.dstPitch, given.srcDevice + i * given.srcPitch, given.WidthInBytes)
+                for i in range(given.Height)
+            ]
+            return self.do("cuMemcpy2DAsync", lambda: [self.copy(*run) for run in runs] and None)
 
         def end_capture(_stream: int) -> Any:
             recorded, self.recording = self.recording, None
-            return (Status.cudaErrorStreamCaptureInvalidated, None) if self.invalid else (ok, recorded)
+            return (Status.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None) if self.invalid else (ok, recorded)
 
         def begin_capture(_stream: int, _mode: str) -> Any:
             self.recording, self.invalid = [], False
-            self.calls["cudaStreamBeginCapture"] += 1
+            self.calls["cuStreamBeginCapture"] += 1
             return (ok,)
 
         def launch(graph: list[Callable[[], None]], _stream: int) -> Any:
-            return self.do("cudaGraphLaunch", lambda: [action() for action in graph] and None)
+            return self.do("cuGraphLaunch", lambda: [action() for action in graph] and None)
 
         module.__dict__.update(
-            cudaError_t=Status,
-            cudaMemcpyKind=types.SimpleNamespace(
-                cudaMemcpyHostToDevice="h2d", cudaMemcpyDeviceToHost="d2h", cudaMemcpyDeviceToDevice="d2d"
+            CUresult=Status,
+            CUdevice_attribute=Attribute,
+            CUDA_MEMCPY2D=types.SimpleNamespace,
+            CUmemorytype=types.SimpleNamespace(CU_MEMORYTYPE_DEVICE="device"),
+            CUstreamCaptureMode=types.SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1),
+            CUstream_flags=types.SimpleNamespace(CU_STREAM_NON_BLOCKING=1),
+            cuInit=start,
+            cuDriverGetVersion=lambda: (ok, self.cuda),
+            cuDeviceGet=lambda _i: (ok, 0),
+            cuDeviceGetName=lambda size, _device: (ok, NAME.encode().ljust(size, b"\0")),
+            cuDeviceGetAttribute=lambda attribute, _device: (ok, attributes[attribute]),
+            cuDevicePrimaryCtxRetain=lambda _device: (ok, "context"),
+            cuCtxSetCurrent=enter,
+            cuMemGetInfo=lambda: (ok, 1 << 30, 1 << 31),
+            cuGetErrorString=lambda status: (ok, status.name.encode()),
+            cuStreamCreate=lambda _flags: (ok, _STREAM),
+            cuStreamDestroy=lambda _stream: (ok,),
+            cuStreamSynchronize=lambda _stream: self.do("cuStreamSynchronize", lambda: None),
+            cuMemAlloc=lambda size: self.allocate(size, "cuMemAlloc"),
+            cuMemHostAlloc=lambda size, _flags: self.allocate(size, "cuMemHostAlloc"),
+            cuMemFree=lambda address: self.free(address, "cuMemFree"),
+            cuMemFreeHost=lambda address: self.free(address, "cuMemFreeHost"),
+            cuMemsetD8Async=lambda to, value, size, _s: self.do(
+                "cuMemsetD8Async", lambda: self.array(to, (size,), np.uint8).fill(value)
             ),
-            cudaStreamCaptureMode=types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1),
-            cudaStreamNonBlocking=1,
-            cudaHostAllocDefault=0,
-            cudaGetDeviceProperties=lambda _i: (ok, properties) if self.driver else (Status(35), None),
-            cudaMemGetInfo=lambda: (ok, 1 << 30, 1 << 31),
-            cudaSetDevice=lambda _i: (ok,),
-            cudaGetLastError=lambda: (ok,),
-            cudaGetErrorString=lambda status: (ok, status.name.encode()),
-            cudaStreamCreateWithFlags=lambda _flags: (ok, _STREAM),
-            cudaStreamDestroy=lambda _stream: (ok,),
-            cudaStreamSynchronize=lambda _stream: (ok,),
-            cudaMalloc=lambda size: self.allocate(size, "cudaMalloc"),
-            cudaHostAlloc=lambda size, _flags: self.allocate(size, "cudaHostAlloc"),
-            cudaFree=lambda address: self.free(address, "cudaFree"),
-            cudaFreeHost=lambda address: self.free(address, "cudaFreeHost"),
-            cudaMemsetAsync=lambda to, value, size, _s: self.do(
-                "cudaMemsetAsync", lambda: self.array(to, (size,), np.uint8).fill(value)
-            ),
-            cudaMemcpyAsync=lambda to, src, size, kind, _s: self.do(
-                f"cudaMemcpyAsync {kind}", lambda: self.copy(to, src, size)
-            ),
-            cudaMemcpy2DAsync=copy2d,
-            cudaStreamBeginCapture=begin_capture,
-            cudaStreamEndCapture=end_capture,
-            cudaGraphInstantiate=lambda graph, _flags: (ok, graph),
-            cudaGraphLaunch=launch,
-            cudaGraphDestroy=lambda _graph: (ok,),
-            cudaGraphExecDestroy=lambda _graph: self.do("cudaGraphExecDestroy", lambda: None),
+            cuMemcpyHtoDAsync=lambda to, src, size, _s: self.do("cuMemcpyHtoDAsync", lambda: self.copy(to, src, size)),
+            cuMemcpyDtoHAsync=lambda to, src, size, _s: self.do("cuMemcpyDtoHAsync", lambda: self.copy(to, src, size)),
+            cuMemcpy2DAsync=copy2d,
+            cuStreamBeginCapture=begin_capture,
+            cuStreamEndCapture=end_capture,
+            cuGraphInstantiate=lambda graph, _flags: (ok, graph),
+            cuGraphLaunch=launch,
+            cuGraphDestroy=lambda _graph: (ok,),
+            cuGraphExecDestroy=lambda _graph: self.do("cuGraphExecDestroy", lambda: None),
         )
         return module
 
@@ -300,7 +326,7 @@ class Context:
                 self.gpu.invalid = True
                 return False
         (status,) = self.gpu.do(f"execute profile {self.profile}", self._compute)
-        return status == Status.cudaSuccess
+        return status == Status.CUDA_SUCCESS
 
     @torch.no_grad()
     def _compute(self) -> None:
