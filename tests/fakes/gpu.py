@@ -20,7 +20,7 @@ import torch
 
 from ppd.bundle import Bundle
 from ppd.manifest import EngineInfo, FileEntry
-from ppd.runtime.engines.tensorrt.built import engine_key, engine_role, graph_digest, tree_digest
+from ppd.runtime.engines.tensorrt.built import FLAVOURS, engine_key, engine_role, graph_digest, tree_digest
 from ppd.signature import (
     CACHE_LEN,
     HEAD_ROWS,
@@ -76,7 +76,7 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: "FakeGpu") -> None:
         module.driver = driver  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
-    monkeypatch.setitem(sys.modules, "tensorrt", gpu.tensorrt())
+    monkeypatch.setitem(sys.modules, FLAVOURS["tensorrt-rtx" if gpu.rtx else "tensorrt"], gpu.tensorrt())
 
 
 class Status(enum.IntEnum):
@@ -107,14 +107,32 @@ class DataType(enum.Enum):
 class FakeGpu:
     """State of the GPU: `limit` bounds memory, `can_capture` graphs, `status` is what the driver starts with.
 
+    `capturable` is what TensorRT-RTX says of its contexts, `refused` what a context does not take, `closed` what was
+    given up, in order, `compiled` its kernels by shape and `kernels` those that a file brought.
+
     With `half`, cache and logits are fp16 in its memory; the products stay fp32.
     """
 
-    def __init__(self, bundle: Bundle, *, lowered: bool = False, aliased: bool = True, half: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        lowered: bool = False,
+        aliased: bool = True,
+        half: bool = False,
+        buckets: bool = False,
+        rtx: bool = False,
+    ) -> None:
         self.graph = TorchEngine(bundle, 1)._graph
         self.names = cache_names(bundle.manifest.model.num_layers)
         self.model, self.capacity = bundle.manifest.model, max_capacity(bundle.manifest.context)
-        self.lowered, self.aliased = lowered, aliased
+        self.lowered, self.aliased, self.buckets, self.rtx = lowered, aliased, buckets, rtx
+        self.capturable, self.refused, self.starts = True, "", True
+        self.closed: list[str] = []
+        self.graphs: list[list[Callable[[], None]]] = []
+        self.logger: Any = None
+        self.compiled: set[tuple[int, ...]] = set()
+        self.kernels = b""
         self.real = (np.float16, DataType.HALF) if half else (np.float32, DataType.FLOAT)
         self.limit, self.can_capture = 1 << 40, True
         self.status, self.has_driver, self.cuda = Status.CUDA_SUCCESS, True, 12060
@@ -202,6 +220,10 @@ class FakeGpu:
             self.calls["cuStreamBeginCapture"] += 1
             return (ok,)
 
+        def destroy(graph: list[Callable[[], None]]) -> Any:
+            self.graphs = [other for other in self.graphs if other is not graph]
+            return self.do("cuGraphExecDestroy", lambda: None)
+
         def launch(graph: list[Callable[[], None]], _stream: int) -> Any:
             return self.do("cuGraphLaunch", lambda: [action() for action in graph] and None)
 
@@ -222,7 +244,7 @@ class FakeGpu:
             cuMemGetInfo=lambda: (ok, 1 << 30, 1 << 31),
             cuGetErrorString=lambda status: (ok, status.name.encode()),
             cuStreamCreate=lambda _flags: (ok, _STREAM),
-            cuStreamDestroy=lambda _stream: (ok,),
+            cuStreamDestroy=lambda _stream: (ok, self.closed.append("stream")),
             cuStreamSynchronize=lambda _stream: self.do("cuStreamSynchronize", lambda: None),
             cuMemAlloc=lambda size: self.allocate(size, "cuMemAlloc"),
             cuMemHostAlloc=lambda size, _flags: self.allocate(size, "cuMemHostAlloc"),
@@ -236,31 +258,53 @@ class FakeGpu:
             cuMemcpy2DAsync=copy2d,
             cuStreamBeginCapture=begin_capture,
             cuStreamEndCapture=end_capture,
-            cuGraphInstantiate=lambda graph, _flags: (ok, graph),
+            cuGraphInstantiate=lambda graph, _flags: (ok, self.graphs.append(graph) or graph),
             cuGraphLaunch=launch,
             cuGraphDestroy=lambda _graph: (ok,),
-            cuGraphExecDestroy=lambda _graph: self.do("cuGraphExecDestroy", lambda: None),
+            cuGraphExecDestroy=destroy,
         )
         return module
 
     def tensorrt(self) -> types.ModuleType:
         """The module `tensorrt`."""
         module = types.ModuleType("tensorrt")
-        logger = type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None})
 
-        def deserialize(content: bytes) -> "Engine | None":
-            graph, max_rows = self.plans.get(bytes(content), (self.graph, None))
-            return Engine(self, graph, max_rows) if content else None
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
-        runtime = types.SimpleNamespace(deserialize_cuda_engine=deserialize)
+        def runtime(logger: Any) -> "Runtime":
+            assert isinstance(logger, ILogger)
+            if not self.starts:
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            self.logger = logger
+            return Runtime(self)
+
         module.__dict__.update(
             __version__=VERSION,
-            Logger=logger,
+            ILogger=ILogger,
             DataType=DataType,
             ExecutionContextAllocationStrategy=types.SimpleNamespace(USER_MANAGED="user"),
-            Runtime=lambda _logger: runtime,
+            Runtime=runtime,
         )
+        if self.rtx:
+            module.DynamicShapesKernelSpecializationStrategy = types.SimpleNamespace(EAGER="eager")  # type: ignore[attr-defined]
         return module
+
+
+class Runtime:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+
+    def deserialize_cuda_engine(self, content: Any) -> "Engine | None":
+        assert not isinstance(content, bytes), "the file is read and not mapped"
+        graph, max_rows = self.gpu.plans.get(bytes(content), (self.gpu.graph, None))
+        if bytes(content) == b"damaged":
+            self.gpu.logger.log(1, "the plan\nis damaged")
+            return None
+        return (RtxEngine if self.gpu.rtx else Engine)(self.gpu, graph, max_rows)
+
+    def __del__(self) -> None:
+        self.gpu.closed.append("runtime")
 
 
 class Engine:
@@ -282,10 +326,61 @@ class Engine:
     def get_aliased_input_tensor(self, name: str) -> str | None:
         return name.removesuffix("_out") if self.gpu.aliased else None
 
-    def create_execution_context(self, strategy: str) -> "Context":
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert name in self.gpu.names
+        gpu = self.gpu
+        return 1, gpu.model.num_kv_heads, -1 if gpu.buckets else gpu.capacity, gpu.model.head_dim
+
+    def create_execution_context(self, strategy: Any) -> "Context":
         assert strategy == "user"
         self.gpu.calls["create_execution_context"] += 1
         return Context(self)
+
+    def __del__(self) -> None:
+        self.gpu.closed.append("engine")
+
+
+class RtxEngine(Engine):
+    def create_runtime_config(self) -> "RuntimeConfig":
+        return RuntimeConfig(self.gpu)
+
+    def create_execution_context(self, strategy: Any) -> "Context":
+        assert isinstance(strategy, RuntimeConfig)
+        assert (strategy.strategy, strategy.dynamic_shapes_kernel_specialization_strategy) == ("user", "eager")
+        assert strategy.cache is not None
+        return RtxContext(self)
+
+
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+    strategy, cache = "static", None
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> "RuntimeCache":
+        return RuntimeCache(self.gpu)
+
+    def set_runtime_cache(self, cache: "RuntimeCache") -> bool:
+        self.cache = cache
+        return True
+
+
+class RuntimeCache:
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"kernels"):
+            return False
+        self.gpu.kernels = content
+        return True
+
+    def serialize(self) -> bytes:
+        return b"kernels" + repr(sorted(self.gpu.compiled)).encode()
 
 
 class Context:
@@ -294,23 +389,38 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.profile: int | None = None
-        self.captured = False
+        self.recorded: list[Callable[[], None]] | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether a graph that holds what this was set to may still be launched."""
+        return any(graph is self.recorded for graph in self.gpu.graphs)
+
+    def __del__(self) -> None:
+        self.gpu.closed.append("context")
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.gpu.require(address, size)
 
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:  # noqa: ARG002 - as TensorRT calls it
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.gpu.require_stream(stream)
         self.profile = profile
-        return not self.captured
+        if self.gpu.refused == "profile":
+            raise RuntimeError("Error in set optimization profile.")
+        return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         assert not self.captured
+        if self.gpu.refused == "address":
+            raise RuntimeError("The passed address is refused")
         self.addresses[name] = address
         return name in self.engine.tensors and address % 256 == 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        assert not self.captured, "a captured context is set again"
+        assert not self.captured, "a context is set again whose graph is still there"
         self.shapes[name] = shape
+        if name in self.gpu.names:
+            return self.gpu.buckets and shape[2] <= self.gpu.capacity
         most = self.engine.max_rows
         if self.profile == 1 and most is not None:
             self.gpu.calls[f"decode steps of {shape[-1]} rows"] += 1
@@ -321,7 +431,7 @@ class Context:
         self.gpu.require_stream(stream)
         assert self.addresses.keys() == set(self.engine.tensors)
         if self.gpu.recording is not None:
-            self.captured = True
+            self.recorded = self.gpu.recording
             if not self.gpu.can_capture:
                 self.gpu.invalid = True
                 return False
@@ -332,7 +442,8 @@ class Context:
     def _compute(self) -> None:
         gpu, at, real = self.gpu, self.addresses, self.gpu.real[0]
         read = {name: _copy(gpu.array(at[name], self.shapes.get(name, (1,)), np.int64)) for name in self._inputs}
-        shape = (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim)
+        shape = self.shapes.get("k_0", (1, gpu.model.num_kv_heads, gpu.capacity, gpu.model.head_dim))
+        assert not gpu.buckets or all(self.shapes[name] == shape for name in gpu.names)
         caches = [gpu.array(at[name], shape, real) for name in gpu.names]
         top_ids, logits, *new = self.engine.graph(*read.values(), [_copy(cache).float() for cache in caches])
         gpu.array(at[TOP_IDS], tuple(top_ids.shape), np.int64)[:] = top_ids
@@ -346,6 +457,16 @@ class Context:
                 cache[:] = tensor
 
     _inputs = (INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS)
+
+
+class RtxContext(Context):
+    def is_stream_capturable(self, stream: int) -> bool:
+        self.gpu.require_stream(stream)
+        return self.gpu.capturable
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.gpu.compiled.add(self.shapes[INPUT_IDS])
+        return super().execute_async_v3(stream)
 
 
 def _copy(values: Any) -> torch.Tensor:

@@ -71,9 +71,7 @@ def test_a_cuda_python_without_its_bindings_is_named(monkeypatch: pytest.MonkeyP
     for name in ("cuda", "cuda.bindings", "cuda.bindings.driver"):
         monkeypatch.setitem(sys.modules, name, None)
 
-    with pytest.raises(
-        EngineError, match=r"cuda-python 12.6.0 cannot be used .*on JetPack 6 .*12.6.2.post1"
-    ):
+    with pytest.raises(EngineError, match=r"cuda-python 12.6.0 cannot be used .*on JetPack 6 .*12.6.2.post1"):
         current_gpu()
 
 
