@@ -98,7 +98,8 @@ class DataType(enum.Enum):
 class FakeGpu:
     """State of the GPU: `limit` bounds memory, `can_capture` graphs, `driver` is false without one.
 
-    With `half`, cache and logits are fp16 in its memory; the products stay fp32.
+    With `half`, cache and logits are fp16 in its memory; the products stay fp32. What is in `refused` fails as NVIDIA's
+    own classes do (`tests/nvidia`).
     """
 
     def __init__(self, bundle: Bundle, *, lowered: bool = False, aliased: bool = True, half: bool = False) -> None:
@@ -108,6 +109,7 @@ class FakeGpu:
         self.lowered, self.aliased = lowered, aliased
         self.real = (np.float16, DataType.HALF) if half else (np.float32, DataType.FLOAT)
         self.limit, self.driver, self.can_capture = 1 << 40, True, True
+        self.refused: set[str] = set()
         self.memory: dict[int, tuple[Any, int]] = {}
         self.plans: dict[bytes, tuple[Any, int]] = {}
         self.calls: Counter[str] = Counter()
@@ -119,6 +121,9 @@ class FakeGpu:
         content = f"plan {len(self.plans)}".encode()
         self.plans[content] = TorchEngine(bundle, 1)._graph, max_rows
         return content
+
+    def takes(self, call: str) -> bool:
+        return call not in self.refused
 
     def allocate(self, size: int, call: str) -> tuple[Status, int]:
         self.calls[call] += 1
@@ -222,19 +227,26 @@ class FakeGpu:
         module = types.ModuleType("tensorrt")
         logger = type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None})
 
-        def deserialize(content: bytes) -> "Engine | None":
-            graph, max_rows = self.plans.get(bytes(content), (self.graph, None))
-            return Engine(self, graph, max_rows) if content else None
-
-        runtime = types.SimpleNamespace(deserialize_cuda_engine=deserialize)
         module.__dict__.update(
             __version__=VERSION,
             Logger=logger,
             DataType=DataType,
             ExecutionContextAllocationStrategy=types.SimpleNamespace(USER_MANAGED="user"),
-            Runtime=lambda _logger: runtime,
+            Runtime=lambda _logger: Runtime(self),
         )
         return module
+
+
+class Runtime:
+    def __init__(self, gpu: FakeGpu) -> None:
+        if "Runtime" in gpu.refused:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self.gpu = gpu
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> "Engine | None":
+        content = bytes(serialized_engine)
+        graph, max_rows = self.gpu.plans.get(content, (self.gpu.graph, None))
+        return Engine(self.gpu, graph, max_rows) if content and self.gpu.takes("deserialize_cuda_engine") else None
 
 
 class Engine:
@@ -256,10 +268,10 @@ class Engine:
     def get_aliased_input_tensor(self, name: str) -> str | None:
         return name.removesuffix("_out") if self.gpu.aliased else None
 
-    def create_execution_context(self, strategy: str) -> "Context":
+    def create_execution_context(self, strategy: str) -> "Context | None":
         assert strategy == "user"
         self.gpu.calls["create_execution_context"] += 1
-        return Context(self)
+        return Context(self) if self.gpu.takes("create_execution_context") else None
 
 
 class Context:
@@ -270,20 +282,25 @@ class Context:
         self.profile: int | None = None
         self.captured = False
 
-    def set_device_memory(self, address: int, size: int) -> None:
-        self.gpu.require(address, size)
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.gpu.require(memory, size)
 
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:  # noqa: ARG002 - as TensorRT calls it
-        self.profile = profile
-        return not self.captured
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.gpu.require_stream(stream_handle)
+        if self.captured or not self.gpu.takes("set_optimization_profile_async"):
+            raise RuntimeError("Error in set optimization profile async.")
+        self.profile = profile_index
+        return True
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         assert not self.captured
-        self.addresses[name] = address
-        return name in self.engine.tensors and address % 256 == 0
+        self.addresses[name] = memory
+        return name in self.engine.tensors and memory % 256 == 0 and self.gpu.takes("set_tensor_address")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert not self.captured, "a captured context is set again"
+        if not self.gpu.takes("set_input_shape"):
+            return False
         self.shapes[name] = shape
         most = self.engine.max_rows
         if self.profile == 1 and most is not None:
@@ -291,8 +308,10 @@ class Context:
             return shape[-1] <= most
         return True
 
-    def execute_async_v3(self, stream: int) -> bool:
-        self.gpu.require_stream(stream)
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        self.gpu.require_stream(stream_handle)
+        if not self.gpu.takes("execute_async_v3"):
+            return False
         assert self.addresses.keys() == set(self.engine.tensors)
         if self.gpu.recording is not None:
             self.captured = True
