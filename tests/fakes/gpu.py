@@ -107,10 +107,11 @@ class DataType(enum.Enum):
 class FakeGpu:
     """State of the GPU: `limit` bounds memory, `can_capture` graphs, `status` is what the driver starts with.
 
-    `capturable` is what TensorRT-RTX says of its contexts, `refused` what a context does not take, `closed` what was
-    given up, in order, `compiled` its kernels by shape and `kernels` those that a file brought.
+    `capturable` is what TensorRT-RTX says of its contexts, `closed` what was given up, in order, `compiled` its kernels
+    by shape and `kernels` those that a file brought.
 
-    With `half`, cache and logits are fp16 in its memory; the products stay fp32.
+    With `half`, cache and logits are fp16 in its memory; the products stay fp32. What is in `refused` fails as NVIDIA's
+    own classes do (`tests/nvidia`).
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class FakeGpu:
         self.names = cache_names(bundle.manifest.model.num_layers)
         self.model, self.capacity = bundle.manifest.model, max_capacity(bundle.manifest.context)
         self.lowered, self.aliased, self.buckets, self.rtx = lowered, aliased, buckets, rtx
-        self.capturable, self.refused, self.starts = True, "", True
+        self.capturable, self.refused = True, set[str]()
         self.closed: list[str] = []
         self.graphs: list[list[Callable[[], None]]] = []
         self.logger: Any = None
+        self.plan_type: type | None = None
         self.compiled: set[tuple[int, ...]] = set()
         self.kernels = b""
         self.real = (np.float16, DataType.HALF) if half else (np.float32, DataType.FLOAT)
@@ -149,8 +151,10 @@ class FakeGpu:
         self.plans[content] = TorchEngine(bundle, 1)._graph, max_rows
         return content
 
+    def takes(self, call: str) -> bool:
+        return call not in self.refused
+
     def allocate(self, size: int, call: str) -> tuple[Status, int]:
-        assert hasattr(self.entered, "done"), f"{call} in a thread that has no context"
         self.calls[call] += 1
         if sum(held for _, held in self.memory.values()) + size > self.limit:
             return Status.CUDA_ERROR_OUT_OF_MEMORY, 0
@@ -202,6 +206,10 @@ class FakeGpu:
             self.entered.done = True
             return (ok,)
 
+        def allocate(size: int) -> tuple[Status, int]:
+            assert hasattr(self.entered, "done"), "cuMemAlloc in a thread that has no context"
+            return self.allocate(size, "cuMemAlloc")
+
         def copy2d(given: Any, _stream: int) -> Any:
             assert given.srcMemoryType == given.dstMemoryType == "device"
             assert given.WidthInBytes <= min(given.dstPitch, given.srcPitch)
@@ -246,7 +254,7 @@ class FakeGpu:
             cuStreamCreate=lambda _flags: (ok, _STREAM),
             cuStreamDestroy=lambda _stream: (ok, self.closed.append("stream")),
             cuStreamSynchronize=lambda _stream: self.do("cuStreamSynchronize", lambda: None),
-            cuMemAlloc=lambda size: self.allocate(size, "cuMemAlloc"),
+            cuMemAlloc=allocate,
             cuMemHostAlloc=lambda size, _flags: self.allocate(size, "cuMemHostAlloc"),
             cuMemFree=lambda address: self.free(address, "cuMemFree"),
             cuMemFreeHost=lambda address: self.free(address, "cuMemFreeHost"),
@@ -273,9 +281,6 @@ class FakeGpu:
             INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
 
         def runtime(logger: Any) -> "Runtime":
-            assert isinstance(logger, ILogger)
-            if not self.starts:
-                raise TypeError("pybind11::init(): factory function returned nullptr")
             self.logger = logger
             return Runtime(self)
 
@@ -294,13 +299,16 @@ class FakeGpu:
 class Runtime:
     def __init__(self, gpu: FakeGpu) -> None:
         self.gpu = gpu
+        if "Runtime" in gpu.refused:
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    def deserialize_cuda_engine(self, content: Any) -> "Engine | None":
-        assert not isinstance(content, bytes), "the file is read and not mapped"
-        graph, max_rows = self.gpu.plans.get(bytes(content), (self.gpu.graph, None))
-        if bytes(content) == b"damaged":
-            self.gpu.logger.log(1, "the plan\nis damaged")
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> "Engine | None":
+        content, self.gpu.plan_type = bytes(serialized_engine), type(serialized_engine)
+        if not content or not self.gpu.takes("deserialize_cuda_engine"):
+            if self.gpu.logger is not None:
+                self.gpu.logger.log(1, "the plan\nis damaged")
             return None
+        graph, max_rows = self.gpu.plans.get(content, (self.gpu.graph, None))
         return (RtxEngine if self.gpu.rtx else Engine)(self.gpu, graph, max_rows)
 
     def __del__(self) -> None:
@@ -331,10 +339,10 @@ class Engine:
         gpu = self.gpu
         return 1, gpu.model.num_kv_heads, -1 if gpu.buckets else gpu.capacity, gpu.model.head_dim
 
-    def create_execution_context(self, strategy: Any) -> "Context":
+    def create_execution_context(self, strategy: Any) -> "Context | None":
         assert strategy == "user"
         self.gpu.calls["create_execution_context"] += 1
-        return Context(self)
+        return Context(self) if self.gpu.takes("create_execution_context") else None
 
     def __del__(self) -> None:
         self.gpu.closed.append("engine")
@@ -344,7 +352,7 @@ class RtxEngine(Engine):
     def create_runtime_config(self) -> "RuntimeConfig":
         return RuntimeConfig(self.gpu)
 
-    def create_execution_context(self, strategy: Any) -> "Context":
+    def create_execution_context(self, strategy: Any) -> "Context | None":
         assert isinstance(strategy, RuntimeConfig)
         assert (strategy.strategy, strategy.dynamic_shapes_kernel_specialization_strategy) == ("user", "eager")
         assert strategy.cache is not None
@@ -399,25 +407,25 @@ class Context:
     def __del__(self) -> None:
         self.gpu.closed.append("context")
 
-    def set_device_memory(self, address: int, size: int) -> None:
-        self.gpu.require(address, size)
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.gpu.require(memory, size)
 
-    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
-        self.gpu.require_stream(stream)
-        self.profile = profile
-        if self.gpu.refused == "profile":
-            raise RuntimeError("Error in set optimization profile.")
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.gpu.require_stream(stream_handle)
+        if self.captured or not self.gpu.takes("set_optimization_profile_async"):
+            raise RuntimeError("Error in set optimization profile async.")
+        self.profile = profile_index
         return True
 
-    def set_tensor_address(self, name: str, address: int) -> bool:
+    def set_tensor_address(self, name: str, memory: int) -> bool:
         assert not self.captured
-        if self.gpu.refused == "address":
-            raise RuntimeError("The passed address is refused")
-        self.addresses[name] = address
-        return name in self.engine.tensors and address % 256 == 0
+        self.addresses[name] = memory
+        return name in self.engine.tensors and memory % 256 == 0 and self.gpu.takes("set_tensor_address")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert not self.captured, "a context is set again whose graph is still there"
+        if not self.gpu.takes("set_input_shape"):
+            return False
         self.shapes[name] = shape
         if name in self.gpu.names:
             return self.gpu.buckets and shape[2] <= self.gpu.capacity
@@ -427,8 +435,10 @@ class Context:
             return shape[-1] <= most
         return True
 
-    def execute_async_v3(self, stream: int) -> bool:
-        self.gpu.require_stream(stream)
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        self.gpu.require_stream(stream_handle)
+        if not self.gpu.takes("execute_async_v3"):
+            return False
         assert self.addresses.keys() == set(self.engine.tensors)
         if self.gpu.recording is not None:
             self.recorded = self.gpu.recording

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_short_prompts_share_one_context_and_leave_those_of_decoding(
 ) -> None:
     gpu = FakeGpu(bundle)
     engine = opened(gpu, bundle, monkeypatch, max_decode_rows=40, best_decode_rows=40)
+    assert gpu.plan_type is mmap.mmap  # and no copy of it
     for _ in range(2):
         run(engine, bundle, 1)
     made = gpu.calls["create_execution_context"]
@@ -183,21 +185,27 @@ def test_contexts_engine_and_runtime_go_before_the_memory_that_they_use(
 
 
 @pytest.mark.parametrize(
-    ("refused", "message"), [("profile", "cannot switch to profile 0"), ("address", "does not take memory for")]
+    ("refused", "message"),
+    [
+        ("set_optimization_profile_async", "cannot switch to profile 0"),
+        ("set_tensor_address", "does not take memory for"),
+        ("set_input_shape", r"does not take \(1, 1\) for input_ids"),
+        ("deserialize_cuda_engine", r"cannot load the engine \w+, out of memory or damaged \(the plan is damaged\)"),
+    ],
 )
 def test_what_tensorrts_module_raises_is_one_line(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundle, refused: str, message: str
 ) -> None:
     gpu = FakeGpu(bundle)
-    gpu.refused = refused
+    gpu.refused.add(refused)
 
-    with pytest.raises(EngineError, match=f"{message}.*; run ppd build"):
+    with pytest.raises(EngineError, match=f"{message}.*run ppd build"):
         run(opened(gpu, bundle, monkeypatch), bundle, 1)
 
 
 def test_a_runtime_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     gpu = FakeGpu(bundle)
-    gpu.starts = False
+    gpu.refused.add("Runtime")
 
     with pytest.raises(EngineError, match=r"tensorrt 10.99.0 does not start; check the driver"):
         opened(gpu, bundle, monkeypatch)

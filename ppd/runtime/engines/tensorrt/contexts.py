@@ -155,7 +155,7 @@ class Contexts:
             step.graph = None
 
 
-def _takes(call: Callable[..., Any], *arguments: Any) -> bool:
+def _takes(call: Callable[..., Any], *arguments: object) -> bool:
     """Whether TensorRT takes something: its Python module answers false for some refusals and raises for others."""
     try:
         return bool(call(*arguments))

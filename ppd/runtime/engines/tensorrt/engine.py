@@ -20,7 +20,7 @@ from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
 from ppd.runtime.engines.tensorrt.built import find_engine_here, import_tensorrt, is_wide
 from ppd.runtime.engines.tensorrt.contexts import Contexts, Step
 from ppd.runtime.engines.tensorrt.kernels import kernels_of
-from ppd.runtime.engines.tensorrt.loading import load_engine, new_logger, require_tensors
+from ppd.runtime.engines.tensorrt.loading import EngineLog, load_engine, require_tensors
 from ppd.signature import (
     CACHE_LEN,
     HEAD_ROWS,
@@ -99,8 +99,7 @@ class TensorRTEngine:
         self._num_top_ids, self._num_guess_heads = manifest.num_top_ids, manifest.num_guess_heads
         self._cuda = Cuda()
         self._finalizers = [weakref.finalize(self, self._cuda.close)]  # the last one is called first
-        logger = new_logger(trt)
-        runtime, engine = load_engine(trt, logger, bundle, info)
+        runtime, engine = load_engine(trt, EngineLog(), bundle, info)
         require_tensors(trt, engine, info, self._names)
         self._contexts = Contexts(trt, self._cuda, runtime, engine, kernels_of(trt, engine, info), self.name)
         self._finalizers.append(weakref.finalize(self, self._contexts.close))

@@ -15,32 +15,43 @@ from ppd.signature import CACHE_LEN, HEAD_ROWS, INPUT_IDS, LOGITS, STATE, TOP_ID
 _logger = logging.getLogger(__name__)
 
 
-def new_logger(trt: ModuleType) -> Any:
-    """A logger for TensorRT that feeds `logging`; TensorRT's own prints to standard output, among the text.
+class EngineLog:
+    """What TensorRT says goes to `logging`; its own logger prints to standard output, among the text.
 
-    It has the last error in `reason`, "" if there was none.
+    Attributes:
+        reason: The last error, "" if there was none.
     """
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-    }
 
-    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]  # chosen at run time
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.reason = ""
+    def __init__(self) -> None:
+        self.reason = ""
 
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            if level == logging.ERROR:
-                self.reason = message
-            _logger.log(level, "TensorRT: %s", message)
+    def logger(self, trt: ModuleType) -> Any:
+        """A logger for TensorRT."""
+        ours = self
+        levels = {
+            trt.ILogger.INTERNAL_ERROR: logging.ERROR,
+            trt.ILogger.ERROR: logging.ERROR,
+            trt.ILogger.WARNING: logging.WARNING,
+        }
 
-    return Logger()
+        class Logger(trt.ILogger):  # type: ignore[name-defined, misc]  # chosen at run time
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                level = levels.get(severity, logging.DEBUG)
+                if level == logging.ERROR:
+                    ours.reason = message
+                _logger.log(level, "TensorRT: %s", message)
+
+        return Logger()
+
+    def because(self) -> str:
+        """The last error, as part of a message."""
+        return f" ({' '.join(self.reason.split())!s:.200})" if self.reason else ""
 
 
-def load_engine(trt: ModuleType, logger: Any, bundle: Bundle, info: EngineInfo) -> tuple[Any, Any]:
+def load_engine(trt: ModuleType, log: EngineLog, bundle: Bundle, info: EngineInfo) -> tuple[Any, Any]:
     """The runtime and the engine; the runtime has to outlive the engine.
 
     The file is mapped and not read: on a board a copy of it would take the memory that the GPU's copy needs.
@@ -49,10 +60,10 @@ def load_engine(trt: ModuleType, logger: Any, bundle: Bundle, info: EngineInfo) 
         EngineError: TensorRT does not start or does not load the engine, or the engine is not what its record says.
     """
     try:
-        runtime = trt.Runtime(logger)
+        runtime = trt.Runtime(log.logger(trt))
     except TypeError as error:  # all that TensorRT's Python module says of a NULL
         raise EngineError(
-            f"{info.flavour} {trt.__version__} does not start{because(logger)}; check the driver with nvidia-smi, on a "
+            f"{info.flavour} {trt.__version__} does not start{log.because()}; check the driver with nvidia-smi, on a "
             "Jetson that TensorRT and JetPack are of one release (dpkg -l | grep -e tensorrt -e nvidia-jetpack)"
         ) from error
     name = bundle.manifest.files[engine_role(info.key)].path
@@ -64,14 +75,9 @@ def load_engine(trt: ModuleType, logger: Any, bundle: Bundle, info: EngineInfo) 
     if engine is None:
         raise EngineError(
             f"{info.flavour} {trt.__version__} cannot load the engine {info.key}, out of memory or damaged"
-            f"{because(logger)}; close other programs, or run ppd build {bundle.folder} --engine {info.flavour} --force"
+            f"{log.because()}; close other programs, or run ppd build {bundle.folder} --engine {info.flavour} --force"
         )
     return runtime, engine
-
-
-def because(logger: Any) -> str:
-    """TensorRT's last error, as part of a message."""
-    return f" ({' '.join(logger.reason.split())!s:.200})" if logger.reason else ""
 
 
 def require_tensors(trt: ModuleType, engine: Any, info: EngineInfo, names: list[str]) -> None:
