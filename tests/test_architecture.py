@@ -40,6 +40,7 @@ CORE = (
     "json_files",
     "native",
     "arguments",
+    "board",
 )
 
 
@@ -70,7 +71,7 @@ LAYERS = {
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
-    "calibrate": layer("core runtime planning build", "numpy"),
+    "calibrate": layer("core runtime planning build", "numpy pynvml"),
     "export": layer(
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
