@@ -10,7 +10,7 @@ import onnx
 
 from ppd.build.masks import add_masks, cache_type
 from ppd.bundle import Bundle
-from ppd.errors import EngineError
+from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.recording import recording_length
 from ppd.signature import (
     GRAPH_FILE,
@@ -26,6 +26,8 @@ from ppd.signature import (
 )
 
 _MAX_FUSED_HEAD_DIM = 128
+LEAST_CHUNK = 64
+"""Fewest rows of a prefill step: some steps that are no tree's go there too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +52,27 @@ class Profiles:
         ]
 
 
-def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
+def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None = None) -> Profiles:
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
         max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
+        chunk: Largest N of the prefill profile, `LEAST_CHUNK` or more; None for all that the graph takes.
+
+    Raises:
+        ArgumentError: The chunk is out of its range.
     """
     manifest = bundle.manifest
     largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
     rows = min(manifest.max_rows, max(largest, max_rows or 1))
     count = manifest.num_distances
+    most = manifest.max_rows if chunk is None else chunk
+    if not LEAST_CHUNK <= most <= manifest.max_rows:
+        raise ArgumentError(f"chunk is {most}; expected {LEAST_CHUNK} to {manifest.max_rows} rows")
     return Profiles(
         capacity=max_capacity(manifest.context),
-        max_prefill_rows=manifest.max_rows,
-        max_prefill_head_rows=min(manifest.max_rows, recording_length(count) + count),
+        max_prefill_rows=most,
+        max_prefill_head_rows=min(most, recording_length(count) + count),
         max_decode_rows=rows,
         best_decode_rows=largest,
     )
@@ -112,7 +121,12 @@ def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, fo
     """
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind in 11.x
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
-    parser = trt.OnnxParser(network, logger)
+    try:
+        parser = trt.OnnxParser(network, logger)
+    except TypeError as error:  # all that its Python module says of a NULL
+        raise EngineError(
+            f"TensorRT {trt.__version__} has no parser for ONNX here; install all of it (Jetson: apt install tensorrt)"
+        ) from error
     if not parser.parse(model.SerializeToString(), str(folder / GRAPH_FILE)):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError(

@@ -3,8 +3,8 @@
 import string
 from importlib import resources
 
-from ppd.build.engine import engine_memory
 from ppd.build.network import profiles_for
+from ppd.build.room import engine_memory
 from ppd.bundle import Bundle
 from ppd.changes import add_file
 from ppd.memory import GB

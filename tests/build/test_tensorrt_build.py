@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ppd.build.config import BuildSettings
 from ppd.build.engine import add_lowered_graph, build
 from ppd.build.finish import finish_for_target
 from ppd.build.lower import lower
@@ -24,7 +25,7 @@ from ppd.export.fold import fold
 from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
-from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
+from ppd.runtime.engines.tensorrt.built import Device, engine_role, find_engine
 from ppd.runtime.recording import recording_length
 from ppd.targets import find_target
 from ppd.tree import Tree
@@ -105,7 +106,7 @@ def test_a_graph_with_quantised_weights_builds(own: Path, bundle: Path, precisio
     quantised(own, kind, block)
     graph = onnx.load(own / "model.onnx", load_external_data=False)
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.9"), lowered=False)
 
     assert plan.layers["DEQUANTIZE"] == 4 * 2
     assert plan.layers["ATTENTION_INPUT"] == 2
@@ -120,7 +121,7 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
         opened = in_fp16(opened, bundle.parent / "model")
     model = read_graph(opened, 640, lowered=False)
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.9"), lowered=False)
 
     assert plan.content.nbytes > 0
     assert has_fused_attention(model, opened.manifest.model.head_dim) == (precision == "fp16")
@@ -132,7 +133,7 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
 def test_the_lowered_graph_builds_without_the_layers_that_10_3_lacks(own: Path) -> None:
     opened = add_lowered_graph(open_bundle(own))
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.6", lowered=True)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.6"), lowered=True)
 
     assert not {"ATTENTION_INPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING"} & plan.layers.keys()
     assert open_bundle(own).has("model-lowered.onnx")
@@ -161,7 +162,7 @@ def test_an_engine_is_kept_found_and_not_built_twice(small: Path) -> None:
     assert (info.gpu, info.compute_capability, info.checked) == (None, "8.9", False)
     assert build(small, "tensorrt-rtx", target=ADA) == info
     assert opened.path(engine_role(info.key)).stat().st_mtime_ns == written.st_mtime_ns
-    assert find_engine(opened, "tensorrt-rtx", trt.__version__, "RTX 4090", "8.9") == info
+    assert find_engine(opened, "tensorrt-rtx", trt.__version__, Device("RTX 4090", "8.9", 128)) == info
 
 
 def test_another_tree_makes_the_engine_stale_and_a_build_replaces_it(small: Path) -> None:
@@ -169,7 +170,7 @@ def test_another_tree_makes_the_engine_stale_and_a_build_replaces_it(small: Path
     refolded = refold_tree(small, Tree.none(3), source="test")
 
     with pytest.raises(EngineError, match="another tree was folded in since it was built"):
-        find_engine(refolded, "tensorrt-rtx", trt.__version__, "RTX 4090", "8.9")
+        find_engine(refolded, "tensorrt-rtx", trt.__version__, Device("RTX 4090", "8.9", 128))
 
     second = build(small, "tensorrt-rtx", target=ADA)
     assert second.key != first.key

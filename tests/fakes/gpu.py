@@ -165,7 +165,9 @@ class FakeGpu:
     def cudart(self) -> types.ModuleType:
         """The module `cuda.bindings.runtime`."""
         ok, module = Status.cudaSuccess, types.ModuleType("cuda.bindings.runtime")
-        properties = types.SimpleNamespace(name=NAME.encode() + b"\0", major=8, minor=7)
+        properties = types.SimpleNamespace(
+            name=NAME.encode() + b"\0", major=8, minor=7, multiProcessorCount=16, integrated=1
+        )
 
         def copy2d(to: int, dp: int, src: int, sp: int, width: int, height: int, _kind: str, _stream: int) -> Any:
             assert width <= min(dp, sp)

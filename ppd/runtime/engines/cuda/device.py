@@ -18,11 +18,15 @@ class Gpu:
 
     Attributes:
         compute_capability: Such as "8.7".
-        free_bytes: Memory that is free now; on a Jetson it is shared with the CPU.
+        num_multiprocessors: The three sizes of an Orin differ in nothing else.
+        integrated: Whether it shares the CPU's memory, as on a Jetson.
+        free_bytes: Memory that is free now, as CUDA counts it: on a Jetson without what the page cache would give back.
     """
 
     name: str
     compute_capability: str
+    num_multiprocessors: int
+    integrated: bool
     free_bytes: int
     total_bytes: int
 
@@ -48,6 +52,8 @@ def current_gpu() -> Gpu:
     return Gpu(
         name=properties.name.split(b"\0")[0].decode(),
         compute_capability=f"{properties.major}.{properties.minor}",
+        num_multiprocessors=properties.multiProcessorCount,
+        integrated=bool(properties.integrated),
         free_bytes=int(free),
         total_bytes=int(total),
     )

@@ -132,6 +132,16 @@ class TensorRTEngine:
         """The KV cache; tests compare it with a naive one."""
         return self._cache
 
+    @property
+    def max_rows(self) -> int:
+        """As `Engine.max_rows`: what it was built for."""
+        return self._info.max_prefill_rows
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory that TensorRT takes, once for all steps."""
+        return int(self._scratch_bytes)
+
     def restart(self, num_rows: int, num_kept: int = 0) -> None:  # noqa: ARG002 - all rows are
         """As `Engine.restart`. Old rows stay: finite, and masked until they are overwritten."""
         self._require_room(0, num_rows)
