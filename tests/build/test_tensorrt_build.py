@@ -262,7 +262,9 @@ def test_export_for_a_jetson_leaves_the_lowered_graph_and_the_two_commands(tmp_p
     assert bundle.has("model-lowered.onnx")
     assert bundle.manifest.engines == []
     assert "cannot be built on another machine" in notes
-    assert 'pip install "ppd-edge[tensorrt-jetson]"\nppd build . --engine tensorrt' in notes
+    (wheel,) = (name for name in bundle.manifest.files if name.endswith(".whl"))
+    assert f'pip install "./{wheel}[tensorrt-jetson]" "cuda-python>=12.6.2.post1,<12.9"\n```' in notes
+    assert "\nppd build . --engine tensorrt\n" in notes
     assert "parsed and built both graphs" in notes
     assert "$" not in notes
 
@@ -283,10 +285,11 @@ def test_the_notes_fit_the_target(
 
     assert bundle.has("model-lowered.onnx") == lowered
     assert ("parsed and built both graphs" in notes) == lowered
-    assert ('"cuda-python<13"' in notes) == jetpack_6
+    assert ('"cuda-python>=12.6.2.post1,<12.9"' in notes) == jetpack_6
+    assert ("venv --system-site-packages ~/ppd-env" in notes) == (fastest is not None)
     assert (f"The fastest of this target is {fastest};" in notes) == (fastest is not None)
     assert "nvpmodel -m 0" not in notes  # which on an Orin Nano in super mode is one of the slower
-    assert ('pip install tensorrt "ppd-edge[tensorrt]"' in notes) == (target == "h100")
+    assert ("\npip install tensorrt " in notes) == (target == "h100")
 
 
 def test_what_the_notes_say_is_the_target_s_whatever_it_is_called(small: Path) -> None:
@@ -294,9 +297,7 @@ def test_what_the_notes_say_is_the_target_s_whatever_it_is_called(small: Path) -
 
     notes = finish_for_target(small, board).path("BUILD.md").read_text("utf-8")
 
-    assert 'pip install "ppd-edge[tensorrt-jetson]"\n' in notes
     assert "Mind the fan." in notes
-    assert "cuda-python" not in notes
     assert "The fastest of this target is MAXN;" in notes
 
 
