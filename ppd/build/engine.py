@@ -126,7 +126,7 @@ def build_engine(
     capability = _capability(trt, flavour, target, gpu)
     lowered = flavour == "tensorrt" and is_lowered_for(trt.__version__)
     if lowered and not bundle.has(LOWERED_GRAPH_FILE):
-        change.put(LOWERED_GRAPH_FILE, _lowered(bundle))
+        change.put(LOWERED_GRAPH_FILE, lowered_graph(bundle))
         bundle = change.bundle
     profiles = profiles_for(bundle, wish.max_rows, wish.chunk)
     wanted = _record(bundle.manifest, trt, flavour, gpu, capability, profiles, lowered=lowered)
@@ -185,10 +185,11 @@ def add_lowered_graph(bundle: Bundle) -> Bundle:
     """Write the graph for TensorRT before 10.15 into a bundle, unless it is there; it shares the weights."""
     if bundle.has(LOWERED_GRAPH_FILE):
         return bundle
-    return add_file(bundle, LOWERED_GRAPH_FILE, _lowered(bundle))
+    return add_file(bundle, LOWERED_GRAPH_FILE, lowered_graph(bundle))
 
 
-def _lowered(bundle: Bundle) -> bytes:
+def lowered_graph(bundle: Bundle) -> bytes:
+    """The graph for TensorRT before 10.15, made of the bundle's own."""
     model = onnx.load_from_string(bundle.read_bytes(GRAPH_FILE))
     return lower(model, bundle.manifest.model.num_heads).SerializeToString()
 

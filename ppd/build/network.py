@@ -85,6 +85,15 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
         EngineError: The weights are quantised in a form that only ONNX Runtime reads.
     """
     model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    return prepare_graph(model, bundle, capacity, lowered=lowered)
+
+
+def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
+    """A graph of the bundle, changed in place as `read_graph` says.
+
+    Raises:
+        EngineError: The weights are quantised in a form that only ONNX Runtime reads.
+    """
     _require_readable(model, bundle)
     caches = set(cache_names(bundle.manifest.model.num_layers))
     for value in (*model.graph.input, *model.graph.output):
