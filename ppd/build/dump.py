@@ -4,7 +4,6 @@ The graph is the lowered one, which every TensorRT from 10.3 on and ONNX Runtime
 both backends get the same.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +48,7 @@ Feeds = Mapping[str, npt.NDArray[np.generic]]
 def dump_steps(bundle: Bundle, folder: Path) -> list[Path]:
     """Write a prefill and a step of the largest tree state into a folder: NAME.onnx, NAME.npz, and NAME.py, its loader.
 
-    The weights are linked, or copied where the disk cannot link.
+    The weights are copied: onnx reads no file that has another name elsewhere.
 
     Returns:
         The graphs.
@@ -67,7 +66,9 @@ def dump_steps(bundle: Bundle, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for role in (WEIGHTS_FILE, TREE_TABLES_FILE):
-            _link(bundle.path(role), folder / bundle.manifest.files[role].path)
+            copy = folder / bundle.manifest.files[role].path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path(role), copy)
         return [_write(bundle, folder / f"{name}.onnx", feeds) for name, feeds in steps.items()]
     except OSError as error:
         raise EngineError(f"cannot write into {folder} ({error.strerror}); give another folder") from error
@@ -93,12 +94,3 @@ def _write(bundle: Bundle, path: Path, feeds: Feeds) -> Path:
     np.savez(path.with_suffix(".npz"), **feeds)  # type: ignore[arg-type]  # names of inputs, none of them its own
     path.with_suffix(".py").write_text(_LOADER, "utf-8")
     return path
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -46,7 +46,7 @@ def test_dumped_steps_have_the_tree_that_is_folded_now(wide_bundle: Path, tmp_pa
     model = onnx.load(step, load_external_data=False)
     places = {entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"}
     assert places == {tree, bundle.manifest.files[WEIGHTS_FILE].path}
-    assert all((step.parent / place).is_file() for place in places)
+    onnx.load(step)  # with its data, which onnx takes from plain files alone
 
 
 def test_the_command_dumps_before_it_checks(tinypy_bundle: Path, tmp_path: Path) -> None:
