@@ -32,16 +32,29 @@ INSTANCES: dict[str, dict[str, str | None]] = {
         "parser": "OnnxParser",
     },
     "build/timing_cache.py": {"cache": "ITimingCache", "config": "IBuilderConfig"},
-    "runtime/engines/tensorrt/engine.py": {
+    "runtime/engines/tensorrt/engine.py": {"engine": "ICudaEngine", "context": "IExecutionContext"},
+    "runtime/engines/tensorrt/contexts.py": {
         "_engine": "ICudaEngine",
         "engine": "ICudaEngine",
         "context": "IExecutionContext",
         "runtime": "Runtime",
-        "_runtime": "Runtime",
+    },
+    "runtime/engines/tensorrt/kernels.py": {
+        "_cache": "IRuntimeCache",
+        "config": "IRuntimeConfig",
+        "engine": "ICudaEngine",
+    },
+    "runtime/engines/tensorrt/loading.py": {
+        "engine": "ICudaEngine",
+        "logger": "ILogger",
+        "runtime": "Runtime",
+        "severity": "ILogger.Severity",
     },
 }
 """File → what TensorRT's objects are called in it, and their class; None for an enum's value. What is not named here is
 not checked, so that `unnamed` looks for parameters and variables that are missing."""
+ONLY_RTX_RUNS = "runtime/engines/tensorrt/kernels.py"
+"""Code that only TensorRT-RTX runs."""
 CASTS = {"ILayer.attention": "IAttentionInputLayer.attention"}
 """Attributes that an object has after our code gave it another class."""
 HOLDS = {"IAttentionInputLayer.attention": "IAttention"}
