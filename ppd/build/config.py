@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ppd.build.network import Profiles
+from ppd.build.network import Shapes
 from ppd.errors import EngineError
 
 
@@ -41,16 +41,25 @@ def new_builder(trt: ModuleType, logger: Any) -> Any:
         ) from error
 
 
-def configure(trt: ModuleType, builder: Any, profiles: Profiles, settings: BuildSettings, monitor: Any) -> Any:
+def configure(
+    trt: ModuleType,
+    builder: Any,
+    ranges: list[dict[str, Shapes]],
+    settings: BuildSettings,
+    monitor: Any,
+) -> Any:
     """The builder's configuration.
+
+    Args:
+        ranges: As of `Profiles.ranges`.
 
     Raises:
         EngineError: TensorRT does not take the shapes of a profile.
     """
     config = builder.create_builder_config()
-    for ranges in profiles.ranges():
+    for shapes_of in ranges:
         profile = builder.create_optimization_profile()
-        for name, shapes in ranges.items():
+        for name, shapes in shapes_of.items():
             try:
                 profile.set_shape(name, *shapes)
             except RuntimeError as error:

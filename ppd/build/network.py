@@ -1,6 +1,7 @@
 """The bundle's graph as a TensorRT network: prepared, parsed, and verified to have native layers."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from ppd.signature import (
     HEAD_ROWS,
     INPUT_IDS,
     LOWERED_GRAPH_FILE,
+    MIN_CAPACITY,
     TREE_DEPTH,
     TREE_MASK,
     TREE_TABLES_FILE,
@@ -25,7 +27,10 @@ from ppd.signature import (
     max_capacity,
 )
 
+Shapes = tuple[tuple[int, ...], ...]
 _MAX_FUSED_HEAD_DIM = 128
+_BEST_CAPACITY = 512
+"""The S that an engine with an open one is tuned for: that of a short chat."""
 LEAST_CHUNK = 64
 """Fewest rows of a prefill step: some steps that are no tree's go there too."""
 
@@ -40,15 +45,22 @@ class Profiles:
     max_decode_rows: int
     best_decode_rows: int
 
-    def ranges(self) -> list[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]]:
-        """For each profile: input → least, best and largest shape."""
+    def ranges(self, caches: Mapping[str, tuple[int, ...]]) -> list[dict[str, Shapes]]:
+        """For each profile: input → least, best and largest shape.
+
+        Args:
+            caches: Caches whose S is open → their shape [1, H, S, D], with any S.
+        """
         best, most = self.best_decode_rows, self.max_decode_rows
+        rows = [min(capacity, self.capacity) for capacity in (MIN_CAPACITY, _BEST_CAPACITY, self.capacity)]
+        open_caches = {name: tuple((*shape[:2], count, *shape[3:]) for count in rows) for name, shape in caches.items()}
         return [
             {
                 INPUT_IDS: ((1, 1), (1, self.max_prefill_rows), (1, self.max_prefill_rows)),
                 HEAD_ROWS: ((1,), (1,), (self.max_prefill_head_rows,)),
+                **open_caches,
             },
-            {INPUT_IDS: ((1, 1), (1, best), (1, most)), HEAD_ROWS: ((1,), (best,), (most,))},
+            {INPUT_IDS: ((1, 1), (1, best), (1, most)), HEAD_ROWS: ((1,), (best,), (most,)), **open_caches},
         ]
 
 
@@ -78,8 +90,11 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None 
     )
 
 
-def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
-    """Read the graph with S fixed, and with the tree tables and weights that the manifest names now.
+def read_graph(bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.ModelProto:
+    """Read the graph with the tree tables and weights that the manifest names now.
+
+    Args:
+        capacity: S; None leaves it open.
 
     Raises:
         EngineError: The weights are quantised in a form that only ONNX Runtime reads.
@@ -88,7 +103,7 @@ def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelPro
     return prepare_graph(model, bundle, capacity, lowered=lowered)
 
 
-def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
+def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.ModelProto:
     """A graph of the bundle, changed in place as `read_graph` says.
 
     Raises:
@@ -97,7 +112,7 @@ def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int, *, lowe
     _require_readable(model, bundle)
     caches = set(cache_names(bundle.manifest.model.num_layers))
     for value in (*model.graph.input, *model.graph.output):
-        if value.name.removesuffix("_out") in caches:
+        if capacity is not None and value.name.removesuffix("_out") in caches:
             value.type.tensor_type.shape.dim[2].dim_value = capacity
     for tensor in model.graph.initializer:
         role = TREE_TABLES_FILE if tensor.name in (TREE_MASK, TREE_DEPTH) else WEIGHTS_FILE
@@ -120,6 +135,16 @@ def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
                     f"{bundle.folder} is quantised for {bundle.manifest.target}, in a form that TensorRT cannot read; "
                     "export the model again with --gpu and the device's name (ppd targets lists them)"
                 )
+
+
+def open_caches(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The caches of a graph whose S is open, with their shapes; S is 0 in them."""
+    shapes = {
+        value.name: tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+        if value.name.startswith(("k_", "v_"))
+    }
+    return {name: shape for name, shape in shapes.items() if not shape[2]}
 
 
 def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, folder: Path) -> Any:

@@ -12,10 +12,10 @@ import pytest
 from ppd.build import engine as building
 from ppd.build import serialize as serializing
 from ppd.build.config import BuildSettings, configure, new_builder
-from ppd.build.engine import Wish, build
+from ppd.build.engine import Wish, add_lowered_graph, build
 from ppd.build.log import BuildLog
-from ppd.build.network import Profiles, parse
-from ppd.build.serialize import SerializedEngine
+from ppd.build.network import Profiles, open_caches, parse, profiles_for, read_graph
+from ppd.build.serialize import Attempt, SerializedEngine, serialize_engine
 from ppd.build.watch import CtrlC, monitor
 from ppd.bundle import open_bundle
 from ppd.errors import ArgumentError, EngineError
@@ -36,7 +36,7 @@ def folder(tinypy_bundle: Path, tmp_path: Path) -> Path:
 def configured(settings: BuildSettings, profiles: Profiles = PROFILES) -> Any:
     builder = new_builder(trt, BuildLog().logger(trt))
     with CtrlC() as ctrl_c:
-        return configure(trt, builder, profiles, settings, monitor(trt, lambda _phase, _share: None, ctrl_c))
+        return configure(trt, builder, profiles.ranges({}), settings, monitor(trt, lambda _phase, _share: None, ctrl_c))
 
 
 def test_fp32_products_are_not_rounded_to_tf32() -> None:
@@ -131,12 +131,12 @@ def test_a_native_build_that_fails_is_tried_again_with_attention_in_parts(
 ) -> None:
     """Whatever TensorRT said: on some GPUs it cannot build the fused kernel."""
     monkeypatch.setattr(serializing, "has_fused_attention", lambda *_: True)
-    attempt, tried = serializing._Build.attempt, []
+    tried = []
 
-    def fail_first(self: Any, *, decomposable: bool) -> Any:
-        tried.append(decomposable)
+    def fail_first(self: Any, way: Attempt) -> SerializedEngine | None:
+        tried.append(way.decomposable)
         self.log.logger(trt).log(trt.ILogger.ERROR, "MyelinCheckException")
-        return attempt(self, decomposable=decomposable) if decomposable else None
+        return SerializedEngine(content=memoryview(b"x"), layers={}, decomposable=True) if way.decomposable else None
 
     monkeypatch.setattr(serializing._Build, "attempt", fail_first)
     assert build(folder, "tensorrt-rtx", target=ADA).decomposable
@@ -145,3 +145,30 @@ def test_a_native_build_that_fails_is_tried_again_with_attention_in_parts(
     monkeypatch.setattr(serializing._Build, "attempt", lambda *_, **__: None)
     with pytest.raises(EngineError, match=r"cannot build .* \(no reason given\); free memory"):
         build(folder, "tensorrt-rtx", target=ADA, force=True)
+
+
+def test_the_lowered_graph_is_built_for_any_capacity_and_where_that_fails_for_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = add_lowered_graph(open_bundle(folder))
+    tried = []
+
+    def fail_first(_: Any, way: Attempt) -> SerializedEngine | None:
+        tried.append(way.capacity)
+        return SerializedEngine(content=memoryview(b"x"), layers={}) if way.capacity else None
+
+    monkeypatch.setattr(serializing._Build, "attempt", fail_first)
+    profiles = profiles_for(bundle)
+    serialize_engine(trt, bundle, profiles, BuildSettings(capability="8.6"), lowered=True)
+
+    assert tried == [None, profiles.capacity]
+
+
+def test_an_open_capacity_reaches_from_the_smallest_bucket_to_the_whole_context(folder: Path) -> None:
+    bundle = add_lowered_graph(open_bundle(folder))
+    profiles, caches = profiles_for(bundle), open_caches(read_graph(bundle, None, lowered=True))
+
+    assert len(caches) == 2 * bundle.manifest.model.num_layers
+    for ranges in profiles.ranges(caches):
+        assert [shape[2] for shape in ranges["v_0"]] == [128, 512, profiles.capacity]
+    assert open_caches(read_graph(bundle, 640, lowered=True)) == {}

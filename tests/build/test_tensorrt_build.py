@@ -135,6 +135,7 @@ def test_the_lowered_graph_builds_without_the_layers_that_10_3_lacks(own: Path) 
 
     plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.6"), lowered=True)
 
+    assert plan.has_buckets
     assert not {"ATTENTION_INPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING"} & plan.layers.keys()
     assert open_bundle(own).has("model-lowered.onnx")
 
@@ -203,13 +204,13 @@ def test_profiles_follow_the_tree(small: Path) -> None:
     opened = open_bundle(small)
     m, largest = opened.manifest.prompt_tokens.count, max(rows.num_rows for rows in opened.tree.rows.values())
 
-    prefill, decode = profiles_for(opened).ranges()
+    prefill, decode = profiles_for(opened).ranges({})
     wide = profiles_for(opened, max_rows=128)
 
     assert prefill["input_ids"][2] == (1, opened.manifest.max_rows)
     assert prefill["head_rows"][2][0] == recording_length(m) + m
     assert decode == {"input_ids": ((1, 1), (1, largest), (1, largest)), "head_rows": ((1,), (largest,), (largest,))}
-    assert wide.ranges()[1]["input_ids"] == ((1, 1), (1, largest), (1, 128))
+    assert wide.ranges({})[1]["input_ids"] == ((1, 1), (1, largest), (1, 128))
 
 
 def test_a_calibration_engine_is_another_engine(small: Path) -> None:
