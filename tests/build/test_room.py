@@ -22,6 +22,7 @@ BOARD = Gpu(
     integrated=True,
     free_bytes=GIB // 2,
     total_bytes=8 * GIB,
+    cuda="12.6",
 )
 CARD = dataclasses.replace(BOARD, name="RTX 4090", integrated=False, free_bytes=24 * GIB)
 

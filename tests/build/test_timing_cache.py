@@ -16,6 +16,7 @@ GPU = Gpu(
     integrated=False,
     free_bytes=0,
     total_bytes=0,
+    cuda="13.0",
 )
 # There they do nothing, but they are the same functions as TensorRT's.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
