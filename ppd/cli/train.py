@@ -44,7 +44,7 @@ def train(
     rollouts: Annotated[int, typer.Option(metavar="R", help="Maximum number of the model's own continuations.")] = 1024,
     learning_rate: Annotated[
         float | None,
-        typer.Option(metavar="LR", help="Peak learning rate; default: 0.01, for a draft model 0.001."),
+        typer.Option(metavar="LR", help="Peak learning rate; default: 0.02, for heads 0.01, for a draft model 0.001."),
     ] = None,
     loss: Annotated[str, typer.Option(help="Loss function: kl-tv or kl.")] = "kl-tv",
     init: Annotated[

@@ -38,6 +38,11 @@ class Session:
         self.top_ids = self.head_guesses = self.guesses = _NO_GUESSES
         self._plan = plans.plain
 
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a prompt that are read at once: what graph and engine take with the prompt rows behind them."""
+        return min(self.plans.chunk_size, self.engine.max_rows - self.plans.num_prompt_tokens)
+
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """Forget all but the first `num_kept` committed rows, and make room for `num_rows` rows in all."""
         self.cache_len = num_kept
@@ -86,7 +91,7 @@ class Session:
             After each chunk, while its `top_ids` are valid: the position of its first token.
         """
         prompt = np.asarray(ids, np.int64)
-        size, state = chunk_size or self.plans.chunk_size, self.plans.causal_state
+        size, state = chunk_size or self.chunk_size, self.plans.causal_state
         num_kept = self._num_reusable(prompt) if reuse else 0
         self.restart(len(prompt) + num_prompts, num_kept)
         for start in range(num_kept, len(prompt), size):

@@ -14,7 +14,7 @@ RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
 DTYPES = ("auto", "float32", "bfloat16")
-_LEARNING_RATES = {PROMPT_TOKENS: 1e-2, MEDUSA: 1e-2, DRAFT_MODEL: 1e-3}
+_LEARNING_RATES = {PROMPT_TOKENS: 2e-2, MEDUSA: 1e-2, DRAFT_MODEL: 1e-3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class TrainOptions:
         groups: Groups of prompt rows per sequence.
         length: Tokens per sequence.
         num_rollouts: Maximum number of continuations to train on.
-        learning_rate: Peak learning rate; it falls along a cosine. None: 0.01, for a draft model 0.001.
+        learning_rate: Peak learning rate; it falls along a cosine. None: 0.02, for heads 0.01, for a
+            draft model 0.001.
         loss: A name of `LOSSES`.
         init: Where prompt tokens start: at the mean embedding of the most "frequent" tokens in the data, or at the
             "mean" of all embeddings. Heads start as the LM head.

@@ -26,7 +26,9 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """The imitation, which builds nothing: its engine's content is a byte."""
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
-    monkeypatch.setattr(tensorrt, "serialize_engine", lambda *_: SerializedEngine(content=memoryview(b"x"), layers={}))
+    monkeypatch.setattr(
+        tensorrt, "serialize_engine", lambda *_, **__: SerializedEngine(content=memoryview(b"x"), layers={})
+    )
     return fake
 
 

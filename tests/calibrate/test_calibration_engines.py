@@ -33,7 +33,7 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
 
-    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object) -> SerializedEngine:
+    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object, **__: object) -> SerializedEngine:
         assert not fake.memory, "the engine that measured is still open"
         return SerializedEngine(content=memoryview(fake.build(bundle, profiles.max_decode_rows)), layers={})
 
@@ -110,10 +110,10 @@ def test_where_the_second_build_fails_the_bundle_is_the_old_one(
     before = open_bundle(folder).manifest
     plan = building.serialize_engine
 
-    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any) -> SerializedEngine:
+    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any, **more: Any) -> SerializedEngine:
         if profiles.max_decode_rows < 128:
             raise EngineError("no memory")
-        return plan(trt, bundle, profiles, *rest)
+        return plan(trt, bundle, profiles, *rest, **more)
 
     monkeypatch.setattr(building, "serialize_engine", fail_second)
     with pytest.raises(EngineError, match="no memory"):

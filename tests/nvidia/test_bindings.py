@@ -20,6 +20,7 @@ ONLY_RTX = {
     "ComputeCapability",
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
 }
 """What it uses only in TensorRT-RTX."""
 ANSWERS = {

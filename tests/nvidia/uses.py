@@ -12,15 +12,16 @@ ROOT = Path(ppd.__file__).parent
 SOURCES = sorted([*ROOT.glob("build/*.py"), *ROOT.glob("runtime/engines/tensorrt/*.py")])
 MODULE = ("trt", "_trt")
 """Names that the module itself has in our code."""
-INSTANCES = {
-    "build/serialize.py": {
+INSTANCES: dict[str, dict[str, str | None]] = {
+    "build/config.py": {
         "builder": "Builder",
         "config": "IBuilderConfig",
         "logger": "ILogger",
-        "network": "INetworkDefinition",
+        "monitor": "IProgressMonitor",
         "profile": "IOptimizationProfile",
-        "severity": "ILogger.Severity",
     },
+    "build/log.py": {"severity": None},
+    "build/serialize.py": {"builder": "Builder", "network": "INetworkDefinition"},
     "build/network.py": {
         "builder": "Builder",
         "layer": "ILayer",
@@ -50,8 +51,8 @@ INSTANCES = {
         "severity": "ILogger.Severity",
     },
 }
-"""File → what TensorRT's objects are called in it, and their class. What is not named here is not checked, so that
-`unnamed` looks for parameters and variables that are missing."""
+"""File → what TensorRT's objects are called in it, and their class; None for an enum's value. What is not named here is
+not checked, so that `unnamed` looks for parameters and variables that are missing."""
 ONLY_RTX_RUNS = "runtime/engines/tensorrt/kernels.py"
 """Code that only TensorRT-RTX runs."""
 CASTS = {"ILayer.attention": "IAttentionInputLayer.attention"}
@@ -134,13 +135,13 @@ def _of_file(path: Path) -> Iterator[Use]:
             yield Use(str(found), where, called=True, num_arguments=len(call.args), names=names)
 
 
-def _path(node: ast.expr, instances: dict[str, str]) -> str | None:
+def _path(node: ast.expr, instances: dict[str, str | None]) -> str | None:
     """The attribute below TensorRT's module that an expression is; "" for the module, None for anything else."""
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
     if name in MODULE:
         return ""
     if name in instances and (isinstance(node, ast.Name) or _is_ours(node)):
-        return instances[str(name)]
+        return instances[name]
     if isinstance(node, ast.Attribute) and (owner := _path(node.value, instances)) is not None:
         owner = HOLDS.get(owner, owner)
         path = f"{owner}.{node.attr}".lstrip(".")

@@ -114,7 +114,7 @@ def test_a_run_killed_before_its_first_checkpoint_resumes_from_the_beginning(
     assert torch.equal(tokens_of(tmp_path / "run"), tokens_of(finished.folder))
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"learning_rate": 0.02}, {"steps": 7}, {"loss": "kl"}])
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"learning_rate": 0.03}, {"steps": 7}, {"loss": "kl"}])
 def test_resuming_with_other_settings_names_the_setting(
     killed: Path, model: Path, text: Path, changed: dict[str, object]
 ) -> None:

@@ -122,6 +122,11 @@ class TensorRTEngine:
         return self._cache
 
     @property
+    def max_rows(self) -> int:
+        """As `Engine.max_rows`: what it was built for."""
+        return self._info.max_prefill_rows
+
+    @property
     def contexts(self) -> Contexts:
         """What runs the steps, and whether as CUDA graphs."""
         return self._contexts
