@@ -19,12 +19,12 @@ from ppd.build.network import Profiles, profiles_for
 from ppd.build.room import require_room
 from ppd.build.serialize import compute_capabilities, is_lowered_for, serialize_engine
 from ppd.build.stored import put_engine, record_engine, with_engines
-from ppd.build.timing_cache import cache_folder, timing_cache_path
+from ppd.build.timing_cache import timing_cache_path
 from ppd.build.watch import BuildProgress
 from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.changes import Change, add_file, changing
 from ppd.errors import ArgumentError, EngineError, ExportError
-from ppd.files import write_atomically
+from ppd.files import cache_folder, write_atomically
 from ppd.manifest import EngineInfo, Manifest
 from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine

@@ -5,19 +5,13 @@ which times nothing at build time, has the same functions, which do nothing.
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from ppd.errors import ExportError
-from ppd.files import write_atomically
+from ppd.files import cache_folder, write_atomically
 from ppd.runtime.engines.cuda.device import Gpu
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppd"
 
 
 def timing_cache_path(flavour: str, version: str, gpu: Gpu) -> Path:

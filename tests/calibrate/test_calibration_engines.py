@@ -55,7 +55,8 @@ def engines_kept(folder: Path) -> list[int]:
     """Rows of the engines in the bundle; every one is checked, fits, and no other file is left."""
     manifest = open_bundle(folder).manifest
     assert all(info.checked and not stale(manifest, info) for info in manifest.engines)
-    assert len(list((folder / "engines").glob("*"))) == len(manifest.engines)
+    assert len(list((folder / "engines").glob("*.engine"))) == len(manifest.engines)
+    assert len(list((folder / "engines").iterdir())) == 2 * len(manifest.engines)  # each with its log
     return [info.max_decode_rows for info in manifest.engines]
 
 

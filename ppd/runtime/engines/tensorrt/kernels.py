@@ -6,13 +6,12 @@ ones for ever, and a calibration would measure them.
 
 import contextlib
 import logging
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ppd.errors import EngineError, ExportError
-from ppd.files import write_atomically
+from ppd.files import cache_folder, write_atomically
 from ppd.manifest import EngineInfo
 
 _logger = logging.getLogger(__name__)
@@ -56,5 +55,4 @@ def kernels_of(trt: ModuleType, engine: Any, info: EngineInfo) -> Kernels | None
     """The kernels of an engine; None for TensorRT, which has compiled them when it built."""
     if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
         return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Kernels(trt, engine, base / "ppd" / f"kernels-{info.key}.cache")
+    return Kernels(trt, engine, cache_folder() / f"kernels-{info.key}.cache")
