@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from ppd.errors import ArgumentError
-from ppd.memory import free_host_bytes, kv_bytes_per_row
+from ppd.memory import host_memory, kv_bytes_per_row
 from ppd.runtime import Model
 from ppd.runtime.slots import ExchangesCaches, Slots
 from ppd.serve.app import create_app
@@ -106,8 +106,8 @@ def num_slots(model: Model, wanted: int) -> int:
         return 1
     manifest = model.bundle.manifest
     each = max_capacity(manifest.context) * kv_bytes_per_row(manifest.model, _ITEM_BYTES)
-    free = free_host_bytes()
-    found = wanted if free is None else max(1, min(wanted, int(free * _PART) // each))
+    host = host_memory()
+    found = wanted if host is None else max(1, min(wanted, int(host.available * _PART) // each))
     if found < wanted:
         _logger.warning("memory allows %d slots of %d MB each, %d were asked for", found, each // 10**6, wanted)
     return found
