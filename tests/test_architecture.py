@@ -40,6 +40,7 @@ CORE = (
     "json_files",
     "native",
     "arguments",
+    "board",
 )
 
 
@@ -71,7 +72,7 @@ LAYERS = {
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
     "serve": layer("core runtime", "starlette uvicorn sse_starlette prometheus_client"),
-    "calibrate": layer("core runtime planning build", "numpy"),
+    "calibrate": layer("core runtime planning build", "numpy pynvml"),
     "export": layer(
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",

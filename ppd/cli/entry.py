@@ -21,6 +21,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     inspect,
     models,
     refold,
+    selftest,
     serve,
     targets,
     train,

@@ -45,6 +45,11 @@ class Session:
         self._plan = plans.plain
         self.between_chunks: Callable[[], None] = _nothing
 
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a prompt that are read at once: what graph and engine take with the prompt rows behind them."""
+        return min(self.plans.chunk_size, self.engine.max_rows - self.plans.num_prompt_tokens)
+
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """Forget all but the first `num_kept` committed rows, and make room for `num_rows` rows in all."""
         self.cache_len = num_kept
@@ -93,7 +98,7 @@ class Session:
             After each chunk, while its `top_ids` are valid: the position of its first token.
         """
         prompt = np.asarray(ids, np.int64)
-        size, state = chunk_size or self.plans.chunk_size, self.plans.causal_state
+        size, state = chunk_size or self.chunk_size, self.plans.causal_state
         num_kept = self._num_reusable(prompt) if reuse else 0
         self.restart(len(prompt) + num_prompts, num_kept)
         for start in range(num_kept, len(prompt), size):

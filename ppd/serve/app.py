@@ -1,6 +1,5 @@
 """The application: paths, and what answers there."""
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ppd.errors import ArgumentError, TokenizerError
+from ppd.runtime import Model
+from ppd.runtime.options import SOURCES, Source
 from ppd.serve.counting import Counting
 from ppd.serve.errors import ApiError, from_error
 from ppd.serve.guard import Guard
@@ -26,7 +28,6 @@ from ppd.serve.worker import GoneError
 
 _CLOSED = 499
 """Status of an answer that nobody waits for, as nginx has it; it is counted, and sent to nobody."""
-_logger = logging.getLogger("ppd.serve")
 
 
 def create_app(service: Service) -> Starlette:
@@ -123,15 +124,30 @@ def _model_object(service: Service, started: int) -> dict[str, Any]:
         "precision": manifest.precision,
         "engine": model.engine.name,
         "sources": sorted(model.sources(service.settings.draft)),
+        "can_draft_from": [source for source in SOURCES if _can_draft_from(model, source)],
+        "chat": _chats(model),
         "max_new_tokens": service.max_new_tokens,
     }
     return {"id": service.name, "object": "model", "created": started, "owned_by": "ppd", "ppd": told}
 
 
+def _chats(model: Model) -> bool:
+    try:
+        model.require_chat()
+    except TokenizerError:
+        return False
+    return True
+
+
+def _can_draft_from(model: Model, source: Source) -> bool:
+    try:
+        return bool(model.sources(source))
+    except ArgumentError:
+        return False
+
+
 async def _error(_: Request, error: Exception) -> Response:
     found = from_error(error)
-    if found.status == 500 and not isinstance(error, ApiError):
-        _logger.error("a request failed", exc_info=error)
     return json_response(found.body, found.status, found.headers)
 
 

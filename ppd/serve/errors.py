@@ -1,5 +1,6 @@
 """Errors as OpenAI's interface has them: a status, and an object that says what was wrong with which field."""
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from ppd.errors import ArgumentError, ContextError, PPDError, TokenizerError
 
 INVALID, SERVER, LIMIT, KEY = "invalid_request_error", "server_error", "rate_limit_error", "authentication_error"
+_logger = logging.getLogger("ppd.serve")
 
 
 class ApiError(PPDError):
@@ -49,12 +51,14 @@ def busy(status: int, message: str, seconds: float, code: str) -> ApiError:
 
 
 def from_error(error: BaseException) -> ApiError:
-    """The answer to whatever went wrong. What is a bug here says nothing of the inside."""
+    """The answer to whatever went wrong. What is a bug here is logged, and the answer says nothing of the inside."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextError):
         return ApiError(400, str(error), param="messages", code="context_length_exceeded")
     if isinstance(error, ArgumentError | TokenizerError):
         return ApiError(400, str(error), code="invalid_value")
+    if not isinstance(error, PPDError):
+        _logger.error("a request failed", exc_info=error)
     message = str(error) if isinstance(error, PPDError) else "something failed in the server; its log says what"
     return ApiError(500, message, kind=SERVER, code="internal_error")

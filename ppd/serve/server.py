@@ -1,6 +1,8 @@
 """The server: one socket, one event loop, one model."""
 
+import asyncio
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from ppd.errors import ArgumentError
-from ppd.memory import free_host_bytes, kv_bytes_per_row
+from ppd.memory import host_memory, kv_bytes_per_row
 from ppd.runtime import Model
 from ppd.runtime.slots import ExchangesCaches, Slots
 from ppd.serve.app import create_app
@@ -22,7 +24,25 @@ from ppd.signature import max_capacity
 _PART = 0.5
 """Part of the free memory that caches may take."""
 _ITEM_BYTES = 4
+_LAST_WORDS_SECONDS = 5
+"""For clients to hear that their answers were cut, before connections are closed on them."""
 _logger = logging.getLogger("ppd.serve")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which lets answers finish when it ends, and cuts those that take too long."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End: no new connections, then no answers under way, then no connections."""
+        loop, seconds = asyncio.get_running_loop(), self._service.settings.drain_seconds
+        # Closing waits for the step that runs, and that is done beside the event loop.
+        timer = loop.call_later(seconds, loop.run_in_executor, None, self._service.worker.close)
+        await super().shutdown(sockets)
+        timer.cancel()
 
 
 def bind(settings: Settings) -> socket.socket:
@@ -67,14 +87,14 @@ def serve(model: Model, settings: Settings, listener: socket.socket, ready: Call
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + _LAST_WORDS_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     ready(service)
     before = signal.signal(signal.SIGTERM, _ended)  # uvicorn raises it again when it is done: it is no failure
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, service).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         listener.close()
@@ -86,8 +106,8 @@ def num_slots(model: Model, wanted: int) -> int:
         return 1
     manifest = model.bundle.manifest
     each = max_capacity(manifest.context) * kv_bytes_per_row(manifest.model, _ITEM_BYTES)
-    free = free_host_bytes()
-    found = wanted if free is None else max(1, min(wanted, int(free * _PART) // each))
+    host = host_memory()
+    found = wanted if host is None else max(1, min(wanted, int(host.available * _PART) // each))
     if found < wanted:
         _logger.warning("memory allows %d slots of %d MB each, %d were asked for", found, each // 10**6, wanted)
     return found

@@ -1,6 +1,7 @@
 """The service: from a request that was read to the events of its answer, whatever the client does meanwhile."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from ppd.serve.settings import Settings
 from ppd.serve.worker import STARTED, Event, GoneError, Job, Worker, too_late
 
 _Value = TypeVar("_Value")
+_KNOWN_TOKENS = 1 << 16
+"""Tokens whose texts are remembered: a traced step tells those of a whole tree."""
 
 
 class Service:
@@ -33,6 +36,7 @@ class Service:
         self.worker = Worker(model, slots, max_waiting=settings.queue, metrics=metrics)
         self._encoder = ThreadPoolExecutor(1, "ppd-encoder")  # one thread, so that requests stay in their order
         self._eos_ids = frozenset(manifest.eos_ids)
+        self._token_bytes = functools.lru_cache(_KNOWN_TOKENS)(model.token_bytes)
 
     def close(self) -> None:
         """Stop everything."""
@@ -68,7 +72,7 @@ class Service:
             first = await _unless(gone, self._first(job, events))
             self.metrics.queue_s.observe(job.waited_s)
             ends = self._eos_ids | {int(i) for i in ask.options["stop_ids"] or ()}  # type: ignore[union-attr]
-            answers = Answers(ask, self.name, self.model.token_bytes, ends, waited_s=job.waited_s, sources=sources)
+            answers = Answers(ask, self.name, self._token_bytes, ends, waited_s=job.waited_s, sources=sources)
             yield Answering(answers, first, events)
         except Exception as error:
             raise error if isinstance(error, GoneError) else from_error(error) from error

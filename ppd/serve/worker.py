@@ -1,6 +1,5 @@
 """The worker: one thread that runs the model, and the line of requests before it, first in, first out."""
 
-import logging
 import threading
 import time
 from collections import deque
@@ -19,7 +18,6 @@ STARTED = "started"
 Event = str | Piece | Result | BaseException
 _MEMORY = 0.8
 """How much of the mean time of an answer the next answer leaves."""
-_logger = logging.getLogger("ppd.serve")
 
 
 class GoneError(PPDError):
@@ -153,8 +151,6 @@ class Worker:
                 job.listener(_stopping())  # nobody listens, unless it is the server that goes
             except BaseException as error:  # whatever it is, the others' answers go on
                 job.is_over = True
-                if not isinstance(error, PPDError):
-                    _logger.exception("an answer failed")
                 job.listener(error)
             finally:
                 self._end(job)

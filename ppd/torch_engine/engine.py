@@ -11,7 +11,7 @@ from ppd.manifest import ModelInfo
 from ppd.models.decoder import StepGraph
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cache import GrowingCache
-from ppd.signature import TREE_TABLES_FILE
+from ppd.signature import MAX_ROWS, TREE_TABLES_FILE
 from ppd.torch_engine.weights import decoder_from_bundle
 from ppd.tree import tree_tables_from_bytes
 
@@ -49,6 +49,8 @@ class TorchEngine:
     Raises:
         EngineError: The graph does not hold the decoder's weights.
     """
+
+    max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         manifest = bundle.manifest

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ppd.errors import ArgumentError
-from ppd.memory import GB, free_host_bytes
+from ppd.memory import GB, host_memory
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA
@@ -131,7 +131,8 @@ def available_memory(device: torch.device) -> int | None:
     """Bytes that the device has free; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return free_host_bytes()
+    host = host_memory()
+    return None if host is None else host.available
 
 
 def _cached_bytes(config: ModelConfig, item_bytes: int) -> int:

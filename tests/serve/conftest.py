@@ -8,7 +8,7 @@ import pytest
 
 from ppd import runtime
 from tests.chats import chat_bundle
-from tests.serve.servers import Server, serving
+from tests.serve.servers import SLOW, Server, serving
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +32,9 @@ def server(bundle: Path) -> Iterator[Server]:
 def client(server: Server) -> Iterator[openai.OpenAI]:
     with server.client() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def slow_server(bundle: Path) -> Iterator[Server]:
+    with serving(bundle, "--queue", 1, "--wait-seconds", 0.5, before=SLOW) as running:
+        yield running

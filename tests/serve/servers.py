@@ -1,6 +1,5 @@
 """Servers for tests: `ppd serve` in a process of its own, on a port that was free."""
 
-import os
 import re
 import signal
 import subprocess
@@ -10,13 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 
-COMMAND = [sys.executable, "-c", "from ppd.cli import main; main()", "serve"]
+CODE = "from ppd.cli import main; main()"
 NAME = "tiny"
+SLOW = """import time
+from ppd.runtime.generation import Generation
+step = Generation.step
+Generation.step = lambda self: (time.sleep(0.03), step(self))[1]
+"""
+"""Code that makes a step take so long that an answer is surely under way when a test looks."""
+
+FAILS = """from ppd.errors import EngineError
+from ppd.runtime.generation import Generation
+step = Generation.step
+def fail(self):
+    if self._options.seed == 13 and len(self.token_ids) > 5:
+        raise EngineError("the engine stumbled")
+    return step(self)
+Generation.step = fail
+"""
+"""Code that lets answers with the seed 13 fail after some tokens."""
 
 
 @dataclass
@@ -30,10 +45,9 @@ class Server:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def client(self, **options: Any) -> openai.OpenAI:
+    def client(self, api_key: str = "none") -> openai.OpenAI:
         """OpenAI's client, which tries nothing twice."""
-        given = {"api_key": "none", "max_retries": 0, "timeout": 60, **options}
-        return openai.OpenAI(base_url=f"{self.url}/v1", **given)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=60)
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.url}/metrics").text
@@ -45,11 +59,15 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, *flags: object, environment: dict[str, str] | None = None) -> Iterator[Server]:
-    """`ppd serve` with these flags, until the block ends; what it says on standard error is an error of the test."""
-    command = [*COMMAND, str(bundle), "--port", "0", "--threads", "1", "--name", NAME, *map(str, flags)]
-    env = {**os.environ, **(environment or {})}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+def serving(bundle: Path, *flags: object, before: str = "") -> Iterator[Server]:
+    """`ppd serve` with these flags, until the block ends; a traceback on its standard error fails the test.
+
+    Args:
+        before: Code that runs before it, such as shorter time limits.
+    """
+    given = ["serve", bundle, "--port", 0, "--threads", 1, "--name", NAME, *flags]
+    command = [sys.executable, "-c", before + CODE, *map(str, given)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
     said: list[str] = []

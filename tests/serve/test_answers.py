@@ -111,7 +111,7 @@ def test_log_probabilities_are_those_of_the_runtime(client: openai.OpenAI, model
     parts = [
         part for chunk in chunks for part in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else ())
     ]
-    assert [part.logprob for part in parts] == pytest.approx([each.logprob for each in told], abs=1e-5)
+    assert [part.logprob for part in parts] == pytest.approx([each.logprob for each in expected.logprobs], abs=1e-5)
     assert all(part.top_logprobs == [] for part in parts)
 
 

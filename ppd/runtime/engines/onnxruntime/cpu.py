@@ -26,6 +26,7 @@ from ppd.signature import (
     HEAD_ROWS,
     INPUT_IDS,
     LOGITS,
+    MAX_ROWS,
     STATE,
     TOP_IDS,
     TREE_DEPTH,
@@ -69,6 +70,8 @@ class OnnxRuntimeEngine:
     Raises:
         EngineError: ONNX Runtime cannot load the graph.
     """
+
+    max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle, options: EngineOptions = _DEFAULTS) -> None:
         manifest = bundle.manifest
