@@ -1,9 +1,9 @@
 """Draw one decoding step of a real answer: what was guessed, in which tree, and what was accepted.
 
-    python docs/pictures/step.py BUNDLE "Write a short story." --out docs/pictures/step.svg
+    python docs/pictures/step.py BUNDLE QUESTION --out docs/pictures/step.svg
 
-The step with the most accepted guesses among the first is drawn, with the prompt-token tree unless `--draft` names other
-sources.
+The step with the most accepted guesses among the first is drawn, with the prompt-token tree unless `--draft` names
+other sources.
 """
 
 import argparse
@@ -108,8 +108,8 @@ def draw(step: StepRecord, texts: Sequence[str], bonus: str) -> str:
     box(*bonus_at, shown(bonus), "bonus", last)
     width = max(lefts[-1] + widths[-1] + MARGIN, 640)
     height = top + ROW * (max(lines) + 1) + 6
-    said = f"One pass checks {len(labels) - 1} guesses behind the last token (blue). The green ones are the model's own words:"
-    then = f"with the token that it puts behind them, this pass gives {len(step.nodes)} tokens instead of one."
+    said = f"One pass checks {len(labels) - 1} guesses behind the last token (blue). The green ones are right:"
+    then = f"with the token that the model puts behind them, this pass gives {len(step.nodes)} tokens instead of one."
     head = f'<text class="small" x="{MARGIN}" y="22">{said}</text><text class="small" x="{MARGIN}" y="40">{then}</text>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
