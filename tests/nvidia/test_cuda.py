@@ -1,4 +1,4 @@
-"""NVIDIA's own cuda-python, of each JetPack, takes every call that engines make; the driver below it is imitated in C."""
+"""NVIDIA's own cuda-python, of each JetPack, takes every call of engines, over a driver that is imitated in C."""
 
 import os
 import shutil
