@@ -1,4 +1,4 @@
-"""Who may import whom. Arrows point down: cli → train, export, calibrate → build → models, runtime, planning → core."""
+"""Who may import whom. Arrows point down: cli → train, export, calibrate, serve → build → models, runtime → core."""
 
 import ast
 import json
@@ -71,13 +71,16 @@ LAYERS = {
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
+    "serve": layer("core runtime", "starlette uvicorn sse_starlette prometheus_client"),
     "calibrate": layer("core runtime planning build", "numpy pynvml"),
     "export": layer(
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
-    "cli": layer("core models templates runtime planning build export calibrate train", "typer rich matplotlib numpy"),
+    "cli": layer(
+        "core models templates runtime planning build export calibrate train serve", "typer rich matplotlib numpy"
+    ),
 }
 
 
@@ -211,6 +214,8 @@ def test_a_circle_is_found(sources: dict[str, str], expected: list[str]) -> None
         ("ppd.models.hub", "from ppd.runtime.model import load"),
         ("ppd.runtime.engines", "from ppd.torch_engine.engine import open_torch"),
         ("ppd.torch_engine.engine", "from ppd.export.fold import fold"),
+        ("ppd.serve.worker", "import torch"),
+        ("ppd.runtime.model", "from ppd.serve.server import serve"),
         ("ppd.export.fold", "import transformers"),
         ("ppd.export.fold", "import ppd.cli"),
         ("ppd.planning.search", "import onnx"),

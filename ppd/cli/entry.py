@@ -22,6 +22,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     models,
     refold,
     selftest,
+    serve,
     targets,
     train,
 )

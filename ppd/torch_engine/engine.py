@@ -69,6 +69,7 @@ class TorchEngine:
             graph.register_buffer(name, table)
         self._graph = graph.to(self._device).eval().requires_grad_(False)
         self._cache = TorchCache(self._model, manifest.context, self._device)
+        self._context = manifest.context
         self._logits = torch.zeros(0, 0)
 
     @property
@@ -101,6 +102,12 @@ class TorchEngine:
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`."""
         self._cache.commit(cache_len, rows)
+
+    def exchange_cache(self, cache: object | None) -> object:
+        """As `ppd.runtime.slots.ExchangesCaches` has it."""
+        assert cache is None or isinstance(cache, TorchCache), "it is one of this engine's"
+        before, self._cache = self._cache, cache or TorchCache(self._model, self._context, self._device)
+        return before
 
 
 def open_torch(bundle: Bundle, options: EngineOptions) -> TorchEngine:
