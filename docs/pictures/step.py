@@ -41,7 +41,7 @@ def best_step(model: Model, question: str, sources: Sequence[str], num_tokens: i
         for piece in model.stream(messages=messages, max_new_tokens=num_tokens, draft=draft)
         if piece.step is not None
     ]
-    return max(found, key=lambda step: (len(step[0].rows), -len(step[0].tokens)))
+    return max(found, key=lambda step: (len(step[0].nodes), -len(step[0].tokens)))
 
 
 def shown(text: str) -> str:

@@ -60,13 +60,13 @@ def engines_kept(folder: Path) -> list[int]:
     return [info.max_decode_rows for info in manifest.engines]
 
 
-def largest_state(folder: Path) -> int:
-    return max(open_bundle(folder).manifest.tree.num_rows.values())
+def largest_step(folder: Path) -> int:
+    return max(open_bundle(folder).tree.step_sizes)
 
 
 def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(folder: Path, gpu: FakeGpu) -> None:
     build(folder, "tensorrt")
-    stages: list[str] = []
+    before, stages = largest_step(folder), list[str]()
 
     bundle = calibration.calibrate(folder, minutes=0.0001, progress=stages.append).bundle
 
@@ -74,9 +74,9 @@ def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(fo
     record = bundle.manifest.decision.record
     assert isinstance(record, CalibrationInfo)
     assert record.engine.startswith("tensorrt ")
-    assert rows_built(gpu) == [16, 128, largest_state(folder)]
+    assert rows_built(gpu) == [before, 128, largest_step(folder)]
     assert gpu.calls["decode steps of 128 rows"] > 0
-    assert engines_kept(folder) == [largest_state(folder)]
+    assert engines_kept(folder) == [largest_step(folder)]
     assert bundle.manifest.tree.source == "calibrated"
     assert flavour_in_use(bundle, "auto") == "tensorrt"
     assert tuple(stages) == calibration.calibration_stages(folder, "auto")
@@ -84,7 +84,7 @@ def test_calibrate_measures_with_a_wide_engine_and_keeps_one_for_the_new_tree(fo
 
     gc.collect()  # the model that confirmed, and with it its engine
     calibration.calibrate(folder, minutes=0.0001)
-    assert engines_kept(folder) == [largest_state(folder)]
+    assert engines_kept(folder) == [largest_step(folder)]
 
 
 def test_where_measuring_fails_the_bundle_has_the_engine_that_it_had(

@@ -88,7 +88,7 @@ def test_tree(bundle: Bundle, data: st.DataObject) -> None:
     content = data.draw(spoilt_json(json.loads(json_from_tree(bundle.tree))))
     tree = reads_or_refuses(lambda: tree_from_json(content.decode(errors="surrogateescape")))
     if tree is not None:
-        assert tree_from_json(json_from_tree(tree)) == tree
+        assert tree_from_json(json_from_tree(tree)).rows == tree.rows
         fold_tables(tree)
 
 
