@@ -1,8 +1,8 @@
 """Import every module of the installed package, and say which of them lack an optional package.
 
-    python scripts/import_all.py ENVIRONMENT [PACKAGE...]
+    python scripts/import_all.py ENVIRONMENT [ROOM...]
 
-The package has to lie in ENVIRONMENT; only the PACKAGEs may be missing.
+The package has to lie in ENVIRONMENT; only the modules in a ROOM (such as ppd.train) may lack another package.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> None:
     """Import all; exit with a message at the first that lacks something else."""
-    environment, *may_be_missing = sys.argv[1:]
+    environment, *rooms = sys.argv[1:]
     import ppd
 
     home = Path(ppd.__file__).resolve()
@@ -26,9 +26,8 @@ def main() -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            package = (error.name or "").split(".")[0]
-            if package not in may_be_missing:
-                sys.exit(f"{name} needs {package}, which no extra of this environment brings")
+            if not name.startswith(tuple(rooms)):
+                sys.exit(f"{name} needs {error.name}, which no extra of this environment brings")
             lacking.append(name)
     print(f"{len(names)} modules of {home.parent}; {len(lacking)} need another extra")
 

@@ -14,6 +14,10 @@ export PYTHONNOUSERSITE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 COLUMNS=200
 
 step() { printf '\n== %s\n' "$*"; }
 fail() { echo "test_wheel: $*" >&2; exit 1; }
+says() { # PATTERN COMMAND...: it succeeds, and prints a line with the pattern
+  "${@:2}" >"$work/said"
+  grep -q "$1" "$work/said" || fail "${*:2} prints no line with $1"
+}
 environment() { # NAME EXTRAS: a new environment with the wheel and these extras
   "$python" -m venv "$work/$1"
   "$work/$1/bin/python" -m pip install --quiet --constraint "$checkout/constraints.txt" "$wheel[$2]"
@@ -39,21 +43,22 @@ cd "$work/elsewhere"
 step "extras cpu and export: import everything, export, generate, check"
 environment exporting cpu,export
 bin=$work/exporting/bin
-"$bin/python" "$checkout/scripts/import_all.py" "$work/exporting" accelerate matplotlib tensorrt cuda
+"$bin/python" "$checkout/scripts/import_all.py" "$work/exporting" ppd.train ppd.serve ppd.runtime.engines ppd.cli.plot
 version=$("$bin/python" -c 'import importlib.metadata as m; print(m.version("ppd-edge"))')
 [ "$("$bin/ppd" --version)" = "ppd-edge $version" ] || fail "ppd --version is not $version"
 [ "$("$bin/python" -m ppd --version)" = "ppd-edge $version" ] || fail "python -m ppd --version is not $version"
-"$bin/ppd" models | grep -q '^tinypy' || fail "ppd models lacks tinypy"
-"$bin/ppd" targets | grep -q '^jetson-orin' || fail "ppd targets lacks jetson-orin"
-"$bin/ppd" doctor | grep -q 'torch' || fail "ppd doctor says nothing of torch"
+says "^tinypy " "$bin/ppd" models
+says "^jetson-orin " "$bin/ppd" targets
+says "^torch  *yes " "$bin/ppd" doctor
 "$bin/ppd-export" --model tinypy --gpu cpu --out bundle | tail -3
 "$bin/ppd" check bundle
 
 step "extra cpu alone: the same bundle, without torch"
 environment running cpu
 bin=$work/running/bin
-"$bin/python" "$checkout/scripts/import_all.py" "$work/running" \
-  accelerate matplotlib tensorrt cuda torch onnx onnx_ir onnxscript safetensors sentencepiece huggingface_hub google gguf
+"$bin/python" "$checkout/scripts/import_all.py" "$work/running" ppd.train ppd.serve ppd.runtime.engines ppd.cli.plot \
+  ppd.export ppd.models ppd.build ppd.torch_engine
+says "^onnxruntime  *yes " "$bin/ppd" doctor
 for package in torch onnx transformers; do
   "$bin/python" -c "import $package" 2>"$work/error" && fail "$package came with the extra cpu"
 done

@@ -71,12 +71,15 @@ LAYERS = {
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
     "calibrate": layer("core runtime planning build", "numpy"),
+    "doctor": layer("core", ""),
     "export": layer(
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
-    "cli": layer("core models templates runtime planning build export calibrate train", "typer rich matplotlib numpy"),
+    "cli": layer(
+        "core models templates runtime planning build export calibrate train doctor", "typer rich matplotlib numpy"
+    ),
 }
 
 
