@@ -1,6 +1,8 @@
 """What scripts need of the command line: JSON, silence, exit codes, `python -m ppd`, completion."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +100,11 @@ def test_the_package_runs_as_a_module() -> None:
     assert (done.stdout, done.stderr) == (f"ppd-edge {ppd.__version__}\n", "")
 
 
-def test_a_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_PPD_COMPLETE": "complete_bash", "COMP_WORDS": "ppd ca", "COMP_CWORD": "1"}.items():
-        monkeypatch.setenv(name, value)
-    assert run().out.split() == ["calibrate"]
+def test_a_shell_completes_commands() -> None:
+    script = shutil.which("ppd", path=Path(sys.executable).parent)
+    assert script is not None
+    asked = {"_PPD_COMPLETE": "complete_bash", "COMP_WORDS": "ppd ca", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [script], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **asked}
+    )
+    assert done.stdout.split() == ["calibrate"]
