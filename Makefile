@@ -4,7 +4,7 @@ BIN := .venv/bin
 GPU_PYTHON ?= $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-gpu test-wheel soak check docs tutorials bench clean
+.PHONY: demo test test-gpu test-wheel soak check coverage docs tutorials bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo .venv/smollm2  ## export a chat model for this CPU, answer questions with and without drafting
@@ -26,6 +26,9 @@ check: .venv/dev  ## lint, format, types
 
 test-wheel:  ## build the wheel and try it in empty environments, the checkout out of reach
 	scripts/test_wheel.sh $(PYTHON)
+
+coverage: .venv/dev  ## run the test suite, and list the lines that it does not reach
+	$(BIN)/python -m pytest -n auto --cov=ppd --cov-report=term-missing:skip-covered
 
 tutorials: .venv/dev  ## run the commands of the quick start and the tutorials
 	$(BIN)/python scripts/run_tutorials.py

@@ -55,7 +55,7 @@ def _describe(name: str, command: Any) -> str:
         if parameter.name == "help":
             continue
         written, meaning = record or (parameter.make_metavar(context), parameter.help or "")
-        rows.append(f"| `{_cell(written)}` | {_cell(meaning)} |")
+        rows.append(f"| `{written}` | {_cell(meaning)} |")
     usage = " ".join([f"ppd {name}", *command.collect_usage_pieces(context)])
     text = re.sub(r"\s+", " ", command.help or "")
     return f"{_cell(text)}\n\n```\n{usage}\n```\n\n" + "\n".join(rows) + "\n"

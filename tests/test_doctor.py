@@ -49,6 +49,14 @@ def test_it_looks_for_what_the_extras_bring() -> None:
     assert {name.replace("_", "-") for name in brought} <= {name.replace("_", "-") for name in PACKAGES}
 
 
+def test_one_version_stands_everywhere() -> None:
+    citation = (Path(__file__).parents[1] / "CITATION.cff").read_text("utf-8")
+    changes = (Path(__file__).parents[1] / "CHANGELOG.md").read_text("utf-8")
+    assert f'\nversion = "{ppd.__version__}"' in PROJECT
+    assert f"\nversion: {ppd.__version__}\n" in citation
+    assert re.findall(r"^## ([\d.]+)", changes, re.MULTILINE)[0] == ppd.__version__
+
+
 def test_the_oldest_onnxruntime_is_that_of_the_extra() -> None:
     assert f'"onnxruntime>={".".join(map(str, OLDEST))}"' in PROJECT
 
