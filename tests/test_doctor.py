@@ -43,7 +43,7 @@ def test_it_names_the_engines_that_there_are() -> None:
 
 
 def test_it_looks_for_what_the_extras_bring() -> None:
-    needed = PROJECT.split("\ndependencies")[1].split("\ndev")[0]
+    needed = PROJECT.split("\ndependencies")[1].split("\ndocs")[0]
     brought = re.findall(r'"([\w-]+)[^">=]*>=', needed)
     assert "onnxruntime-gpu" in brought
     assert {name.replace("_", "-") for name in brought} <= {name.replace("_", "-") for name in PACKAGES}

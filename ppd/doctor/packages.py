@@ -11,7 +11,7 @@ PACKAGES = (
     *("numpy", "tokenizers", "jinja2", "typer", "rich"),
     *("onnxruntime", "onnxruntime-gpu"),
     *("onnx", "onnx-ir", "onnxscript", "torch", "transformers", "safetensors", "sentencepiece", "gguf", "protobuf"),
-    *("huggingface-hub", "accelerate", "matplotlib", "uvicorn", "starlette"),
+    *("huggingface-hub", "accelerate", "matplotlib", "uvicorn", "starlette", "sse-starlette", "prometheus-client"),
     *("tensorrt", "tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu13_libs", "cuda-python", "cuda-bindings"),
 )
 """What this package's extras bring, and what they bring themselves that matters."""
