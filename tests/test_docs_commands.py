@@ -126,3 +126,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 )
 def test_links_to_the_root_lead_to_its_pages(page: str, link: str, expected: str) -> None:
     assert with_links(link, page) == expected
+
+
+# ---- files
+
+
+PATHS = re.compile(r"\b(?:tests|benchmarks|examples|scripts|ppd|docs)/[\w/.-]*\w\.(?:py|json|md|sh|txt|mjs|bin)\b")
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=identity)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(PATHS.findall(page.read_text("utf-8")))
+    assert sorted(name for name in named if "NAME" not in name and not (ROOT / name).exists()) == []
