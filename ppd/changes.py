@@ -39,7 +39,7 @@ _WAITING = ".change."
 _MODEL = (GRAPH_FILE, WEIGHTS_FILE, PROMPT_TOKENS_FILE)
 """Roles that every change is made for; another export has others."""
 _OURS = re.compile(r"[\w.-]+-[0-9a-f]{16}\.\w+|" + re.escape(LOWERED_GRAPH_FILE))
-_ENGINE = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.engine")
+_ENGINE = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?\.(engine|log)")
 
 Edit = Callable[[Manifest], Manifest]
 

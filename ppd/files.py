@@ -19,6 +19,11 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
+def cache_folder() -> Path:
+    """The user's: `$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`. What is lost there costs time only."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppd"
+
+
 def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file under a temporary name and rename it, durably.
 

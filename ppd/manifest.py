@@ -164,7 +164,7 @@ class DamageInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """A built TensorRT engine: everything that it depends on and that its key is a hash of.
+    """A built TensorRT engine: all that it depends on, which its key is a hash of; how it was built; what it takes.
 
     Attributes:
         key: The hash; the file's role is `engines/<key>.engine`.
@@ -182,6 +182,11 @@ class EngineInfo:
         graph_sha256: Digest of graph and weights.
         tree_sha256: Digest of the folded tree tables.
         checked: Whether the recorded reference was run on it; false if it was built ahead of time.
+        num_multiprocessors: Of that GPU: an Orin of each size bears the same name. Null if built ahead of time.
+        decomposable: Whether TensorRT was free to run attention in parts, instead of as one fused kernel.
+        opt_level: What was asked for at its build; null for TensorRT's own.
+        workspace: The same, in MiB.
+        scratch_bytes: Scratch memory that the engine takes while it runs; null where it has not run.
     """
 
     key: str
@@ -200,6 +205,11 @@ class EngineInfo:
     tree_sha256: str
     size_bytes: int
     checked: bool
+    num_multiprocessors: int | None = None
+    decomposable: bool = False
+    opt_level: int | None = None
+    workspace: int | None = None
+    scratch_bytes: int | None = None
 
     def __post_init__(self) -> None:
         rows = dict.fromkeys(("max_prefill_rows", "max_prefill_head_rows", "max_decode_rows"), (1, MAX_ROWS))

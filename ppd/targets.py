@@ -16,12 +16,15 @@ class BuildSteps:
 
     Attributes:
         why: Why it is built on the device: the beginning of a sentence.
-        install: The command that installs what the build needs.
+        prepare: Commands that make the environment.
+        install: System ("JetPack 6 (R36)") → the command that installs what the build needs, in which $wheel stands for
+            the file of this package in the bundle.
         power: Lines about the power mode, in which $mode stands for the target's fastest; may be empty.
     """
 
     why: str
-    install: str
+    prepare: list[str]
+    install: dict[str, str]
     power: list[str]
 
 

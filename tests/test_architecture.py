@@ -1,4 +1,4 @@
-"""Who may import whom. Arrows point down: cli → train, export, calibrate → build → models, runtime, planning → core."""
+"""Who may import whom. Arrows point down: cli → train, export, calibrate, serve → build → models, runtime → core."""
 
 import ast
 import json
@@ -40,6 +40,7 @@ CORE = (
     "json_files",
     "native",
     "arguments",
+    "board",
 )
 
 
@@ -70,7 +71,8 @@ LAYERS = {
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
-    "calibrate": layer("core runtime planning build", "numpy"),
+    "serve": layer("core runtime", "starlette uvicorn sse_starlette prometheus_client"),
+    "calibrate": layer("core runtime planning build", "numpy pynvml"),
     "doctor": layer("core", ""),
     "export": layer(
         "core models runtime planning build",
@@ -78,7 +80,8 @@ LAYERS = {
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer(
-        "core models templates runtime planning build export calibrate train doctor", "typer rich matplotlib numpy"
+        "core models templates runtime planning build export calibrate train serve doctor",
+        "typer rich matplotlib numpy",
     ),
 }
 
@@ -213,6 +216,8 @@ def test_a_circle_is_found(sources: dict[str, str], expected: list[str]) -> None
         ("ppd.models.hub", "from ppd.runtime.model import load"),
         ("ppd.runtime.engines", "from ppd.torch_engine.engine import open_torch"),
         ("ppd.torch_engine.engine", "from ppd.export.fold import fold"),
+        ("ppd.serve.worker", "import torch"),
+        ("ppd.runtime.model", "from ppd.serve.server import serve"),
         ("ppd.export.fold", "import transformers"),
         ("ppd.export.fold", "import ppd.cli"),
         ("ppd.planning.search", "import onnx"),

@@ -17,8 +17,8 @@ PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 EXTRAS = re.findall(
     r"^([\w-]+) = \[", PROJECT.split("[project.optional-dependencies]")[1].split("\n[")[0], re.MULTILINE
 )
-FROM_ELSEWHERE = {"tensorrt"}
-"""What only NVIDIA's own wheels bring, for the user who has no JetPack."""
+FROM_ELSEWHERE = {"tensorrt", "tensorrt_cu12", "tensorrt_cu13", "nvidia-ml-py"}
+"""What no extra brings: NVIDIA's TensorRT, which comes with JetPack too, and NVML, which only measures energy."""
 ONLY_IN_A_CHECKOUT = re.compile(r"\bmake (?:demo|test|check|bench|docs)\b|\b(?:benchmarks|examples|scripts|tests)/")
 COMMAND = re.compile(
     r"pip install ((?:--?[\w-]+ )*(?:\"[^\"]+\"|[\w.=<>\[\]-]+)(?: \"[^\"]+\"| [a-z_0-9]+_[a-z_0-9]+)*)"
@@ -42,7 +42,12 @@ MESSAGES = {
     for path in PACKAGE.rglob("*.py")
     for text in texts(ast.parse(path.read_text("utf-8")))
 } | {
-    *((f"target {t.name}", t.build.install) for t in load_targets().values() if t.build is not None),
+    *(
+        (f"target {target.name}", line)
+        for target in load_targets().values()
+        if target.build is not None
+        for line in target.build.install.values()
+    ),
     *(("registry.json", entry.note) for entry in load_registry().values()),
 }
 INSTALLS = sorted((where, found) for where, text in MESSAGES for found in COMMAND.findall(text))
@@ -55,7 +60,7 @@ def installed(command: str) -> list[str]:
 def complaint(requirement: str) -> str | None:
     """What is wrong with a requirement that a message tells to install."""
     name, _, rest = requirement.partition("[")
-    if name == "ppd-edge":
+    if name in ("ppd-edge", "./$wheel"):
         extra = rest.rstrip("]")
         return None if extra in {*EXTRAS, "{}"} - {"dev"} else f"no extra {extra!r}"
     name = re.split(r"[=<>!{]", name)[0]

@@ -70,7 +70,9 @@ def test_a_target_with_an_nvidia_gpu_says_how_to_build_on_it() -> None:
     for target in load_targets().values():
         assert (target.build is None) == (target.compute_capability is None)
         if target.build is not None:
-            assert target.build.install.startswith("pip install ")
+            for command in target.build.install.values():
+                assert command.startswith("pip install ")
+                assert "./$wheel[" in command
             assert bool(target.build.power) == bool(target.power_modes)
             assert not any("$" in line.replace("$mode", "") for line in target.build.power)
 

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from ppd.build.engine import add_lowered_graph, build, engine_memory
+from ppd.build.config import BuildSettings
+from ppd.build.engine import add_lowered_graph, build
 from ppd.build.network import profiles_for
 from ppd.build.notes import add_notes
-from ppd.build.serialize import BuildProgress, compute_capabilities, is_lowered_for, serialize_engine
+from ppd.build.room import engine_memory
+from ppd.build.serialize import compute_capabilities, is_lowered_for, serialize_engine
+from ppd.build.watch import BuildProgress
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
 from ppd.memory import GB
@@ -49,7 +52,8 @@ def finish_for_target(
         build(folder, AHEAD_OF_TIME, target=target, progress=progress)
         return open_bundle(folder, verify=False)
     for form in {False, lowered}:
-        serialize_engine(trt, bundle, profiles_for(bundle), _PROOF_CAPABILITY, form, progress)
+        settings = BuildSettings(capability=_PROOF_CAPABILITY)
+        serialize_engine(trt, bundle, profiles_for(bundle), settings, lowered=form, progress=progress)
     graphs = "both graphs" if lowered else "the graph"
     proof = (
         f"TensorRT-RTX {trt.__version__} parsed and built {graphs} of this bundle for compute "

@@ -1,6 +1,7 @@
 """The bundle's graph as a TensorRT network: prepared, parsed, and verified to have native layers."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -10,13 +11,14 @@ import onnx
 
 from ppd.build.masks import add_masks, cache_type
 from ppd.bundle import Bundle
-from ppd.errors import EngineError
+from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.recording import recording_length
 from ppd.signature import (
     GRAPH_FILE,
     HEAD_ROWS,
     INPUT_IDS,
     LOWERED_GRAPH_FILE,
+    MIN_CAPACITY,
     TREE_DEPTH,
     TREE_MASK,
     TREE_TABLES_FILE,
@@ -25,7 +27,12 @@ from ppd.signature import (
     max_capacity,
 )
 
+Shapes = tuple[tuple[int, ...], ...]
 _MAX_FUSED_HEAD_DIM = 128
+_BEST_CAPACITY = 512
+"""The S that an engine with an open one is tuned for: that of a short chat."""
+LEAST_CHUNK = 64
+"""Fewest rows of a prefill step: some steps that are no tree's go there too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,48 +45,74 @@ class Profiles:
     max_decode_rows: int
     best_decode_rows: int
 
-    def ranges(self) -> list[dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]]:
-        """For each profile: input → least, best and largest shape."""
+    def ranges(self, caches: Mapping[str, tuple[int, ...]]) -> list[dict[str, Shapes]]:
+        """For each profile: input → least, best and largest shape.
+
+        Args:
+            caches: Caches whose S is open → their shape [1, H, S, D], with any S.
+        """
         best, most = self.best_decode_rows, self.max_decode_rows
+        rows = [min(capacity, self.capacity) for capacity in (MIN_CAPACITY, _BEST_CAPACITY, self.capacity)]
+        open_caches = {name: tuple((*shape[:2], count, *shape[3:]) for count in rows) for name, shape in caches.items()}
         return [
             {
                 INPUT_IDS: ((1, 1), (1, self.max_prefill_rows), (1, self.max_prefill_rows)),
                 HEAD_ROWS: ((1,), (1,), (self.max_prefill_head_rows,)),
+                **open_caches,
             },
-            {INPUT_IDS: ((1, 1), (1, best), (1, most)), HEAD_ROWS: ((1,), (best,), (most,))},
+            {INPUT_IDS: ((1, 1), (1, best), (1, most)), HEAD_ROWS: ((1,), (best,), (most,)), **open_caches},
         ]
 
 
-def profiles_for(bundle: Bundle, max_rows: int | None = None) -> Profiles:
+def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None = None) -> Profiles:
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
         max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
+        chunk: Largest N of the prefill profile, `LEAST_CHUNK` or more; None for all that the graph takes.
+
+    Raises:
+        ArgumentError: The chunk is out of its range.
     """
     manifest = bundle.manifest
     largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
     rows = min(manifest.max_rows, max(largest, max_rows or 1))
     count = manifest.num_distances
+    most = manifest.max_rows if chunk is None else chunk
+    if not LEAST_CHUNK <= most <= manifest.max_rows:
+        raise ArgumentError(f"chunk is {most}; expected {LEAST_CHUNK} to {manifest.max_rows} rows")
     return Profiles(
         capacity=max_capacity(manifest.context),
-        max_prefill_rows=manifest.max_rows,
-        max_prefill_head_rows=min(manifest.max_rows, recording_length(count) + count),
+        max_prefill_rows=most,
+        max_prefill_head_rows=min(most, recording_length(count) + count),
         max_decode_rows=rows,
         best_decode_rows=largest,
     )
 
 
-def read_graph(bundle: Bundle, capacity: int, *, lowered: bool) -> onnx.ModelProto:
-    """Read the graph with S fixed, and with the tree tables and weights that the manifest names now.
+def read_graph(bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.ModelProto:
+    """Read the graph with the tree tables and weights that the manifest names now.
+
+    Args:
+        capacity: S; None leaves it open.
 
     Raises:
         EngineError: The weights are quantised in a form that only ONNX Runtime reads.
     """
     model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    return prepare_graph(model, bundle, capacity, lowered=lowered)
+
+
+def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.ModelProto:
+    """A graph of the bundle, changed in place as `read_graph` says.
+
+    Raises:
+        EngineError: The weights are quantised in a form that only ONNX Runtime reads.
+    """
     _require_readable(model, bundle)
     caches = set(cache_names(bundle.manifest.model.num_layers))
     for value in (*model.graph.input, *model.graph.output):
-        if value.name.removesuffix("_out") in caches:
+        if capacity is not None and value.name.removesuffix("_out") in caches:
             value.type.tensor_type.shape.dim[2].dim_value = capacity
     for tensor in model.graph.initializer:
         role = TREE_TABLES_FILE if tensor.name in (TREE_MASK, TREE_DEPTH) else WEIGHTS_FILE
@@ -104,6 +137,16 @@ def _require_readable(model: onnx.ModelProto, bundle: Bundle) -> None:
                 )
 
 
+def open_caches(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The caches of a graph whose S is open, with their shapes; S is 0 in them."""
+    shapes = {
+        value.name: tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+        if value.name.startswith(("k_", "v_"))
+    }
+    return {name: shape for name, shape in shapes.items() if not shape[2]}
+
+
 def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, folder: Path) -> Any:
     """Parse a graph into a strongly typed network.
 
@@ -112,7 +155,12 @@ def parse(trt: ModuleType, logger: Any, builder: Any, model: onnx.ModelProto, fo
     """
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind in 11.x
     network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
-    parser = trt.OnnxParser(network, logger)
+    try:
+        parser = trt.OnnxParser(network, logger)
+    except TypeError as error:  # all that its Python module says of a NULL
+        raise EngineError(
+            f"TensorRT {trt.__version__} has no parser for ONNX here; install all of it (Jetson: apt install tensorrt)"
+        ) from error
     if not parser.parse(model.SerializeToString(), str(folder / GRAPH_FILE)):
         reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError(

@@ -1,21 +1,22 @@
 """Serialising: a bundle's graph becomes a TensorRT engine, for the GPU of this machine or ahead of time for another."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
+from ppd.build.config import BuildSettings, configure, new_builder
+from ppd.build.log import BuildLog
 from ppd.build.network import (
     Profiles,
     has_fused_attention,
     layer_kinds,
     make_decomposable,
+    open_caches,
     parse,
     read_graph,
     require_native,
 )
 from ppd.build.timing_cache import keep_timing_cache, use_timing_cache
+from ppd.build.watch import BuildProgress, CtrlC, monitor
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
 
@@ -23,62 +24,128 @@ _FIRST_NATIVE = (10, 15)
 """First TensorRT with native attention (10.14.1), rotary and KV-write layers (10.15.1); an older one gets the lowered
 graph. TensorRT's release notes; what its parser takes: https://github.com/onnx/onnx-tensorrt/pull/1048."""
 
-BuildProgress = Callable[[str, float], None]
-"""Called with the phase of the build, and the share of the build that is done, 0 to 1."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SerializedEngine:
-    """What TensorRT built: its bytes, and how many layers of each kind the network had."""
+    """What TensorRT built.
+
+    Attributes:
+        layers: How many layers of each kind the network had.
+        decomposable: Whether TensorRT was free to run attention in parts, instead of as one fused kernel.
+        has_buckets: Whether its S is open.
+    """
 
     content: memoryview
     layers: dict[str, int]
+    decomposable: bool = False
+    has_buckets: bool = False
 
 
 def serialize_engine(
     trt: ModuleType,
     bundle: Bundle,
     profiles: Profiles,
-    capability: str | None,
+    settings: BuildSettings,
+    *,
     lowered: bool,
     progress: BuildProgress = lambda _phase, _share: None,
-    timings: Path | None = None,
+    log: BuildLog | None = None,
 ) -> SerializedEngine:
     """Parse and build an engine, without storing it in the bundle.
 
-    Args:
-        capability: Compute capability to build ahead of time for; None for the GPU of this machine.
-        timings: The timing cache's file; None for no timing cache.
+    Attention is built as one fused kernel where that takes the graph's type and heads. A build that fails so is tried
+    again with attention in parts: on some GPUs the fused kernel does not build, and the messages differ. The lowered
+    graph is built with S open, so that a short chat does not pay for the whole context, and where that fails with the
+    largest one; the native graph's layers want S fixed.
 
     Raises:
-        EngineError: The graph does not parse or build, or its layers are not native.
+        EngineError: TensorRT does not start, or the graph does not parse or build, or its layers are not native.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
-    model = read_graph(bundle, profiles.capacity, lowered=lowered)
-    info = bundle.manifest.model
-    decomposable = not lowered and not has_fused_attention(model, info.head_dim)
-    for attempt in (decomposable, True):
-        messages: list[str] = []
-        logger = _logger(trt, messages)
-        builder = trt.Builder(logger)
-        network = parse(trt, logger, builder, model, bundle.folder)
-        if not lowered:
-            require_native(trt, network, info.num_layers)
-            if attempt:
-                make_decomposable(trt, network)
-        config = _config(trt, builder, profiles, capability, progress)
-        if timings is not None:
-            use_timing_cache(config, timings)
-        content = builder.build_serialized_network(network, config)
-        if content is not None:
-            if timings is not None:
-                keep_timing_cache(config, timings)
-            return SerializedEngine(content=memoryview(content), layers=dict(layer_kinds(network)))
-        if attempt or lowered or not any("decomposable" in message for message in messages):
-            break
+    log = log or BuildLog()
+    build = _Build(trt, bundle, profiles, settings, lowered, progress, log)
+    reasons = []
+    for attempt in build.attempts():
+        log.begin(str(attempt))
+        built = build.attempt(attempt)
+        if built is not None:
+            return built
+        reasons.append(log.reason())
     raise EngineError(
-        f"TensorRT {trt.__version__} cannot build {bundle.folder} ({'; '.join(messages[-2:]) or 'no reason given'}); "
+        f"TensorRT {trt.__version__} cannot build {bundle.folder} ({'; then '.join(dict.fromkeys(reasons))}); "
         "free memory, or install another version of it"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One way to build a graph.
+
+    Attributes:
+        capacity: S; None for an open one.
+        decomposable: As in `SerializedEngine`.
+    """
+
+    capacity: int | None
+    decomposable: bool = False
+
+    def __str__(self) -> str:
+        room = "room for any number of rows" if self.capacity is None else f"room for {self.capacity} rows"
+        return f"{room}, attention {'may run in parts' if self.decomposable else 'as the graph has it'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """One graph, and how to build it."""
+
+    trt: ModuleType
+    bundle: Bundle
+    profiles: Profiles
+    settings: BuildSettings
+    lowered: bool
+    progress: BuildProgress
+    log: BuildLog
+
+    def attempts(self) -> list[Attempt]:
+        """What to try, one after the other. The lowered graph has attention in parts already."""
+        capacity = self.profiles.capacity
+        if self.lowered:
+            return [Attempt(capacity=None), Attempt(capacity=capacity)]
+        in_parts = Attempt(capacity=capacity, decomposable=True)
+        model = read_graph(self.bundle, capacity, lowered=False)
+        fused = has_fused_attention(model, self.bundle.manifest.model.head_dim)
+        return [Attempt(capacity=capacity), in_parts] if fused else [in_parts]
+
+    def attempt(self, attempt: Attempt) -> SerializedEngine | None:
+        """The engine; None if TensorRT did not build it."""
+        trt, timings = self.trt, self.settings.timings
+        model = read_graph(self.bundle, attempt.capacity, lowered=self.lowered)
+        logger = self.log.logger(trt)
+        builder = new_builder(trt, logger)
+        network = parse(trt, logger, builder, model, self.bundle.folder)
+        if not self.lowered:
+            require_native(trt, network, self.bundle.manifest.model.num_layers)
+            if attempt.decomposable:
+                make_decomposable(trt, network)
+        ranges = self.profiles.ranges(open_caches(model))
+        with CtrlC() as ctrl_c:
+            config = configure(trt, builder, ranges, self.settings, monitor(trt, self.progress, ctrl_c))
+            if timings is not None:
+                use_timing_cache(config, timings)
+            content = builder.build_serialized_network(network, config)
+            if ctrl_c.pressed():
+                raise KeyboardInterrupt
+        if content is None:
+            return None
+        if timings is not None:
+            keep_timing_cache(config, timings)
+        layers = dict(layer_kinds(network))
+        return SerializedEngine(
+            content=memoryview(content),
+            layers=layers,
+            decomposable=attempt.decomposable,
+            has_buckets=attempt.capacity is None,
+        )
 
 
 def is_lowered_for(version: str) -> bool:
@@ -91,55 +158,3 @@ def compute_capabilities(trt: ModuleType) -> list[str]:
     """Compute capabilities that a flavour builds ahead of time for, such as "8.9"."""
     names = getattr(trt, "ComputeCapability", None)
     return [] if names is None else [f"{n[2:-1]}.{n[-1]}" for n in names.__members__ if n.startswith("SM")]
-
-
-def _config(trt: ModuleType, builder: Any, profiles: Profiles, capability: str | None, progress: BuildProgress) -> Any:
-    config = builder.create_builder_config()
-    for ranges in profiles.ranges():
-        profile = builder.create_optimization_profile()
-        for name, shapes in ranges.items():
-            profile.set_shape(name, *shapes)
-        config.add_optimization_profile(profile)
-    if capability is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
-    config.progress_monitor = _monitor(trt, progress)
-    return config
-
-
-def _logger(trt: ModuleType, messages: list[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]  # chosen at run time
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                messages.append(message)
-
-    return Logger()
-
-
-def _monitor(trt: ModuleType, progress: BuildProgress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]  # chosen at run time
-        """Reports the progress of the outermost phase and the name of the innermost."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self._outermost, self._num_steps, self._share = "", 1, 0.0
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self._outermost, self._num_steps = phase_name, max(1, num_steps)
-            progress(phase_name, self._share)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name == self._outermost:
-                self._share = (step + 1) / self._num_steps
-                progress(phase_name, self._share)
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            if phase_name == self._outermost:
-                progress(phase_name, 1.0)
-
-    return Monitor()

@@ -1,23 +1,23 @@
 """TensorRT's timing cache, kept between builds: a re-fold changes the mask and not one timed kernel.
 
-One file per flavour, version and GPU, in the user's cache folder. The flavour `tensorrt` has it; TensorRT-RTX, which
-times nothing at build time, has the same functions, which do nothing.
+One file per flavour, version and size of GPU, in the user's cache folder. The flavour `tensorrt` has it; TensorRT-RTX,
+which times nothing at build time, has the same functions, which do nothing.
 """
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from ppd.errors import ExportError
-from ppd.files import write_atomically
+from ppd.files import cache_folder, write_atomically
+from ppd.runtime.engines.cuda.device import Gpu
 
 
-def timing_cache_path(flavour: str, version: str, gpu: str) -> Path:
-    """The timing cache of a flavour, version and GPU, in `$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "ppd" / (re.sub(r"[^\w.-]+", "-", f"timing-{flavour}-{version}-{gpu}") + ".cache")
+def timing_cache_path(flavour: str, version: str, gpu: Gpu) -> Path:
+    """The timing cache of a flavour, version and GPU: an Orin of each size has the same name."""
+    name = f"timing-{flavour}-{version}-{gpu.name}-{gpu.num_multiprocessors}"
+    return cache_folder() / (re.sub(r"[^\w.-]+", "-", name) + ".cache")
 
 
 def use_timing_cache(config: Any, path: Path) -> None:

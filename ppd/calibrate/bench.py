@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from ppd.board import Board, read_board
+from ppd.calibrate.energy import Energy, open_meters
 from ppd.calibrate.figures import Figures, Pair
 from ppd.calibrate.rounds import Progress, Rounds
 from ppd.errors import ArgumentError
@@ -23,6 +25,9 @@ class BenchReport(Figures):
         sources: What the second run of each pair drafted from.
         turns: Pairs of runs per question.
         engine: Name, version and device.
+        board: Power mode and clocks when it ended.
+        energy: Joules per token by meter; empty where none was asked for, or none could be read.
+        not_read: Why a meter could not be read, where energy was asked for.
     """
 
     categories: Mapping[str, Figures]
@@ -33,6 +38,9 @@ class BenchReport(Figures):
     max_new_tokens: int
     engine: str
     model: str
+    board: Board
+    energy: list[Energy]
+    not_read: list[str]
 
 
 def bench(
@@ -45,6 +53,7 @@ def bench(
     max_new_tokens: int = 64,
     turns: int | None = None,
     draft: Draft = "auto",
+    energy: bool = False,
     progress: Progress = lambda _text, _share: None,
 ) -> BenchReport:
     """Time greedy plain decoding and drafting in rounds (`ppd.calibrate.rounds`), for every question.
@@ -60,6 +69,7 @@ def bench(
             the built-in set.
         draft: What to compare with plain decoding, as in `Options`: what the bundle does ("auto"), some sources, or
             prompt tokens at every step (True).
+        energy: Count joules too, on a Jetson of its rails, else of GPU and CPU (`ppd.calibrate.energy`).
         progress: Called with a text and the share that is done, before each question.
 
     Raises:
@@ -69,20 +79,22 @@ def bench(
     """
     if not model.sources(draft):
         raise ArgumentError("draft is False, so there is nothing to compare with plain decoding")
-    rounds = Rounds(
-        model,
-        [(model, draft)],
-        prompts=prompts,
-        category=category,
-        questions=questions,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        turns=turns,
-    )
-    return rounds.run(lambda: _report(rounds, model, draft), progress)
+    with open_meters(energy) as (meters, not_read):
+        rounds = Rounds(
+            model,
+            [(model, draft)],
+            prompts=prompts,
+            category=category,
+            questions=questions,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            turns=turns,
+            meters=meters,
+        )
+        return rounds.run(lambda: _report(rounds, model, draft, not_read), progress)
 
 
-def _report(rounds: Rounds, model: Model, draft: Draft) -> BenchReport:
+def _report(rounds: Rounds, model: Model, draft: Draft, not_read: list[str]) -> BenchReport:
     (pairs,) = rounds.pairs
     by_category: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -99,4 +111,7 @@ def _report(rounds: Rounds, model: Model, draft: Draft) -> BenchReport:
         max_new_tokens=rounds.max_new_tokens,
         engine=model.engine.name,
         model=model.bundle.manifest.model.name,
+        board=read_board(),
+        energy=rounds.account.energies(),
+        not_read=not_read,
     )

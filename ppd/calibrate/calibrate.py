@@ -144,10 +144,13 @@ def _build(change: Change, flavour: str | None, progress: Progress, max_rows: in
     if flavour is None:
         return
     with needs("tensorrt"):
-        from ppd.build.engine import build_engine
+        from ppd.build.engine import Wish, build_engine
     progress(_BUILD)
     build_engine(
-        change, flavour, max_rows=max_rows, progress=lambda phase, share: progress(f"{phase[:40]} {share:.0%}")
+        change,
+        flavour,
+        wish=Wish(max_rows=max_rows),
+        progress=lambda phase, share: progress(f"{phase[:40]} {share:.0%}"),
     )
 
 

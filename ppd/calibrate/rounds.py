@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ppd.calibrate.energy import Account, Meter
 from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
 from ppd.calibrate.prompts import readable
 from ppd.errors import ArgumentError, ContextError
@@ -54,11 +55,13 @@ class Rounds:
         plain: The model that decodes plainly.
         ways: What it is compared with: a model with the same tokenizer, and what it drafts from, as in `Options`.
         prompts: As for `ppd.calibrate.bench.bench`, like those that follow.
+        meters: Energy that is counted for each of them.
 
     Attributes:
         questions: Those whose first prompt every model can read.
         pairs: Of each way, what was measured so far.
         left_out: Turns that were not asked, because they do not fit a context, or the template refuses them.
+        account: The energy that each spent, plain decoding first.
 
     Raises:
         ArgumentError: An argument is not allowed.
@@ -76,6 +79,7 @@ class Rounds:
         seed: int,
         max_new_tokens: int,
         turns: int | None,
+        meters: Sequence[Meter] = (),
     ) -> None:
         self.turns = turns if turns is not None else _DEFAULT_TURNS if prompts is None else 1
         if max_new_tokens < 2 or self.turns < 1:
@@ -86,6 +90,7 @@ class Rounds:
         chosen = choose_questions(given, per_category=questions, categories=category, seed=seed)
         self._plain, self._seed, self.max_new_tokens = plain, seed, max_new_tokens
         self._decoders: list[tuple[Model, Draft]] = [(plain, False), *ways]
+        self.account = Account(meters, len(self._decoders))
         self._others = [model for model in dict.fromkeys(model for model, _ in ways) if model is not plain]
         self.pairs: list[list[Pair]] = [[] for _ in ways]
         self.questions = chosen
@@ -120,6 +125,7 @@ class Rounds:
         for question in self.questions[:_NUM_WARM_UP]:
             progress("warm-up", None)
             self._round(self._encode(question.prompt), 0)
+        self.account.clear()
         total = len(self.questions) * self.turns
         for turn in range(self.turns):
             for number, question in enumerate(self.questions):
@@ -159,7 +165,9 @@ class Rounds:
         for i in range(first, first + count):
             model, draft = self._decoders[i % count]
             model.forget()
-            answers[i % count] = model.generate(ids, max_new_tokens=self.max_new_tokens, draft=draft)
+            with self.account.spent_by(i % count):
+                answers[i % count] = model.generate(ids, max_new_tokens=self.max_new_tokens, draft=draft)
+            self.account.add_tokens(i % count, len(answers[i % count].token_ids))
         return [answers[i] for i in range(count)]
 
     def _gaps(self, ids: list[int], answer: list[int], forks: Sequence[int | None]) -> dict[int, float]:

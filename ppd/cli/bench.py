@@ -42,6 +42,9 @@ def bench(
         typer.Option(metavar="N", help="Pairs of a plain and a PPD run per prompt; default: 1, of the built-in set 5."),
     ] = None,
     draft: DraftOption = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Joules per token too: a Jetson's rails, or GPU (NVML) and CPU (RAPL).")
+    ] = False,
     as_json: JsonOption = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the speed-up of each category.")] = None,
     drafter: DrafterOption = None,
@@ -76,6 +79,7 @@ def bench(
                 max_new_tokens=max_new_tokens,
                 turns=turns,
                 draft=drafting,
+                energy=energy,
                 progress=progress,
             )
     except StoppedError as error:

@@ -40,12 +40,29 @@ def describe_bench(report: BenchReport) -> str:
         f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer; drafting from {', '.join(report.sources)}.",
         SPEEDUP,
     ]
-    return "\n".join([*lines, *describe_left_out(report.left_out)])
+    return "\n".join([*lines, *describe_left_out(report.left_out), *_energy(report), *_board(report)])
 
 
 def describe_left_out(turns: int) -> list[str]:
     """A line about turns that were not asked, if there are any."""
     return [f"Left out, as they do not fit the context: {turns} turns."] if turns else []
+
+
+def _energy(report: BenchReport) -> list[str]:
+    """Joules per token of each meter, and what could not be read."""
+    lines = [
+        f"Energy of {found.meter}: {found.plain_joules_per_token:.3g} J per token plain, "
+        f"{found.ppd_joules_per_token:.3g} J drafting, prompt and idle power included."
+        for found in report.energy
+    ]
+    return [*lines, *(f"Not read: {why}." for why in report.not_read)]
+
+
+def _board(report: BenchReport) -> list[str]:
+    """The power mode, where there is one, and a warning if it is not the fastest."""
+    board = report.board
+    lines = [f"Power mode: {board.power_mode}."] if board.power_mode else []
+    return [*lines, *([f"Warning: {board.warning}."] if board.warning else [])]
 
 
 def speedup_cell(figures: Figures) -> str:

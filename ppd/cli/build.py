@@ -22,6 +22,17 @@ def build(
         str | None,
         typer.Option(metavar="TARGET", help="Build ahead of time for this device; default: this machine's GPU."),
     ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Rows of a prompt that are read at once, 64 to 512: fewer take less memory."),
+    ] = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(metavar="MIB", help="Scratch memory for a kernel; default: what a board has left, elsewhere all."),
+    ] = None,
+    opt_level: Annotated[
+        int | None, typer.Option(metavar="0-5", help="0 builds fastest, 5 longest; default: TensorRT's own, 3.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle already holds the engine.")] = False,
 ) -> None:
     """Build a TensorRT engine into a bundle, and check it where its GPU is at hand."""
@@ -34,5 +45,14 @@ def build(
         from ppd.build.engine import flavour_to_build
     flavour = engine or flavour_to_build(target)
     with bar() as show:
-        info = run(bundle, flavour, target=target, force=force, progress=show)
+        info = run(
+            bundle,
+            flavour,
+            target=target,
+            chunk=chunk,
+            workspace=workspace,
+            opt_level=opt_level,
+            force=force,
+            progress=show,
+        )
     print(f"{bundle}: {describe_engine(info)}")

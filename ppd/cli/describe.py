@@ -293,8 +293,10 @@ def describe_engine(info: EngineInfo) -> str:
     """One line about a built engine."""
     where = f"on {info.gpu}" if info.gpu is not None else "ahead of time"
     checked = "checked against the reference" if info.checked else "unchecked: run ppd check on the device"
+    attention = "attention may run in parts" if info.decomposable or info.lowered else "fused attention"
+    scratch = "" if info.scratch_bytes is None else f" and {info.scratch_bytes / 1e6:.1f} MB of scratch memory"
     return (
         f"engine {info.key}: {info.flavour} {info.version}, built {where} for compute capability "
-        f"{info.compute_capability}, {info.precision}, up to {info.max_decode_rows} rows, "
-        f"{info.size_bytes / 1e6:.1f} MB; {checked}"
+        f"{info.compute_capability}, {info.precision}, {attention}, up to {info.max_decode_rows} rows, "
+        f"{info.size_bytes / 1e6:.1f} MB{scratch}; {checked}"
     )

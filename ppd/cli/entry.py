@@ -22,6 +22,8 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     inspect,
     models,
     refold,
+    selftest,
+    serve,
     targets,
     train,
 )

@@ -58,6 +58,12 @@ def generate(
     plain: PlainOption = False,
     tools: ToolsOption = None,
     chat_template_kwargs: TemplateOption = None,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="With --json: every token's log probability, and those of the K most probable (0 to 20)."
+        ),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print counts and times to standard error.")] = False,
     as_json: JsonOption = False,
     drafter: DrafterOption = None,
@@ -71,6 +77,8 @@ def generate(
         raise typer.BadParameter("give a PROMPT or --ids, and not both")
     if chat and ids is not None:
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
+    if logprobs is not None and not as_json:
+        raise typer.BadParameter("--logprobs goes with --json")
     variables = for_template(tools, chat_template_kwargs)
     from ppd import runtime
 
@@ -91,6 +99,7 @@ def generate(
         stop_ids=ids_from(stop_ids, "--stop-ids"),
         acceptance=acceptance,
         draft=drafting,
+        logprobs=logprobs,
         **variables,
     ) as stream:
         for piece in stream:

@@ -21,7 +21,7 @@ _ASK_ONNXRUNTIME = "import onnxruntime as m; print(m.__version__, *m.get_availab
 _ASK_GPU = """
 from ppd.runtime.engines.cuda.device import current_gpu
 gpu = current_gpu()
-print(f"{gpu.name}, compute capability {gpu.compute_capability}, "
+print(f"{gpu.name}, compute capability {gpu.compute_capability}, driver of CUDA {gpu.cuda}, "
       f"{gpu.free_bytes / 2**30:.1f} of {gpu.total_bytes / 2**30:.1f} GiB free")
 """
 _ASK_TENSORRT = "from ppd.runtime.engines.tensorrt.built import import_tensorrt as f; print(f({!r}).__version__)"

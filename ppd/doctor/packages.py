@@ -12,7 +12,8 @@ PACKAGES = (
     *("onnxruntime", "onnxruntime-gpu"),
     *("onnx", "onnx-ir", "onnxscript", "torch", "transformers", "safetensors", "sentencepiece", "gguf", "protobuf"),
     *("huggingface-hub", "accelerate", "matplotlib", "uvicorn", "starlette", "sse-starlette", "prometheus-client"),
-    *("tensorrt", "tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu13_libs", "cuda-python", "cuda-bindings"),
+    *("tensorrt", "tensorrt_rtx_cu13_bindings", "tensorrt_rtx_cu13_libs"),
+    *("tensorrt_rtx_cu12_bindings", "tensorrt_rtx_cu12_libs", "cuda-python", "cuda-bindings"),
 )
 """What this package's extras bring, and what they bring themselves that matters."""
 

@@ -96,6 +96,21 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
     return Quantised(values, scales)
 
 
+def storable(found: Quantised, dtype: torch.dtype) -> Quantised:
+    """The same with scales that do not round to zero in the type they are stored in: TensorRT refuses such.
+
+    What they would scale is 0, as it would be with a scale of zero.
+    """
+    lost = found.scales.to(dtype) == 0
+    if not bool(lost.any()):
+        return found
+    least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    values = found.values.view(*found.scales.shape, -1).clone()
+    nothing = torch.zeros_like(lost, dtype=values.dtype) if found.zero_points is None else found.zero_points
+    values = torch.where(lost[..., None], nothing[..., None], values).view(found.values.shape)
+    return Quantised(values, found.scales.masked_fill(lost, least), found.zero_points)
+
+
 def _rounded(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Values and scales of [out, in / B, B]: the largest number of each block becomes 127."""
     scales = blocks.abs().amax(-1) / 127

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ppd.errors import ExportError
 from ppd.export.dequantise import Promise, dequantise_in_graph, stored
 from ppd.export.forms import EMBEDDING, HEAD, Forms, is_head
-from ppd.export.quantise import Form, Quantised, quantise
+from ppd.export.quantise import Form, Quantised, quantise, storable
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.signature import GUESS_HEADS_PREFIX, PARAMETER_PREFIX
@@ -160,7 +160,7 @@ class ExportedWeights:
         def compute() -> Quantised:
             weight = self._weights.read(name)
             inputs = self.inputs.get(name.removesuffix(".weight"))
-            return quantise(weight.T if name == EMBEDDING else weight, form, inputs)
+            return storable(quantise(weight.T if name == EMBEDDING else weight, form, inputs), self.dtype)
 
         return compute
 

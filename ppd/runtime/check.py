@@ -52,9 +52,10 @@ def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckI
         EngineError: A row differs; the message names the phase, the position and the ids.
     """
     plans = Plans(bundle.manifest, bundle.tree)
-    check = _Check(Session(engine, plans), bundle.manifest, reference)
-    check.prefill(min(len(reference.ids), plans.chunk_size))
-    check.prefill(min(-(-len(reference.ids) // 3), plans.chunk_size))
+    session = Session(engine, plans)
+    check = _Check(session, bundle.manifest, reference)
+    check.prefill(min(len(reference.ids), session.chunk_size))
+    check.prefill(min(-(-len(reference.ids) // 3), session.chunk_size))
     check.plain(NUM_READ, _NUM_PLAIN_STEPS)
     for plan in plans.by_state:
         check.tree(plan, NUM_READ)

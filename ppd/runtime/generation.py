@@ -2,14 +2,15 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from ppd.runtime.drafters.base import Drafter
+from ppd.runtime.logprobs import TokenLogprob, token_logprob
 from ppd.runtime.options import Options
 from ppd.runtime.plans import StepPlan
-from ppd.runtime.result import FinishReason, Result, Stats
+from ppd.runtime.result import FinishReason, Result, Stats, StepRecord
 from ppd.runtime.sampling import Distribution, draw, not_finite, process_logits
 from ppd.runtime.session import Session
 from ppd.runtime.text import TextStream
@@ -25,6 +26,8 @@ class Generation:
 
     Attributes:
         finish_reason: None while the generation goes on.
+        last: How the last step came to its tokens; None before the first.
+        logprobs: Of every token so far, where the options ask for them.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Generation:
         self._prefill_s = self._decode_s = 0.0
         self.token_ids: list[int] = []
         self.finish_reason: FinishReason | None = None
+        self.last: StepRecord | None = None
+        self.logprobs: list[TokenLogprob] | None = None if options.logprobs is None else []
 
     def begin(self, prompt_ids: list[int]) -> list[int]:
         """Read the prompt and decide the first token, which is returned alone.
@@ -63,6 +68,7 @@ class Generation:
         self._num_prompt_tokens = len(prompt_ids)
         self._budget = min(self._options.max_new_tokens, self._context - len(prompt_ids))
         new = [first]
+        self._tell_logprobs([0], new)
         self._emit(new)
         self._prefill_s = time.perf_counter() - started
         return new
@@ -76,10 +82,13 @@ class Generation:
         session.step(plan, tokens)
         accepted = self._verify(plan, tokens)
         num_tokens = self._emit(accepted.tokens)
+        self._tell_logprobs(accepted.rows[:num_tokens], accepted.tokens)
         session.commit(accepted, num_tokens)
         self._accepted_per_step.append(num_tokens)
         self._sources.append(source)
-        self._decode_s += time.perf_counter() - started
+        seconds, rows = time.perf_counter() - started, accepted.rows[: num_tokens + 1]
+        self._decode_s += seconds
+        self.last = StepRecord(source=source, tokens=tokens, parents=plan.rows.parents, rows=rows, seconds=seconds)
         return accepted.tokens[:num_tokens]
 
     def result(self, encode_s: float) -> Result:
@@ -100,7 +109,15 @@ class Generation:
             decode_ms=self._decode_s * 1e3,
         )
         text = self._text.text if self._text else ""
-        return Result(text=text, token_ids=self.token_ids, finish_reason=self.finish_reason, stats=stats)
+        reason, logprobs = self.finish_reason, self.logprobs
+        return Result(text=text, token_ids=self.token_ids, finish_reason=reason, stats=stats, logprobs=logprobs)
+
+    def _tell_logprobs(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Note how probable the tokens behind these rows of the last step were, where that is asked for."""
+        if self.logprobs is not None and self._options.logprobs is not None:
+            count, logits = self._options.logprobs, self._session.logits
+            pairs = zip(rows, tokens, strict=False)  # tokens that were cut have no row
+            self.logprobs += [token_logprob(logits(row), token, count) for row, token in pairs]
 
     def _emit(self, tokens: list[int]) -> int:
         """Give out a step's tokens one by one, to the answer and its text, until one ends the generation.

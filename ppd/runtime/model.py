@@ -36,7 +36,7 @@ from ppd.runtime.result import Piece, Result
 from ppd.runtime.session import Session
 from ppd.runtime.stream import Stream
 from ppd.runtime.text import TextStream
-from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens
+from ppd.runtime.tokenizer import load_tokenizer, require_same_tokens, token_bytes
 from ppd.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -198,6 +198,10 @@ class Model:
         """
         return self._encode(Options(tools=tools, chat_template_kwargs=chat_template_kwargs), prompt, messages)
 
+    def token_bytes(self, token: int) -> bytes:
+        """What a token by itself stands for in a text: whole characters, or a part of one."""
+        return token_bytes(self._tokenizer, token) if self._tokenizer is not None else b""
+
     def require_chat(self) -> None:
         """Refuse a bundle that cannot read messages.
 
@@ -313,7 +317,13 @@ def _pieces(
     """The pieces of a generation, then its result."""
     new = generation.begin(prompt_ids)
     while generation.finish_reason is None:
-        yield Piece(text.take() if text else "", new)
+        yield _piece(generation, text, new)
         new = generation.step()
-    yield Piece(text.take(final=True) if text else "", new)
+    yield _piece(generation, text, new)
     return generation.result(encode_s)
+
+
+def _piece(generation: Generation, text: TextStream | None, new: list[int]) -> Piece:
+    shown = text.take(final=generation.finish_reason is not None) if text else ""
+    logprobs = generation.logprobs[-len(new) :] if generation.logprobs is not None else None
+    return Piece(shown, new, generation.last, logprobs)

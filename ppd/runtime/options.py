@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from ppd.arguments import number, whole
 from ppd.errors import ArgumentError
+from ppd.runtime.logprobs import MAX_TOP_LOGPROBS
 
 Acceptance = Literal["exact", "typical"]
 Source = Literal["ppd", "lookup", "table", "model", "medusa"]
@@ -30,6 +31,7 @@ class Keywords(TypedDict, total=False):
     reuse: bool
     tools: Sequence[Mapping[str, Any]] | None
     chat_template_kwargs: Mapping[str, Any] | None
+    logprobs: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class Options:
         tools: What the chat template lists as tools: objects as in OpenAI's interface.
         chat_template_kwargs: Variables of the chat template, such as {"enable_thinking": False}. `chat_template` is not
             one: it names another template of the bundle, where there are several.
+        logprobs: Tell every token's log probability before temperature, and those of so many of the most probable ids,
+            0 to 20; None tells nothing.
 
     Raises:
         ArgumentError: A value is not allowed.
@@ -72,6 +76,7 @@ class Options:
     reuse: bool = False
     tools: Sequence[Mapping[str, Any]] | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _require(_whole(self.max_new_tokens, 1), "max_new_tokens", self.max_new_tokens, "a whole number above 0")
@@ -99,6 +104,8 @@ class Options:
         _require(named, "chat_template_kwargs", variables, "an object, or None")
         taken = sorted({"messages", "tools", "add_generation_prompt"} & set(variables or ()))
         _require(not taken, "chat_template_kwargs", variables, f"no {' or '.join(taken)} among them")
+        told = self.logprobs is None or (_whole(self.logprobs, 0) and self.logprobs <= MAX_TOP_LOGPROBS)
+        _require(told, "logprobs", self.logprobs, f"a whole number from 0 to {MAX_TOP_LOGPROBS}, or None")
         for name, kind in _KINDS.items():  # NumPy's unsigned numbers wrap around where they are reckoned with
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else kind(value))
@@ -122,6 +129,7 @@ _KINDS: dict[str, Callable[[Any], object]] = {
     "top_k": int,
     "top_p": float,
     "seed": int,
+    "logprobs": int,
 }
 """What the numbers among the options are, however they were given."""
 _Function = TypeVar("_Function", bound=Callable[..., object])

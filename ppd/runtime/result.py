@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ppd.runtime.logprobs import TokenLogprob
+
 FinishReason = Literal["stop", "length", "context"]
 
 
@@ -59,12 +61,34 @@ class Result:
         text: The new text, without EOS, a stop id or a stop text; empty where the bundle has no tokenizer.
         token_ids: The new tokens, EOS or stop id included; after a stop text they end with the token that completed it.
         finish_reason: "stop" (EOS, stop id or text), "length" (`max_new_tokens`), or "context" (the context is full).
+        logprobs: Of every token, where the option `logprobs` asks for them.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     stats: Stats
+    logprobs: list[TokenLogprob] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """How one step came to its tokens.
+
+    Attributes:
+        source: Whose guesses it verified, as in `Stats.source_per_step`.
+        tokens: Tokens of the step's nodes, the root first.
+        parents: Row of each node's parent; -1 for the root.
+        rows: The root's row 0 and those of the candidates that were accepted. Token i of the step follows row i of
+            these; it is the guess of row i + 1, or the bonus token where there is none.
+        seconds: Time of the whole step.
+    """
+
+    source: str
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    rows: Sequence[int]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +98,26 @@ class Piece:
     Attributes:
         text: Text that is certain now: characters that are still incomplete, and what may become a stop text, wait.
         token_ids: The tokens of this step; together the pieces have the result's tokens and text.
+        step: How they were made; None for the first token, which the prompt's own pass decides.
+        logprobs: Those of the tokens, where the option `logprobs` asks for them.
     """
 
     text: str
     token_ids: list[int]
+    step: StepRecord | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 def json_from_result(result: Result) -> dict[str, Any]:
-    """A result as `ppd generate --json` prints it: the attributes' names, `stats` an object of its own."""
+    """A result as `ppd generate --json` prints it: the attributes' names, `stats` an object of its own.
+
+    `logprobs` is there where they were asked for.
+    """
     stats = result.stats
     derived = {
         "acceptance_length": stats.acceptance_length,
         "tokens_per_second": stats.tokens_per_second,
         "by_source": {source: {"steps": n, "right": right} for source, (n, right) in stats.by_source.items()},
     }
-    return {**asdict(result), "stats": {**asdict(stats), **derived}}
+    given = {name: value for name, value in asdict(result).items() if name != "logprobs" or value is not None}
+    return {**given, "stats": {**asdict(stats), **derived}}

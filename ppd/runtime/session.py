@@ -1,6 +1,6 @@
 """A session: an engine, what its cache holds, and the three things that are done to it: prefill, step, commit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,6 +12,10 @@ _NO_GUESSES: Ids = np.zeros((0, 0), np.int64)
 _FIRST_ROW: Ids = np.zeros(1, np.int64)
 _UNKNOWN = -1
 """In the history: a row of the cache that holds no token of a prompt."""
+
+
+def _nothing() -> None:
+    """What happens between the chunks of a prompt, unless somebody asks for more."""
 
 
 class Session:
@@ -29,6 +33,8 @@ class Session:
         head_guesses: Those of the guess heads behind each of them, int64 [R·m, K]; [0, K] without guess heads.
         guesses: Best ids of the prompt rows of the node accepted last, int64 [s, K], or of its guess heads, [m, K].
             Valid until the next step.
+        between_chunks: Called behind every chunk of a prompt but the last. What it raises ends the prefill; the rows
+            that were read stay.
     """
 
     def __init__(self, engine: Engine, plans: Plans) -> None:
@@ -37,6 +43,12 @@ class Session:
         self.cache_len = 0
         self.top_ids = self.head_guesses = self.guesses = _NO_GUESSES
         self._plan = plans.plain
+        self.between_chunks: Callable[[], None] = _nothing
+
+    @property
+    def chunk_size(self) -> int:
+        """Tokens of a prompt that are read at once: what graph and engine take with the prompt rows behind them."""
+        return min(self.plans.chunk_size, self.engine.max_rows - self.plans.num_prompt_tokens)
 
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """Forget all but the first `num_kept` committed rows, and make room for `num_rows` rows in all."""
@@ -86,7 +98,7 @@ class Session:
             After each chunk, while its `top_ids` are valid: the position of its first token.
         """
         prompt = np.asarray(ids, np.int64)
-        size, state = chunk_size or self.plans.chunk_size, self.plans.causal_state
+        size, state = chunk_size or self.chunk_size, self.plans.causal_state
         num_kept = self._num_reusable(prompt) if reuse else 0
         self.restart(len(prompt) + num_prompts, num_kept)
         for start in range(num_kept, len(prompt), size):
@@ -101,6 +113,8 @@ class Session:
             self._run(rows, state, start, head_rows)
             self.cache_len = min(start + size, len(prompt))
             yield start
+            if not is_last:
+                self.between_chunks()
         if self.plans.num_guess_heads:
             self.guesses = self.head_guesses[len(self.head_guesses) - self.plans.num_guess_heads :]
         else:

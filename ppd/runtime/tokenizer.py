@@ -1,6 +1,7 @@
 """The tokenizer of a bundle or checkpoint, taken as what a stranger wrote: it may be damaged, or a bomb."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ from ppd.errors import TokenizerError
 from ppd.json_files import parse
 from ppd.native import translated
 
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+"""How sentencepiece writes a byte that no word has."""
+_INCOMPLETE = "\ufffd"
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTED}
+_BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
+"""The byte that a letter of GPT-2's words stands for: itself where it can be printed, else one from U+0100 on."""
 MAX_GROWTH = 4096
 """How many times as long a tokenizer may make a text before it is cut into tokens."""
 
@@ -83,6 +91,20 @@ def require_same_tokens(own: Tokenizer | None, drafts: Tokenizer | None, texts: 
     for text in texts:
         if encode(own, text, add_special_tokens=True) != encode(drafts, text, add_special_tokens=True):
             raise TokenizerError(f"the two tokenizers cut {text!r:.40} differently; {expected}")
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """What a token stands for behind other text, special tokens by their name; nothing for an id that is none."""
+    word = tokenizer.id_to_token(token)
+    if word is None or token in tokenizer.get_added_tokens_decoder():
+        return (word or "").encode()
+    if found := _BYTE.fullmatch(word):
+        return bytes([int(found[1], 16)])
+    once, twice = (tokenizer.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
+    text: str = twice[len(once) :] if twice.startswith(once) else once  # some decoders drop a text's first space
+    if _INCOMPLETE in text and all(letter in _BYTE_OF for letter in word):
+        return bytes(_BYTE_OF[letter] for letter in word)
+    return text.encode()
 
 
 def growth_of(part: Any) -> float:

@@ -11,7 +11,7 @@ from ppd.manifest import ModelInfo
 from ppd.models.decoder import StepGraph
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cache import GrowingCache
-from ppd.signature import TREE_TABLES_FILE
+from ppd.signature import MAX_ROWS, TREE_TABLES_FILE
 from ppd.torch_engine.weights import decoder_from_bundle
 from ppd.tree import tree_tables_from_bytes
 
@@ -50,6 +50,8 @@ class TorchEngine:
         EngineError: The graph does not hold the decoder's weights.
     """
 
+    max_rows = MAX_ROWS
+
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         manifest = bundle.manifest
         if threads is not None:
@@ -67,6 +69,7 @@ class TorchEngine:
             graph.register_buffer(name, table)
         self._graph = graph.to(self._device).eval().requires_grad_(False)
         self._cache = TorchCache(self._model, manifest.context, self._device)
+        self._context = manifest.context
         self._logits = torch.zeros(0, 0)
 
     @property
@@ -99,6 +102,12 @@ class TorchEngine:
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`."""
         self._cache.commit(cache_len, rows)
+
+    def exchange_cache(self, cache: object | None) -> object:
+        """As `ppd.runtime.slots.ExchangesCaches` has it."""
+        assert cache is None or isinstance(cache, TorchCache), "it is one of this engine's"
+        before, self._cache = self._cache, cache or TorchCache(self._model, self._context, self._device)
+        return before
 
 
 def open_torch(bundle: Bundle, options: EngineOptions) -> TorchEngine:

@@ -1,14 +1,12 @@
 """Memory of a run by arithmetic, before it starts: weights, and the most that steps, figures or rollouts hold."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from ppd.errors import ArgumentError
-from ppd.memory import GB
+from ppd.memory import GB, host_memory
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA
@@ -133,15 +131,8 @@ def available_memory(device: torch.device) -> int | None:
     """Bytes that the device has free; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text("utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not every system has these names
-        return None
+    host = host_memory()
+    return None if host is None else host.available
 
 
 def _cached_bytes(config: ModelConfig, item_bytes: int) -> int:

@@ -14,6 +14,7 @@ from ppd.errors import ExportError
 from ppd.export.exporter import export
 from ppd.runtime.check import check_engine
 from ppd.runtime.recording import load_recording
+from ppd.signature import MAX_ROWS
 from tests.tiny_models import save_tiny_model
 
 LACKING = {"Attention", "RMSNormalization", "RotaryEmbedding", "TensorScatter"}
@@ -33,6 +34,8 @@ class LoweredEngine:
             for name in (f"k_{layer}", f"v_{layer}")
         }
         self._outputs = [output.name for output in self._session.get_outputs()]
+
+    max_rows = MAX_ROWS
 
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         pass

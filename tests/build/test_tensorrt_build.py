@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ppd.build.config import BuildSettings
 from ppd.build.engine import add_lowered_graph, build
 from ppd.build.finish import finish_for_target
 from ppd.build.lower import lower
@@ -24,7 +25,7 @@ from ppd.export.fold import fold
 from ppd.export.trace import trace
 from ppd.models.config import read_config
 from ppd.models.decoder import Decoder
-from ppd.runtime.engines.tensorrt.built import engine_role, find_engine
+from ppd.runtime.engines.tensorrt.built import Device, engine_role, find_engine
 from ppd.runtime.recording import recording_length
 from ppd.targets import find_target
 from ppd.tree import Tree
@@ -105,7 +106,7 @@ def test_a_graph_with_quantised_weights_builds(own: Path, bundle: Path, precisio
     quantised(own, kind, block)
     graph = onnx.load(own / "model.onnx", load_external_data=False)
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.9"), lowered=False)
 
     assert plan.layers["DEQUANTIZE"] == 4 * 2
     assert plan.layers["ATTENTION_INPUT"] == 2
@@ -120,7 +121,7 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
         opened = in_fp16(opened, bundle.parent / "model")
     model = read_graph(opened, 640, lowered=False)
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.9", lowered=False)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.9"), lowered=False)
 
     assert plan.content.nbytes > 0
     assert has_fused_attention(model, opened.manifest.model.head_dim) == (precision == "fp16")
@@ -132,8 +133,9 @@ def test_a_graph_builds_with_native_layers(own: Path, bundle: Path, precision: s
 def test_the_lowered_graph_builds_without_the_layers_that_10_3_lacks(own: Path) -> None:
     opened = add_lowered_graph(open_bundle(own))
 
-    plan = serialize_engine(trt, opened, profiles_for(opened), "8.6", lowered=True)
+    plan = serialize_engine(trt, opened, profiles_for(opened), BuildSettings(capability="8.6"), lowered=True)
 
+    assert plan.has_buckets
     assert not {"ATTENTION_INPUT", "KV_CACHE_UPDATE", "ROTARY_EMBEDDING"} & plan.layers.keys()
     assert open_bundle(own).has("model-lowered.onnx")
 
@@ -161,7 +163,7 @@ def test_an_engine_is_kept_found_and_not_built_twice(small: Path) -> None:
     assert (info.gpu, info.compute_capability, info.checked) == (None, "8.9", False)
     assert build(small, "tensorrt-rtx", target=ADA) == info
     assert opened.path(engine_role(info.key)).stat().st_mtime_ns == written.st_mtime_ns
-    assert find_engine(opened, "tensorrt-rtx", trt.__version__, "RTX 4090", "8.9") == info
+    assert find_engine(opened, "tensorrt-rtx", trt.__version__, Device("RTX 4090", "8.9", 128)) == info
 
 
 def test_another_tree_makes_the_engine_stale_and_a_build_replaces_it(small: Path) -> None:
@@ -169,7 +171,7 @@ def test_another_tree_makes_the_engine_stale_and_a_build_replaces_it(small: Path
     refolded = refold_tree(small, Tree.none(3), source="test")
 
     with pytest.raises(EngineError, match="another tree was folded in since it was built"):
-        find_engine(refolded, "tensorrt-rtx", trt.__version__, "RTX 4090", "8.9")
+        find_engine(refolded, "tensorrt-rtx", trt.__version__, Device("RTX 4090", "8.9", 128))
 
     second = build(small, "tensorrt-rtx", target=ADA)
     assert second.key != first.key
@@ -202,13 +204,13 @@ def test_profiles_follow_the_tree(small: Path) -> None:
     opened = open_bundle(small)
     m, largest = opened.manifest.prompt_tokens.count, max(rows.num_rows for rows in opened.tree.rows.values())
 
-    prefill, decode = profiles_for(opened).ranges()
+    prefill, decode = profiles_for(opened).ranges({})
     wide = profiles_for(opened, max_rows=128)
 
     assert prefill["input_ids"][2] == (1, opened.manifest.max_rows)
     assert prefill["head_rows"][2][0] == recording_length(m) + m
     assert decode == {"input_ids": ((1, 1), (1, largest), (1, largest)), "head_rows": ((1,), (largest,), (largest,))}
-    assert wide.ranges()[1]["input_ids"] == ((1, 1), (1, largest), (1, 128))
+    assert wide.ranges({})[1]["input_ids"] == ((1, 1), (1, largest), (1, 128))
 
 
 def test_a_calibration_engine_is_another_engine(small: Path) -> None:
@@ -261,7 +263,9 @@ def test_export_for_a_jetson_leaves_the_lowered_graph_and_the_two_commands(tmp_p
     assert bundle.has("model-lowered.onnx")
     assert bundle.manifest.engines == []
     assert "cannot be built on another machine" in notes
-    assert 'pip install "ppd-edge[tensorrt-jetson]"\nppd build . --engine tensorrt' in notes
+    (wheel,) = (name for name in bundle.manifest.files if name.endswith(".whl"))
+    assert f'pip install "./{wheel}[tensorrt-jetson]" "cuda-python>=12.6.2.post1,<12.9"\n```' in notes
+    assert "\nppd build . --engine tensorrt\n" in notes
     assert "parsed and built both graphs" in notes
     assert "$" not in notes
 
@@ -282,10 +286,11 @@ def test_the_notes_fit_the_target(
 
     assert bundle.has("model-lowered.onnx") == lowered
     assert ("parsed and built both graphs" in notes) == lowered
-    assert ('"cuda-python<13"' in notes) == jetpack_6
+    assert ('"cuda-python>=12.6.2.post1,<12.9"' in notes) == jetpack_6
+    assert ("venv --system-site-packages ~/ppd-env" in notes) == (fastest is not None)
     assert (f"The fastest of this target is {fastest};" in notes) == (fastest is not None)
     assert "nvpmodel -m 0" not in notes  # which on an Orin Nano in super mode is one of the slower
-    assert ('pip install tensorrt "ppd-edge[tensorrt]"' in notes) == (target == "h100")
+    assert ("\npip install tensorrt " in notes) == (target == "h100")
 
 
 def test_what_the_notes_say_is_the_target_s_whatever_it_is_called(small: Path) -> None:
@@ -293,9 +298,7 @@ def test_what_the_notes_say_is_the_target_s_whatever_it_is_called(small: Path) -
 
     notes = finish_for_target(small, board).path("BUILD.md").read_text("utf-8")
 
-    assert 'pip install "ppd-edge[tensorrt-jetson]"\n' in notes
     assert "Mind the fan." in notes
-    assert "cuda-python" not in notes
     assert "The fastest of this target is MAXN;" in notes
 
 

@@ -26,7 +26,9 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """The imitation, which builds nothing: its engine's content is a byte."""
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
-    monkeypatch.setattr(tensorrt, "serialize_engine", lambda *_: SerializedEngine(content=memoryview(b"x"), layers={}))
+    monkeypatch.setattr(
+        tensorrt, "serialize_engine", lambda *_, **__: SerializedEngine(content=memoryview(b"x"), layers={})
+    )
     return fake
 
 
@@ -61,12 +63,12 @@ def test_an_engine_that_is_built_again_takes_the_place_of_the_first(folder: Path
     assert build(folder, "tensorrt", force=True) == first
 
     assert open_bundle(folder).manifest.engines == [first]
-    assert len(list((folder / "engines").iterdir())) == 1
+    assert len(list((folder / "engines").glob("*.engine"))) == 1
     break_it(gpu)
     with pytest.raises(EngineError, match="was deleted"):
         build(folder, "tensorrt", force=True)
     assert open_bundle(folder).manifest.engines == [first]
-    assert len(list((folder / "engines").iterdir())) == 1
+    assert len(list((folder / "engines").glob("*.engine"))) == 1
 
 
 def test_a_second_engine_is_checked_itself(folder: Path, gpu: FakeGpu) -> None:

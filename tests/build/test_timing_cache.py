@@ -6,8 +6,18 @@ from typing import Any
 import pytest
 
 from ppd.build.timing_cache import keep_timing_cache, timing_cache_path, use_timing_cache
+from ppd.runtime.engines.cuda.device import Gpu
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+GPU = Gpu(
+    name="NVIDIA H100 80GB/HBM3",
+    compute_capability="9.0",
+    num_multiprocessors=132,
+    integrated=False,
+    free_bytes=0,
+    total_bytes=0,
+    cuda="13.0",
+)
 # There they do nothing, but they are the same functions as TensorRT's.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
 
@@ -24,9 +34,9 @@ def test_the_file_names_flavour_version_and_gpu_in_the_users_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    path = timing_cache_path("tensorrt", "10.16.1", "NVIDIA H100 80GB/HBM3")
+    path = timing_cache_path("tensorrt", "10.16.1", GPU)
 
-    assert path == tmp_path / "ppd" / "timing-tensorrt-10.16.1-NVIDIA-H100-80GB-HBM3.cache"
+    assert path == tmp_path / "ppd" / "timing-tensorrt-10.16.1-NVIDIA-H100-80GB-HBM3-132.cache"
 
 
 def test_timings_come_back_to_the_next_configuration(config: Any, tmp_path: Path) -> None:

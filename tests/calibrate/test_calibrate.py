@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppd.board import Board
 from ppd.bundle import open_bundle
 from ppd.calibrate import calibrate as module
 from ppd.calibrate.bench import BenchReport
@@ -47,6 +48,9 @@ REPORT = BenchReport(
     max_new_tokens=4,
     engine="made up",
     model="tinypy",
+    board=Board(power_mode="", fastest_mode="", clocks={}),
+    energy=[],
+    not_read=[],
 )
 
 

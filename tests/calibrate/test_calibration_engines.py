@@ -33,7 +33,7 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     fake = FakeGpu(open_bundle(folder, verify=False))
     install(monkeypatch, fake)
 
-    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object) -> SerializedEngine:
+    def plan(_trt: object, bundle: Bundle, profiles: Profiles, *_: object, **__: object) -> SerializedEngine:
         assert not fake.memory, "the engine that measured is still open"
         return SerializedEngine(content=memoryview(fake.build(bundle, profiles.max_decode_rows)), layers={})
 
@@ -55,7 +55,8 @@ def engines_kept(folder: Path) -> list[int]:
     """Rows of the engines in the bundle; every one is checked, fits, and no other file is left."""
     manifest = open_bundle(folder).manifest
     assert all(info.checked and not stale(manifest, info) for info in manifest.engines)
-    assert len(list((folder / "engines").glob("*"))) == len(manifest.engines)
+    assert len(list((folder / "engines").glob("*.engine"))) == len(manifest.engines)
+    assert len(list((folder / "engines").iterdir())) == 2 * len(manifest.engines)  # each with its log
     return [info.max_decode_rows for info in manifest.engines]
 
 
@@ -110,10 +111,10 @@ def test_where_the_second_build_fails_the_bundle_is_the_old_one(
     before = open_bundle(folder).manifest
     plan = building.serialize_engine
 
-    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any) -> SerializedEngine:
+    def fail_second(trt: Any, bundle: Bundle, profiles: Profiles, *rest: Any, **more: Any) -> SerializedEngine:
         if profiles.max_decode_rows < 128:
             raise EngineError("no memory")
-        return plan(trt, bundle, profiles, *rest)
+        return plan(trt, bundle, profiles, *rest, **more)
 
     monkeypatch.setattr(building, "serialize_engine", fail_second)
     with pytest.raises(EngineError, match="no memory"):

@@ -284,3 +284,9 @@ def test_a_draft_model_changes_no_token(run: Run, tinypy_bundle: Path, monkeypat
 
 def test_drafting_from_a_model_that_is_not_there_is_an_error(run: Run, tinypy_bundle: Path) -> None:
     fails(run("generate", tinypy_bundle, PROMPT, "--draft", "model"), "there is no draft model", "--drafter")
+
+
+def test_log_probabilities_are_printed_in_json(run: Run, tinypy_bundle: Path) -> None:
+    told = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 4, "--logprobs", 2)["logprobs"]
+    assert [len(each["top"]) for each in told] == [2] * 4
+    misused(run("generate", tinypy_bundle, PROMPT, "--logprobs", 2), "--json")

@@ -9,6 +9,7 @@ import ppd
 from ppd.calibrate.bench import bench
 from ppd.calibrate.compare import compare
 from ppd.cli import app
+from ppd.serve.settings import Settings
 from ppd.train.options import TrainOptions
 
 RENAMED = {"gpu": "target", "rollouts": "num_rollouts", "layers": "num_layers"}
@@ -23,12 +24,13 @@ GIVEN_OTHERWISE = {
     "train": {"progress", "stage", "tell"},
     "bench": {"progress", "model", "verify"},
     "compare": {"progress", "models", "verify"},
+    "serve": {"verify"},
 }
-ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "train": {"more_data"}}
+ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "serve": {"plain"}, "train": {"more_data"}}
 """Other ways to give an argument: the prompt, draft=False, data."""
 
 
-FUNCTIONS = {"bench": (ppd.load, bench), "compare": (ppd.load, compare)}
+FUNCTIONS = {"bench": (ppd.load, bench), "compare": (ppd.load, compare), "serve": (ppd.load, Settings)}
 """What a command calls, where that is not the package's function of its name."""
 
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from ppd import runtime
+from ppd.build.config import BuildSettings
 from ppd.build.engine import add_lowered_graph, profiles_for, serialize_engine
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
@@ -123,7 +124,7 @@ def test_tensorrt_refuses_a_quantised_export_for_a_cpu(quantised: Bundle) -> Non
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
 
     with pytest.raises(EngineError, match=r"is quantised for cpu, .* export the model again with --gpu"):
-        serialize_engine(trt, quantised, profiles_for(quantised), "8.9", lowered=False)
+        serialize_engine(trt, quantised, profiles_for(quantised), BuildSettings(capability="8.9"), lowered=False)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -136,7 +137,9 @@ def test_a_quantised_export_for_a_gpu_is_of_16_bits_and_builds(
     save_tiny_model("llama", tmp_path / "model")
 
     bundle = export(str(tmp_path / "model"), "rtx-4090", precision=precision, out=tmp_path / "bundle").bundle
-    lowered = serialize_engine(trt, add_lowered_graph(bundle), profiles_for(bundle), "8.6", lowered=True)
+    lowered = serialize_engine(
+        trt, add_lowered_graph(bundle), profiles_for(bundle), BuildSettings(capability="8.6"), lowered=True
+    )
 
     assert "ATTENTION_INPUT" not in lowered.layers
     assert lowered.layers["DEQUANTIZE"] == 4 * 2 + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppd.export.quantise import Form, quantise
+from ppd.export.quantise import Form, Quantised, quantise, storable
 
 EIGHT_BITS = [Form(8, 32), Form(8, 16, zero_points=True), Form(8, None)]
 FOUR_BITS = [Form(4, 32), Form(4, 32, zero_points=True), Form(4, 16, zero_points=True)]
@@ -130,3 +130,21 @@ def test_the_same_weight_becomes_the_same_numbers(form: Form) -> None:
 
     assert torch.equal(first.values, second.values)
     assert torch.equal(first.scales, second.scales)
+
+
+@pytest.mark.parametrize(
+    "form", [Form(4, 32), Form(4, 32, zero_points=True), Form(8, 64, zero_points=True), Form(8, None)]
+)
+def test_no_scale_rounds_to_zero_in_the_type_that_it_is_stored_in(form: Form) -> None:
+    weight = torch.full((64, 8), 1e-8)
+    weight[:, :4] = 0.1
+    found = quantise(weight, form)
+    assert bool((found.scales.half() == 0).any())
+
+    stored = storable(found, torch.float16)
+
+    assert bool((stored.scales.half() > 0).all())
+    kept = Quantised(stored.values, stored.scales.half().float(), stored.zero_points).dequantise()
+    before = Quantised(found.values, found.scales.half().float(), found.zero_points).dequantise()
+    assert torch.equal(kept, before)
+    assert storable(found, torch.float32) is found

@@ -98,7 +98,7 @@ def test_a_graph_reads_what_is_in_pinned_memory_when_it_is_launched(cuda: Cuda) 
 def test_what_cannot_be_captured_gives_no_graph_and_the_stream_goes_on(cuda: Cuda) -> None:
     address, source = cuda.allocate(256, "a test"), cuda.allocate_pinned(256)
     cuda.begin_capture()
-    with pytest.raises(EngineError, match="cudaStreamSynchronize failed"):
+    with pytest.raises(EngineError, match="cuStreamSynchronize failed"):
         cuda.synchronize()
 
     assert cuda.end_capture() is None
@@ -156,8 +156,8 @@ class _OnTheGpu(FakeGpu):
             with torch.cuda.stream(torch.cuda.ExternalStream(self.stream)), torch.device("cuda"):
                 action()
         except RuntimeError:  # it reads from the GPU, which a capture does not allow
-            return (Status.cudaErrorStreamCaptureInvalidated,)
-        return (Status.cudaSuccess,)
+            return (Status.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,)
+        return (Status.CUDA_SUCCESS,)
 
 
 def test_the_tensorrt_engine_on_real_memory_with_tensorrt_imitated(

@@ -42,6 +42,7 @@ class FakeEngine:
         self._logits = np.zeros((0, vocab_size), np.float32)
 
     name = "fake"
+    max_rows = MAX_ROWS
 
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         assert num_kept < num_rows

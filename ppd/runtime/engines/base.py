@@ -33,6 +33,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """Engine, version and device, for reports."""
 
+    @property
+    def max_rows(self) -> int:
+        """Largest N of a step that reads a prompt; steps that draft are smaller than any engine's."""
+
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         """Forget all but the first `num_kept` rows of the cache, and make room for `num_rows` rows in all.
 

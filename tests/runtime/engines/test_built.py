@@ -10,6 +10,7 @@ from ppd.changes import write_manifest
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, FileEntry
 from ppd.runtime.engines.tensorrt.built import (
+    Device,
     engine_key,
     engine_role,
     find_engine,
@@ -20,7 +21,7 @@ from ppd.runtime.engines.tensorrt.built import (
     with_engines_for,
 )
 
-DEVICE = ("tensorrt", "10.15.1", "Orin", "8.7")
+DEVICE = ("tensorrt", "10.15.1", Device("Orin", "8.7", 16))
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_an_engine_built_ahead_of_time_fits_every_gpu_of_its_compute_capability(
 
     assert find_engine(changed, *DEVICE) is info
     with pytest.raises(EngineError, match=r"built for compute capability 8.7, this GPU \(Thor\) has 11.0"):
-        find_engine(changed, "tensorrt", "10.15.1", "Thor", "11.0")
+        find_engine(changed, "tensorrt", "10.15.1", Device("Thor", "11.0", 20))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,16 @@ def test_an_engine_that_does_not_fit_is_refused(bundle: Bundle, changes: dict[st
         find_engine(changed, *DEVICE)
 
 
+def test_an_engine_of_an_orin_of_another_size_is_refused(bundle: Bundle) -> None:
+    """All three are called Orin and have compute capability 8.7."""
+    changed, info = with_engine(bundle, num_multiprocessors=16)
+    small = Device("Orin", "8.7", 4)
+
+    assert find_engine(changed, *DEVICE) is info
+    with pytest.raises(EngineError, match="built on Orin with 16 multiprocessors, this one has 4"):
+        find_engine(changed, *DEVICE[:2], small)
+
+
 def test_a_record_that_was_edited_is_refused(bundle: Bundle) -> None:
     changed, info = with_engine(bundle)
     edited = dataclasses.replace(changed.manifest, engines=[dataclasses.replace(info, capacity=info.capacity * 2)])
@@ -122,14 +133,14 @@ def test_a_record_that_was_edited_is_refused(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(EngineInfo)])
-def test_the_key_depends_on_everything_but_size_and_check(bundle: Bundle, name: str) -> None:
+def test_the_key_depends_on_everything_but_what_a_build_finds_out_or_may_choose(bundle: Bundle, name: str) -> None:
     _, info = with_engine(bundle)
     value = getattr(info, name)
     other = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else f"{value} other"
 
     same = engine_key(dataclasses.replace(info, **{name: other})) == info.key
 
-    assert same == (name in {"key", "size_bytes", "checked"})
+    assert same == (name in {"key", "size_bytes", "checked", "decomposable", "opt_level", "workspace", "scratch_bytes"})
 
 
 def test_records_survive_the_manifest(bundle: Bundle) -> None:

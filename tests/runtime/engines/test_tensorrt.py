@@ -38,7 +38,7 @@ def test_every_phase_agrees_with_the_reference(monkeypatch: pytest.MonkeyPatch, 
     print(f"max difference {info.max_difference:.2g}")
     assert info.engine == f"tensorrt {VERSION} ({NAME})"
     assert gpu.calls["execute profile 0"] > 0
-    assert gpu.calls["cudaGraphLaunch"] > 0
+    assert gpu.calls["cuGraphLaunch"] > 0
 
 
 def test_a_16_bit_engine_moves_rows_of_its_own_size_and_gives_logits_as_float32(
@@ -92,7 +92,7 @@ def test_a_step_allocates_nothing_and_is_one_graph(monkeypatch: pytest.MonkeyPat
 
     engine.run(np.array([5]), state, 2, np.array([0]))
 
-    assert dict(gpu.calls - before) == {"cudaGraphLaunch": 1}
+    assert dict(gpu.calls - before) == {"cuGraphLaunch": 1, "cuStreamSynchronize": 1}
 
 
 def test_a_step_that_cannot_be_captured_is_launched_plainly(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -105,8 +105,8 @@ def test_a_step_that_cannot_be_captured_is_launched_plainly(monkeypatch: pytest.
         top_ids = engine.run(np.array([5]), causal_state(bundle.manifest.prompt_tokens.count), position, np.array([0]))
 
     assert np.all(top_ids >= 0)
-    assert gpu.calls["cudaStreamBeginCapture"] == 1
-    assert gpu.calls["cudaGraphLaunch"] == 0
+    assert gpu.calls["cuStreamBeginCapture"] == 1
+    assert gpu.calls["cuGraphLaunch"] == 0
     assert gpu.calls["execute profile 1"] == 4
 
 
@@ -120,7 +120,7 @@ def test_contexts_of_old_shapes_and_their_graphs_are_dropped(monkeypatch: pytest
         for _ in range(2):
             engine.run(np.full(num_rows, 5), state, 0, np.arange(num_rows))
 
-    assert gpu.calls["cudaGraphExecDestroy"] == 12 - 4
+    assert gpu.calls["cuGraphExecDestroy"] == 12 - 4
 
 
 def test_an_engine_for_measuring_keeps_the_graphs_of_every_shape(
@@ -135,8 +135,8 @@ def test_an_engine_for_measuring_keeps_the_graphs_of_every_shape(
         for num_rows in range(1, 29):
             engine.run(np.full(num_rows, 5), state, 0, np.arange(num_rows))
 
-    assert gpu.calls["cudaGraphExecDestroy"] == 0
-    assert gpu.calls["cudaGraphLaunch"] == 2 * 28
+    assert gpu.calls["cuGraphExecDestroy"] == 0
+    assert gpu.calls["cuGraphLaunch"] == 2 * 28
 
 
 def test_commit_equals_a_naive_cache(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -158,7 +158,7 @@ def test_commit_equals_a_naive_cache(monkeypatch: pytest.MonkeyPatch, bundle: Bu
 
     for got, naive in zip(arrays, expected, strict=True):
         np.testing.assert_array_equal(got, naive)
-    assert gpu.calls["cudaMemcpy2DAsync"] == 2  # one per moved row
+    assert gpu.calls["cuMemcpy2DAsync"] == 2  # one per moved row
 
 
 def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -199,10 +199,10 @@ def test_failures_of_the_device_are_one_line(monkeypatch: pytest.MonkeyPatch, bu
     gpu.limit = 1 << 16
     with pytest.raises(EngineError, match=r"MiB left for a KV cache of \d+ rows"):
         open_engine(opened, "tensorrt")
-    gpu.driver = False
-    with pytest.raises(EngineError, match=r'no GPU answers .*run pip install "cuda-python<13"'):
+    gpu.has_driver = False
+    with pytest.raises(EngineError, match=r"no GPU answers \(Failed to dlopen libcuda.so.1\)"):
         open_engine(opened, "tensorrt")
-    gpu.driver, gpu.limit, gpu.aliased = True, 1 << 40, False
+    gpu.has_driver, gpu.limit, gpu.aliased = True, 1 << 40, False
     with pytest.raises(EngineError, match="does not write k_0 in place"):
         open_engine(opened, "tensorrt")
 

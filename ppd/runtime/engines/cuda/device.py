@@ -4,12 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppd.errors import EngineError
-
-_TOO_OLD_STATUS = "cudaErrorInsufficientDriver"
-_TOO_OLD = (
-    "the driver is older than this cuda-python (13 wants driver 580 or JetPack 7): update it, or run "
-    'pip install "cuda-python<13"'
-)
+from ppd.runtime.engines.cuda.driver import NOWHERE, Driver, open_driver, status_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +13,19 @@ class Gpu:
 
     Attributes:
         compute_capability: Such as "8.7".
-        free_bytes: Memory that is free now; on a Jetson it is shared with the CPU.
+        num_multiprocessors: The three sizes of an Orin differ in nothing else.
+        integrated: Whether it shares the CPU's memory, as on a Jetson.
+        free_bytes: Memory that is free now, as CUDA counts it: on a Jetson without what the page cache would give back.
+        cuda: The newest CUDA that the driver knows, such as "12.6".
     """
 
     name: str
     compute_capability: str
+    num_multiprocessors: int
+    integrated: bool
     free_bytes: int
     total_bytes: int
+    cuda: str
 
 
 def current_gpu() -> Gpu:
@@ -33,28 +34,29 @@ def current_gpu() -> Gpu:
     Raises:
         EngineError: cuda-python is not installed, or there is no driver or no GPU.
     """
-    try:
-        from cuda.bindings import runtime as cudart
-    except ImportError as error:
-        raise EngineError(
-            'cuda-python is not installed, so no GPU can be asked; run pip install "cuda-python>=12.6"'
-        ) from error
-    try:
-        properties = _call(cudart.cudaGetDeviceProperties(0))
-        free, total = _call(cudart.cudaMemGetInfo())
-    except RuntimeError as error:  # the driver's library cannot be loaded, or a call failed
-        remedy = _TOO_OLD if _TOO_OLD_STATUS in str(error) else "check the driver with nvidia-smi"
-        raise EngineError(f"no GPU answers ({error}); {remedy}") from error
+    driver = open_driver()
+    api, device = driver.api, driver.device
+    name = _ask(driver, api.cuDeviceGetName(256, device))
+    free, total = _ask(driver, api.cuMemGetInfo())
     return Gpu(
-        name=properties.name.split(b"\0")[0].decode(),
-        compute_capability=f"{properties.major}.{properties.minor}",
+        name=name.split(b"\0")[0].decode(),
+        compute_capability=f"{_attribute(driver, 'COMPUTE_CAPABILITY_MAJOR')}."
+        f"{_attribute(driver, 'COMPUTE_CAPABILITY_MINOR')}",
+        num_multiprocessors=_attribute(driver, "MULTIPROCESSOR_COUNT"),
+        integrated=bool(_attribute(driver, "INTEGRATED")),
         free_bytes=int(free),
         total_bytes=int(total),
+        cuda=driver.version,
     )
 
 
-def _call(answer: tuple[Any, ...]) -> Any:
+def _attribute(driver: Driver, name: str) -> int:
+    attribute = getattr(driver.api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+    return int(_ask(driver, driver.api.cuDeviceGetAttribute(attribute, driver.device)))
+
+
+def _ask(driver: Driver, answer: tuple[Any, ...]) -> Any:
     status, *values = answer
     if int(status) != 0:
-        raise RuntimeError(status.name)
+        raise EngineError(f"the GPU does not answer ({status_name(status)}; CUDA {driver.version}); {NOWHERE}")
     return values[0] if len(values) == 1 else values

@@ -26,6 +26,7 @@ from ppd.signature import (
     HEAD_ROWS,
     INPUT_IDS,
     LOGITS,
+    MAX_ROWS,
     STATE,
     TOP_IDS,
     TREE_DEPTH,
@@ -70,17 +71,20 @@ class OnnxRuntimeEngine:
         EngineError: ONNX Runtime cannot load the graph.
     """
 
+    max_rows = MAX_ROWS
+
     def __init__(self, bundle: Bundle, options: EngineOptions = _DEFAULTS) -> None:
         manifest = bundle.manifest
         self._vocab_size, self._num_top_ids = manifest.model.vocab_size, manifest.num_top_ids
         self._names = cache_names(manifest.model.num_layers)
-        model, self._num_guess_heads = manifest.model, manifest.num_guess_heads
+        self._model, self._num_guess_heads = manifest.model, manifest.num_guess_heads
         graph = _graph_of(bundle, options)
         self._session = _open_session(bundle, graph, options)
         require_described(self._session, bundle, graph)
         # Cache and logits have the graph's own type.
         self._dtype = np.dtype(TYPES[self._session.get_outputs()[1].type])
-        self._cache = KVCache(model.num_layers, model.num_kv_heads, model.head_dim, manifest.context, self._dtype)
+        self._context = manifest.context
+        self._cache = self._empty_cache()
         self._state, self._cache_len = np.zeros(1, np.int64), np.zeros(1, np.int64)
         self._bindings = ShapeCache[_Binding](shapes_of(bundle), SPARE_BINDINGS)
         self._cache_values: list[ort.OrtValue] = []
@@ -129,6 +133,16 @@ class OnnxRuntimeEngine:
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`."""
         self._cache.commit(cache_len, rows)
+
+    def exchange_cache(self, cache: object | None) -> object:
+        """As `ppd.runtime.slots.ExchangesCaches` has it."""
+        assert cache is None or isinstance(cache, KVCache), "it is one of this engine's"
+        before, self._cache = self._cache, cache or self._empty_cache()
+        return before
+
+    def _empty_cache(self) -> KVCache:
+        model = self._model
+        return KVCache(model.num_layers, model.num_kv_heads, model.head_dim, self._context, self._dtype)
 
     def _bind_cache(self) -> None:
         """Wrap the cache's layers. ONNX Runtime writes in place only if input and output are the same OrtValue."""

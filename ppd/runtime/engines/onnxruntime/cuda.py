@@ -27,6 +27,7 @@ from ppd.signature import (
     HEAD_ROWS,
     INPUT_IDS,
     LOGITS,
+    MAX_ROWS,
     STATE,
     TOP_IDS,
     cache_names,
@@ -79,6 +80,8 @@ class OnnxRuntimeCudaEngine:
     Raises:
         EngineError: ONNX Runtime has no such provider, the driver or GPU is missing, or a kernel is.
     """
+
+    max_rows = MAX_ROWS
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest

@@ -14,7 +14,7 @@ from types import ModuleType
 from ppd.bundle import Bundle
 from ppd.errors import ArgumentError, EngineError
 from ppd.manifest import EngineInfo, Manifest
-from ppd.runtime.engines.cuda.device import current_gpu
+from ppd.runtime.engines.cuda.device import Gpu, current_gpu
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
@@ -25,7 +25,16 @@ _REMEDIES = {
     "elsewhere run pip install tensorrt",
     "tensorrt-rtx": "run pip install tensorrt_rtx_cu13_bindings tensorrt_rtx_cu13_libs",
 }
-_NOT_IN_KEY = ("key", "size_bytes", "checked")
+_NOT_IN_KEY = (
+    "key",
+    "size_bytes",
+    "checked",
+    "decomposable",
+    "opt_level",
+    "workspace",
+    "scratch_bytes",
+)
+"""What is found out by the build, or may be chosen for it: an engine built otherwise takes the place of the first."""
 
 
 def import_tensorrt(flavour: str) -> ModuleType:
@@ -50,8 +59,13 @@ def engine_role(key: str) -> str:
     return f"engines/{key}.engine"
 
 
+def log_role(key: str) -> str:
+    """Role, and path in the bundle, of what TensorRT said while it built the engine with this key."""
+    return f"engines/{key}.log"
+
+
 def engine_key(info: EngineInfo) -> str:
-    """Key of an engine: a hash of its record without key, file size and check."""
+    """Key of an engine: a hash of what it depends on."""
     fields = {name: value for name, value in dataclasses.asdict(info).items() if name not in _NOT_IN_KEY}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -69,20 +83,34 @@ def tree_digest(manifest: Manifest) -> str:
     return manifest.files[TREE_TABLES_FILE].sha256
 
 
-def find_engine(bundle: Bundle, flavour: str, version: str, gpu: str, compute_capability: str) -> EngineInfo:
-    """The built engine that fits this device: the narrowest of several, as each has room for every tree state.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """What an engine has to be built for: a GPU's name as CUDA gives it, its compute capability and its size."""
+
+    gpu: str
+    compute_capability: str
+    num_multiprocessors: int
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> "Device":
+        """The same of this machine's GPU."""
+        return cls(gpu.name, gpu.compute_capability, gpu.num_multiprocessors)
+
+
+def find_engine(bundle: Bundle, flavour: str, version: str, device: Device) -> EngineInfo:
+    """The built engine that fits a device: the narrowest of several, as each has room for every tree state.
+
+    Of several as narrow, it is the last that was built.
 
     Args:
         flavour: "tensorrt" or "tensorrt-rtx".
         version: Full version of the installed flavour.
-        gpu: Name of the GPU, as CUDA gives it.
-        compute_capability: Such as "8.7".
 
     Raises:
         EngineError: None fits; the message says what differs in the nearest.
     """
     built = [info for info in bundle.manifest.engines if info.flavour == flavour]
-    differing = [(differences(bundle.manifest, info, version, gpu, compute_capability), info) for info in built]
+    differing = [(differences(bundle.manifest, info, version, device), info) for info in reversed(built)]
     if fitting := [info for wrong, info in differing if not wrong]:
         return min(fitting, key=lambda info: info.max_decode_rows)
     again = f"run ppd build {bundle.folder} --engine {flavour} on this device"
@@ -99,7 +127,7 @@ def find_engine_here(bundle: Bundle, flavour: str) -> EngineInfo:
         EngineError: The flavour, driver or GPU is missing, or no engine fits.
     """
     trt, gpu = import_tensorrt(flavour), current_gpu()
-    return find_engine(bundle, flavour, trt.__version__, gpu.name, gpu.compute_capability)
+    return find_engine(bundle, flavour, trt.__version__, Device.of(gpu))
 
 
 def flavour_in_use(bundle: Bundle, engine: str) -> str | None:
@@ -125,17 +153,23 @@ def with_engines_for(bundle: Bundle, num_rows: int) -> Bundle:
     return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=engines))
 
 
-def differences(manifest: Manifest, info: EngineInfo, version: str, gpu: str, compute_capability: str) -> list[str]:
+def differences(manifest: Manifest, info: EngineInfo, version: str, device: Device) -> list[str]:
     """What keeps an engine from running this bundle on this device, in words; empty if nothing does."""
     wrong = stale(manifest, info)
     if info.version != version:
         wrong.append(f"it was built by version {info.version}, {version} is installed")
-    if info.compute_capability != compute_capability:
+    if info.compute_capability != device.compute_capability:
         wrong.append(
-            f"it was built for compute capability {info.compute_capability}, this GPU ({gpu}) has {compute_capability}"
+            f"it was built for compute capability {info.compute_capability}, this GPU ({device.gpu}) has "
+            f"{device.compute_capability}"
         )
-    elif info.gpu not in (None, gpu):
-        wrong.append(f"it was built on {info.gpu}, this GPU is {gpu}")
+    elif info.gpu not in (None, device.gpu):
+        wrong.append(f"it was built on {info.gpu}, this GPU is {device.gpu}")
+    elif info.num_multiprocessors not in (None, device.num_multiprocessors):
+        wrong.append(
+            f"it was built on {info.gpu} with {info.num_multiprocessors} multiprocessors, this one has "
+            f"{device.num_multiprocessors}"
+        )
     return wrong
 
 

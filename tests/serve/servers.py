@@ -1,0 +1,87 @@
+"""Servers for tests: `ppd serve` in a process of its own, on a port that was free."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+
+CODE = "from ppd.cli import main; main()"
+NAME = "tiny"
+SLOW = """import time
+from ppd.runtime.generation import Generation
+step = Generation.step
+Generation.step = lambda self: (time.sleep(0.03), step(self))[1]
+"""
+"""Code that makes a step take so long that an answer is surely under way when a test looks."""
+
+FAILS = """from ppd.errors import EngineError
+from ppd.runtime.generation import Generation
+step = Generation.step
+def fail(self):
+    if self._options.seed == 13 and len(self.token_ids) > 5:
+        raise EngineError("the engine stumbled")
+    return step(self)
+Generation.step = fail
+"""
+"""Code that lets answers with the seed 13 fail after some tokens."""
+
+
+@dataclass
+class Server:
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def client(self, api_key: str = "none") -> openai.OpenAI:
+        """OpenAI's client, which tries nothing twice."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=60)
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.url}/metrics").text
+        return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[ {{]", line))
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 30) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def serving(bundle: Path, *flags: object, before: str = "") -> Iterator[Server]:
+    """`ppd serve` with these flags, until the block ends; a traceback on its standard error fails the test.
+
+    Args:
+        before: Code that runs before it, such as shorter time limits.
+    """
+    given = ["serve", bundle, "--port", 0, "--threads", 1, "--name", NAME, *flags]
+    command = [sys.executable, "-c", before + CODE, *map(str, given)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+    reader.start()
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, (line, said)
+        yield Server(process, found[0])
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        process.stdout.close()
+        process.stderr.close()
+    assert "Traceback" not in "".join(said), "".join(said)
