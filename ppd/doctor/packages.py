@@ -42,7 +42,7 @@ def caches() -> dict[str, str]:
     """Folders that commands keep something in, and how many entries each has."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     hub = os.environ.get("HF_HUB_CACHE") or f"{os.environ.get('HF_HOME') or base / 'huggingface'}/hub"
-    return {"models of the hub": _counted(Path(hub)), "timings of TensorRT": _counted(base / "ppd")}
+    return {"models of the hub": _counted(Path(hub)), "what ppd keeps": _counted(base / "ppd")}
 
 
 def _counted(folder: Path) -> str:
