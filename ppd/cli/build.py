@@ -36,7 +36,8 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build even if the bundle already holds the engine.")] = False,
 ) -> None:
     """Build a TensorRT engine into a bundle, and check it where its GPU is at hand."""
-    from ppd.cli.describe import describe_engine
+    from ppd.bundle import open_bundle
+    from ppd.cli.describe import describe_engine, describe_fixed_cache
     from ppd.targets import find_target
 
     target = find_target(gpu) if gpu is not None else None
@@ -56,3 +57,5 @@ def build(
             progress=show,
         )
     print(f"{bundle}: {describe_engine(info)}")
+    if note := describe_fixed_cache(info, open_bundle(bundle, verify=False).manifest):
+        print(note)

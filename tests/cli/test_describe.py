@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppd.bundle import Bundle, open_bundle, tree_info
-from ppd.cli.describe import describe_bundle, describe_check, describe_export, draw_rows
+from ppd.cli.describe import describe_bundle, describe_check, describe_export, describe_fixed_cache, draw_rows
 from ppd.decision import (
     CALIBRATED,
     CALIBRATED_ELSEWHERE,
@@ -22,6 +22,7 @@ from ppd.manifest import DamageInfo, EngineInfo
 from ppd.measures import MILLISECONDS, LatencyCurve, Marginals
 from ppd.tree import Node, Tree, order_rows
 from tests.copies import standard
+from tests.fakes.gpu import with_engine
 from tests.infos import RECORD
 
 TREE = Tree(
@@ -283,3 +284,18 @@ def test_the_graph_is_named_where_it_is_not_the_fused_one(bundle: Bundle) -> Non
     for text in (describe_bundle(odd), describe_export(odd, 1, 1, 1)):
         assert lines_of(text)["graph"].endswith("takes head sizes of multiples of 8, not 12")
     assert "graph" not in lines_of(describe_bundle(gpu))
+
+
+@pytest.mark.parametrize(
+    ("lowered", "capacity", "notes"), [(False, 4608, True), (False, 64, False), (True, 4608, False)]
+)
+def test_a_cache_that_every_step_reads_whole_is_a_note_with_its_cost(
+    tinypy_bundle: Path, lowered: bool, capacity: int, notes: bool
+) -> None:
+    manifest = open_bundle(tinypy_bundle, verify=False).manifest
+    (info,) = with_engine(open_bundle(tinypy_bundle, verify=False), lowered=lowered, capacity=capacity).manifest.engines
+
+    note = describe_fixed_cache(info, manifest)
+
+    assert bool(note) == notes
+    assert not notes or re.search(r"all 4608 rows, \d+ MB, \d+% of the weights.*--context", note)

@@ -66,17 +66,21 @@ def _stub(cache: Path, major: str) -> Path:
 
 
 def _package(cache: Path, version: str) -> Path:
-    """The folder that a version is installed in; kept, so that the next run needs no network."""
+    return installed(cache, version, f"{VERSIONS[version]}=={version}")
+
+
+def installed(cache: Path, name: str, *packages: str) -> Path:
+    """A folder with packages; kept under the name, so that the next run needs no network."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder, waiting = cache / f"{version}-py{python}", cache / f"{version}-py{python}.part"
+    folder, waiting = cache / f"{name}-py{python}", cache / f"{name}-py{python}.part"
     if folder.exists():
         return folder
     shutil.rmtree(waiting, ignore_errors=True)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--target", str(waiting)]
-    command = [sys.executable, "-m", "pip", "install", *options, f"{VERSIONS[version]}=={version}"]
+    command = [sys.executable, "-m", "pip", "install", *options, *packages]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     if done.returncode != 0:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        pytest.skip(f"pip cannot install {VERSIONS[version]} {version} for Python {python}: {why}")
+        pytest.skip(f"pip cannot install {' '.join(packages)} for Python {python}: {why}")
     waiting.rename(folder)
     return folder
