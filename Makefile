@@ -4,7 +4,7 @@ BIN := .venv/bin
 GPU_PYTHON ?= $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-gpu soak check bench clean
+.PHONY: demo test test-gpu test-wheel soak check coverage docs tutorials bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo .venv/smollm2  ## export a chat model for this CPU, answer questions with and without drafting
@@ -24,6 +24,18 @@ check: .venv/dev  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+test-wheel:  ## build the wheel and try it in empty environments, the checkout out of reach
+	scripts/test_wheel.sh $(PYTHON)
+
+coverage: .venv/dev  ## run the test suite, and list the lines that it does not reach
+	$(BIN)/python -m pytest -n auto --cov=ppd --cov-report=term-missing:skip-covered
+
+tutorials: .venv/dev  ## run the commands of the quick start and the tutorials
+	$(BIN)/python scripts/run_tutorials.py
+
+docs: .venv/docs  ## build the documentation's site into site/; a warning is an error
+	$(BIN)/python -m mkdocs build --strict
+
 bench: .venv/dev  ## host time per step, and plain against PPD
 	$(BIN)/python benchmarks/overhead.py
 
@@ -42,5 +54,9 @@ bench: .venv/dev  ## host time per step, and plain against PPD
 	$(PIP) install --constraint constraints.txt --editable ".[dev]"
 	touch $@ .venv/demo
 
+.venv/docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) install --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -47,7 +47,8 @@ def count(model: runtime.Model, prompts: list[list[int]]) -> tuple[npt.NDArray[n
 
 def measure(folder: Path, prompts: list[list[int]], threads: int | None) -> float:
     """Tokens per step over the prompts."""
-    model, steps = runtime.load(folder, threads=threads), []
+    model = runtime.load(folder, threads=threads)
+    steps: list[int] = []
     for ids in prompts:
         steps += model.generate(ids, max_new_tokens=NEW_TOKENS, draft=True).stats.accepted_per_step
     return sum(steps) / len(steps)

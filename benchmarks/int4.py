@@ -37,6 +37,7 @@ from ppd.export.text import rows_of, run_checkpoint
 from ppd.export.weights import UntiedWeights, placeholder_decoder, streamed
 from ppd.models.checkpoint import open_weights
 from ppd.models.config import read_config
+from ppd.models.decoder import Decoder
 from ppd.models.hub import resolve_model
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.runtime.chat import render_chat
@@ -151,7 +152,7 @@ class Judged:
 
 
 @torch.no_grad()
-def log_probabilities(decoder: torch.nn.Module, pieces: list[Tensor]) -> list[Tensor]:
+def log_probabilities(decoder: Decoder, pieces: list[Tensor]) -> list[Tensor]:
     """Of every token after each piece; pieces do not see each other."""
     hidden = rows_of(decoder, pieces)
     return [decoder.logits(rows).log_softmax(-1) for rows in hidden.split([len(piece) for piece in pieces])]

@@ -73,6 +73,7 @@ class TimedEngine:
     def __init__(self, engine: Engine, timer: Timer) -> None:
         self._engine, self._timer = engine, timer
         self.name, self.restart, self.logits, self.commit = engine.name, engine.restart, engine.logits, engine.commit
+        self.max_rows = engine.max_rows
 
     def run(self, input_ids: np.ndarray, state: int, cache_len: int, head_rows: np.ndarray) -> np.ndarray:
         """As it is."""

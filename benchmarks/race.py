@@ -150,7 +150,11 @@ def main() -> None:
         if score.idle > _MAX_IDLE:
             print(f"not idle: {name} took up to {score.idle:.0%} of a core in another's turn")
     setup = {"threads": args.threads, "new_tokens": args.new_tokens, "prompts": [*map(len, prompts)]}
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine: dict[str, object] = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     machine["load_average"] = round(os.getloadavg()[1], 1)  # above the threads, other programs were running
     print(
         json.dumps({"race": report(scores), "left_out": left_out, "mismatches": mismatches(scores), **setup, **machine})

@@ -28,9 +28,10 @@ from ppd.export.exporter import export
 from ppd.models.adapter import save_prompt_tokens
 from ppd.planning.search import search_tree
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
+from ppd.train.guessers import PromptTokens
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import Prepared, initial_tokens, prepare, used_sets
-from ppd.train.steps import CHECKPOINT_FILE, PromptTokens, train_steps
+from ppd.train.steps import CHECKPOINT_FILE, train_steps
 from ppd.train.trainer import evaluate_all
 from ppd.tree import Tree, json_from_tree
 

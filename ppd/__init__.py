@@ -12,7 +12,7 @@ docs/python.md has an example of each. Importing this package imports none of th
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "calibrate", "export", "generate", "load", "train"]
 
 if TYPE_CHECKING:

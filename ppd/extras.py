@@ -8,6 +8,11 @@ from types import ModuleType
 from ppd.errors import PPDError
 
 
+def remedy(extra: str) -> str:
+    """The command that installs what an extra brings; from an installed wheel too, as the package itself is there."""
+    return f'pip install "ppd-edge[{extra}]"'
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Turn a missing package into an error that names the extra to install.
@@ -20,7 +25,7 @@ def needs(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] == "ppd":
             raise
-        raise PPDError(f'{error.name} is not installed; run pip install "ppd-edge[{extra}]"') from error
+        raise PPDError(f"{error.name} is not installed; run {remedy(extra)}") from error
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -320,7 +320,7 @@ def manifest_from_bytes(content: bytes) -> Manifest:
     data = parse_json(content, MANIFEST_FILE)
     schema = data.get("schema") if isinstance(data, dict) else None
     if type(schema) is int and schema != MANIFEST_SCHEMA:
-        remedy = "upgrade with pip install --upgrade ppd-edge" if schema > MANIFEST_SCHEMA else AGAIN
+        remedy = "upgrade ppd-edge" if schema > MANIFEST_SCHEMA else AGAIN
         raise BundleError(f"{MANIFEST_FILE} has schema {schema}, this version reads schema {MANIFEST_SCHEMA}; {remedy}")
     _check_digest(content, data)
     return decode(Manifest, data, MANIFEST_FILE)

@@ -73,13 +73,15 @@ LAYERS = {
     "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
     "serve": layer("core runtime", "starlette uvicorn sse_starlette prometheus_client"),
     "calibrate": layer("core runtime planning build", "numpy pynvml"),
+    "doctor": layer("core", ""),
     "export": layer(
         "core models runtime planning build",
         "numpy ml_dtypes torch safetensors tokenizers onnx onnx_ir onnxscript onnxruntime",
     ),
     "train": layer("core models runtime planning", "numpy torch safetensors tokenizers accelerate matplotlib"),
     "cli": layer(
-        "core models templates runtime planning build export calibrate train serve", "typer rich matplotlib numpy"
+        "core models templates runtime planning build export calibrate train serve doctor",
+        "typer rich matplotlib numpy",
     ),
 }
 

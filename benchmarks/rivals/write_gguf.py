@@ -8,6 +8,7 @@ its words are placeholders.
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ import numpy.typing as npt
 from ppd.errors import ModelError
 from ppd.models.checkpoint import open_weights
 from ppd.models.config import ModelConfig, read_config
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 Array = npt.NDArray[np.float32]
 
@@ -93,7 +97,7 @@ def write(folder: Path, kind: str, out: Path) -> None:
     writer.close()
 
 
-def _add_shape(writer: "GGUFWriter", config: ModelConfig) -> None:  # noqa: F821  # only the rivals' environment has it
+def _add_shape(writer: "GGUFWriter", config: ModelConfig) -> None:
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_layers)

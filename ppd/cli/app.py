@@ -17,7 +17,6 @@ app = typer.Typer(
     name="ppd",
     help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes, change no token.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -92,6 +91,8 @@ DrafterOption = Annotated[
     typer.Option(metavar="BUNDLE", help="A draft model with the same tokenizer, as a further source: model."),
 ]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Never draft.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only, and no progress.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -131,14 +132,14 @@ def for_template(tools: Path | None, variables: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[str, float | None], None]]:
+def bar(quiet: bool = False) -> Iterator[Callable[[str, float | None], None]]:
     """A bar that shows a text and a share, 0 to 1 (None: unknown), on standard error; nothing without a terminal."""
     from rich.console import Console  # takes a while, and generating needs no bar
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as shown:
         task = shown.add_task("", total=None)
 
         def show(text: str, share: float | None) -> None:
@@ -148,9 +149,9 @@ def bar() -> Iterator[Callable[[str, float | None], None]]:
 
 
 @contextmanager
-def progress(stages: Collection[str]) -> Iterator[Callable[[str], None]]:
+def progress(stages: Collection[str], quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """A bar over stages; any other text that it is called with is shown as a detail of the current stage."""
-    with bar() as show:
+    with bar(quiet) as show:
         done = -1
 
         def advance(stage: str) -> None:

@@ -15,6 +15,7 @@ from ppd.cli.app import (
     DrawOption,
     EngineOption,
     ExactOption,
+    JsonOption,
     NewTokensOption,
     PromptsOption,
     QuestionsOption,
@@ -44,7 +45,7 @@ def bench(
     energy: Annotated[
         bool, typer.Option("--energy", help="Joules per token too: a Jetson's rails, or GPU (NVML) and CPU (RAPL).")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the speed-up of each category.")] = None,
     drafter: DrafterOption = None,
     engine: EngineOption = "auto",

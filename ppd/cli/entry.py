@@ -16,6 +16,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     chat,
     check,
     compare,
+    doctor,
     export,
     generate,
     inspect,

@@ -1,11 +1,12 @@
 """`ppd export`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ppd.cli.app import app, progress
+from ppd.cli.app import JsonOption, QuietOption, app, progress
 from ppd.extras import needs
 
 
@@ -29,14 +30,18 @@ def export(
     context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer; default: the model's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: MODEL-TARGET.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Export a model to a verified bundle."""
+    import dataclasses
+
     from ppd.cli.describe import describe_export
 
     with needs("export"):
         from ppd.export.exporter import STAGES
         from ppd.export.exporter import export as run
-    with progress(STAGES) as advance:
+    with progress(STAGES, quiet) as advance:
         report = run(
             model,
             gpu,
@@ -48,6 +53,13 @@ def export(
             force=force,
             progress=advance,
         )
+    if as_json:
+        told = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+        bundle = told.pop("bundle")
+        print(json.dumps({"bundle": str(bundle.folder), "manifest": dataclasses.asdict(bundle.manifest), **told}))
+        return
+    if quiet:
+        return
     print(
         describe_export(
             report.bundle,

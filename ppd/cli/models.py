@@ -1,13 +1,20 @@
 """`ppd models`."""
 
-from ppd.cli.app import app, print_table
+import json
+
+from ppd.cli.app import JsonOption, app, print_table
 
 
 @app.command()
-def models() -> None:
+def models(as_json: JsonOption = False) -> None:
     """List the models that --model knows by name."""
+    import dataclasses
+
     from ppd.models.registry import load_registry
 
+    if as_json:
+        print(json.dumps({name: dataclasses.asdict(entry) for name, entry in load_registry().items()}))
+        return
     print_table(
         ("model", "checkpoint", "parameters", "context", "prompt tokens", "note"),
         [

@@ -1,13 +1,21 @@
 """`ppd targets`."""
 
-from ppd.cli.app import app, print_table
+import json
+
+from ppd.cli.app import JsonOption, app, print_table
 
 
 @app.command()
-def targets() -> None:
+def targets(as_json: JsonOption = False) -> None:
     """List the devices that --gpu knows, and what each engine computes a precision in."""
+    import dataclasses
+
     from ppd.precision import PRECISIONS
     from ppd.targets import load_targets
+
+    if as_json:
+        print(json.dumps({name: dataclasses.asdict(target) for name, target in load_targets().items()}))
+        return
 
     def figure(value: float | None) -> str:
         return "-" if value is None else f"{value:,g}"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ppd.cli.app import app, bar
+from ppd.cli.app import QuietOption, app, bar
 from ppd.extras import needs
 
 
@@ -56,6 +56,7 @@ def train(
     dtype: Annotated[
         str, typer.Option(help="The frozen weights: float32, bfloat16, or auto: 16 bits stay so on a GPU.")
     ] = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Train prompt tokens, or heads, for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
     with needs("train"):
@@ -83,7 +84,7 @@ def train(
         seed=seed,
     )
     paths = [*data, *(more_data or [])]
-    with bar() as show:
+    with bar(quiet) as show:
         report = run(
             model,
             SELF if paths == [Path(SELF)] else paths,
@@ -92,10 +93,10 @@ def train(
             resume=resume,
             force=force,
             stage=lambda name: show(name, None),
-            tell=lambda line: print(line, flush=True),
+            tell=lambda line: None if quiet else print(line, flush=True),
             progress=lambda p: show(f"step {p.step}, loss {p.loss:.3f}", p.share),
         )
-    if not report.is_main:
+    if quiet or not report.is_main:
         return
     print(f"{report.folder}: {report.steps} steps, {report.positions_per_second:,.0f} supervised positions per second")
     for name, accuracy in report.trained.items():

@@ -23,7 +23,7 @@ from ppd.targets import load_targets
 from ppd.tree import Node, Tree, json_from_tree
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, misused
 
-COMMANDS = ("export", "refold", "generate", "check", "inspect", "bench", "targets", "models")
+COMMANDS = ("export", "refold", "generate", "check", "inspect", "bench", "targets", "models", "doctor")
 
 
 # ---- entry points, version, help

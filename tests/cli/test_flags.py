@@ -14,7 +14,7 @@ from ppd.train.options import TrainOptions
 
 RENAMED = {"gpu": "target", "rollouts": "num_rollouts", "layers": "num_layers"}
 """Flag → argument, where the user's word differs."""
-SHOWN = {"as_json", "plot", "stats"}
+SHOWN = {"as_json", "plot", "quiet", "stats"}
 """Flags that choose what is printed."""
 GIVEN_OTHERWISE = {
     "export": {"progress"},

@@ -16,7 +16,7 @@ from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.engines.base import Engine, EngineOptions
 from ppd.runtime.engines.tensorrt.built import FLAVOURS
 
-_REINSTALL = "pip install --force-reinstall ppd-edge"
+_REINSTALL = "pip check, which names what ppd-edge lacks"
 
 
 @dataclass(frozen=True, slots=True)

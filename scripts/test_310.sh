@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# What runs on Python 3.10, the Python of JetPack 6: the package without an engine, as ONNX Runtime 1.25 has no wheels
+# for it. Every module that needs no engine and no torch is imported, and the tests run that need neither.
+#
+#     scripts/test_310.sh [PYTHON]        default: python3.10
+set -euo pipefail
+python=${1:-python3.10}
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" -m venv "$work/env"
+export PYTHONPATH= CI=1  # so that Hypothesis sets no deadline
+"$work/env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt . pytest
+rooms=(ppd.train ppd.serve ppd.runtime.engines ppd.cli.plot ppd.export ppd.models ppd.build ppd.torch_engine)
+cp scripts/import_all.py "$work"
+(cd "$work" && env/bin/python import_all.py env "${rooms[@]}" && env/bin/ppd targets >/dev/null && env/bin/ppd doctor)
+"$work/env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hypothesis
+# The fixtures of tests/conftest.py export a model, so that these go without.
+"$work/env/bin/python" -m pytest --noconftest -p no:cacheprovider -o addopts= -q \
+  --deselect tests/planning/test_measured_curves.py::test_the_estimate_is_described_and_kept \
+  --deselect tests/runtime/test_options.py::test_threads_of_numpy \
+  tests/planning/test_{choose,measured_curves,roofline,search}.py \
+  tests/runtime/test_{options,result,text,verify}.py tests/runtime/drafters/test_text_index.py \
+  tests/test_{tree,tree_rows,measures,targets,documents,question_files,extras,remedies}.py

@@ -1,0 +1,140 @@
+"""Commands, links and pages of the documentation: they parse, lead somewhere, and the quick ones run."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from ppd import cli
+from scripts.docs_hooks import DocsError, commands, with_links, with_reference
+from scripts.run_tutorials import PAGES, steps
+from tests.cli.helpers import Run
+
+pytest_plugins = ("tests.cli.conftest",)
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*(ROOT / "docs").rglob("*.md"), *(ROOT / f"{n}.md" for n in ("README", "ARCHITECTURE", "CONTRIBUTING"))]
+QUICK = {"generate", "inspect", "check", "refold", "models", "targets"}
+
+
+def identity(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# ---- commands
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """The `ppd` commands of a page's blocks, split into words; an … stands for what the reader adds."""
+    found: list[list[str]] = []
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            parts = (part for part in line.split(" | ") if re.match(r"ppd(-export)? ", part) and "…" not in part)
+            found += [shlex.split(part, comments=True) for part in parts]
+    return found
+
+
+WRITTEN = [(identity(page), words) for page in DOCUMENTS for words in commands_in(page.read_text("utf-8"))]
+
+
+def parse(words: list[str]) -> None:
+    name, *arguments = ["export", *words[1:]] if words[0] == "ppd-export" else words[1:]
+    group: Any = typer.main.get_command(cli.app)
+    if not name.startswith("--"):
+        group.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize(("page", "words"), WRITTEN, ids=[f"{page}-{' '.join(words)[:60]}" for page, words in WRITTEN])
+def test_a_command_of_the_documentation_has_only_flags_that_exist(page: str, words: list[str]) -> None:
+    parse(words)
+
+
+@pytest.mark.parametrize("words", [["ppd", "check", "b", "--fast"], ["ppd", "inspect"]])
+def test_a_flag_that_does_not_exist_is_found(words: list[str]) -> None:
+    with pytest.raises(Exception, match=r"No such option|Missing parameter"):
+        parse(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identity)
+def test_the_quick_commands_of_a_tutorial_run(
+    page: Path, run: Run, tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = steps(page)
+    assert done
+    for file, text in done:
+        if file is not None:
+            Path(file).write_text(text, "utf-8")
+            continue
+        program, *words = shlex.split(text)
+        if program == "ppd-export":  # scripts/run_tutorials.py exports; here is what it would give
+            shutil.copytree(tinypy_bundle, words[words.index("--out") + 1], dirs_exist_ok=True)
+        elif words[0] in QUICK:
+            outcome = run(*words)
+            assert outcome.code == 0, f"{text}: {outcome.err}"
+            assert outcome.out
+
+
+# ---- the reference
+
+
+def test_the_page_of_the_commands_describes_every_command() -> None:
+    page = with_reference((ROOT / "docs/cli.md").read_text("utf-8"))
+    for name, command in commands().items():
+        section = page.split(f"## `ppd {name}`\n")[1].split("\n## ")[0]
+        for parameter in command.params:
+            assert parameter.name == "help" or (parameter.opts[0] in section or parameter.metavar in section)
+
+
+def test_a_command_that_is_missing_or_unknown_ends_the_build() -> None:
+    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    with pytest.raises(DocsError, match="no heading for the command refold"):
+        with_reference(page.replace("## `ppd refold`", ""))
+    with pytest.raises(DocsError, match="no command"):
+        with_reference(f"{page}\n## `ppd dance`\n")
+
+
+# ---- links
+
+
+def anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=identity)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)\s#:]*)(?:#([^)\s]*))?\)", page.read_text("utf-8")):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(path.read_text("utf-8")), f"{page.name} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("trees.md", "[a](../ARCHITECTURE.md#words)", "[a](architecture.md#words)"),
+        ("tutorials/x.md", "[a](../../ARCHITECTURE.md)", "[a](../architecture.md)"),
+        ("tutorials/x.md", "[a](../trees.md)", "[a](../trees.md)"),
+        ("ARCHITECTURE.md", "[a](docs/trees.md#x)", "[a](trees.md#x)"),
+        ("gpu.md", "[h100](../benchmarks/results/h100.json)", "h100"),
+        ("gpu.md", "[a](https://example.org)", "[a](https://example.org)"),
+    ],
+)
+def test_links_to_the_root_lead_to_its_pages(page: str, link: str, expected: str) -> None:
+    assert with_links(link, page) == expected
+
+
+# ---- files
+
+
+PATHS = re.compile(r"\b(?:tests|benchmarks|examples|scripts|ppd|docs)/[\w/.-]*\w\.(?:py|json|md|sh|txt|mjs|bin)\b")
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=identity)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(PATHS.findall(page.read_text("utf-8")))
+    assert sorted(name for name in named if "NAME" not in name and not (ROOT / name).exists()) == []
