@@ -68,15 +68,16 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None 
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
-        max_rows: Largest N of the decode profile; None for that of the largest tree state, which it is tuned for.
+        max_rows: Largest N of the decode profile; None for that of the tree's largest step, its branch included, which it
+            is tuned for.
         chunk: Largest N of the prefill profile, `LEAST_CHUNK` or more; None for all that the graph takes.
 
     Raises:
         ArgumentError: The chunk is out of its range.
     """
     manifest = bundle.manifest
-    largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
-    rows = min(manifest.max_rows, max(*bundle.tree.step_sizes, max_rows or 1))
+    largest = max(bundle.tree.step_sizes)
+    rows = min(manifest.max_rows, max(largest, max_rows or 1))
     count = manifest.num_distances
     most = manifest.max_rows if chunk is None else chunk
     if not LEAST_CHUNK <= most <= manifest.max_rows:
