@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd import runtime
-from ppd.documents import read_documents
+from ppd.documents import read_records
 from ppd.ngrams import ORDERS, NgramTable, build_table
 from ppd.questions import choose_questions, read_questions
 from ppd.runtime.drafters import LOOKUP, TABLE, ChoosingDrafter
@@ -78,7 +78,7 @@ def answer(model: runtime.Model, prompts: Path, questions: int, max_new_tokens: 
 def read_answers(model: runtime.Model, path: Path) -> list[npt.NDArray[np.int64]]:
     """Token ids of the answers of conversations, each with the last tokens of what was asked."""
     texts = []
-    for conversation in read_documents([path]):
+    for conversation in (record.document for record in read_records([path])):
         if isinstance(conversation, str):
             raise SystemExit(f"{path} holds text; expected conversations with answers")
         asked, whole = (model.encode(messages=some) for some in (conversation[:-1], conversation))

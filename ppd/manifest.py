@@ -20,7 +20,7 @@ from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 _NO_DIGEST = "0" * 64
 _MAX_BYTES = 1 << 50
 _MAX_ID = 1 << 31

@@ -20,6 +20,9 @@ MAX_ROWS = 512
 CHAIN_LENGTHS = (1, 2, 3, 5, 7, 11, 15)
 """Candidates that a chain of guesses may have: few enough for engines to keep a buffer or a graph of each."""
 
+BRANCH_LENGTHS = (1, 3, 7)
+"""Guesses from the text that a step with the tree may have beside it, one behind the other."""
+
 MIN_CAPACITY = 128
 """Smallest KV cache capacity S in rows; it doubles from here."""
 

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from ppd.errors import TreeError
 from ppd.json_files import parse
-from ppd.signature import MAX_ROWS, MAX_TOP_IDS, causal_state, num_states
+from ppd.signature import BRANCH_LENGTHS, MAX_ROWS, MAX_TOP_IDS, causal_state, num_states
 
 TREE_SCHEMA = 1
 _SHOWN_RANKS = 12
 """Ranks of a path that a message shows."""
+_NO_RANK = -1
+"""In the path of a branch's node: its guess comes from the text."""
 
 _COUNTS = ("num_prompt_tokens", "num_guess_heads")
 _GUESSERS = ("prompt tokens", "guess heads")
@@ -98,6 +100,21 @@ class Tree:
         absent = (Node((), self.num_prompt_tokens if self.drafts and not self.by_heads else 0),)
         return {s: order_rows(self.states.get(s, absent)) for s in range(self.num_prompt_tokens + 1)}
 
+    def branched(self, state: int) -> dict[int, "Rows"]:
+        """The rows of a state with a branch, by its length, ascending: those that a step has room for.
+
+        None for the tree without any drafting.
+        """
+        rows, prompts = self.rows[state], 0 if self.by_heads else self.num_prompt_tokens
+        lengths = [n for n in BRANCH_LENGTHS if self.drafts and rows.num_rows + n * (1 + prompts) <= MAX_ROWS]
+        return {length: rows.with_branch(length, prompts) for length in lengths}
+
+    @property
+    def step_sizes(self) -> set[int]:
+        """N of every step with the tree, with branches and without."""
+        branched = [rows.num_rows for state in self.rows for rows in self.branched(state).values()]
+        return {*(rows.num_rows for rows in self.rows.values()), *branched}
+
     def leads_to(self, node: Node) -> int:
         """The state after a step whose last accepted node is this one."""
         return self.num_prompt_tokens if self.by_heads else node.prompts
@@ -123,37 +140,60 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one state, in the one order that everything uses.
+    """The rows of a step, in the one order that everything uses.
 
-    Root; candidates depth-first, siblings by rank; then the prompt rows, node by node. Accepted rows therefore ascend
-    and never lie before the place they are moved to.
+    Root; candidates depth-first, siblings by rank; then the prompt rows, node by node; then the branch, if there is
+    one: a chain of candidates for guesses from the text, each followed by its prompt rows. Accepted rows therefore
+    ascend and never lie before the place they are moved to.
 
     Attributes:
-        nodes: The nodes in row order; node i is row i.
-        parents: Row of each node's parent; -1 for the root.
+        nodes: The nodes in row order, those of the tree first. Those of the branch have no ranks: their paths hold -1.
+        node_rows: Row of each node; without a branch, node i is row i.
+        parents: Which node is each one's parent; -1 for the root.
         first_prompts: Row of each node's first prompt row (where it would be, if the node has none).
-        children: Rows of each node's children, by rank.
+        children: Which nodes are each one's children: by rank, then the branch.
         num_rows: N, prompt rows included.
+        num_in_tree: How many of the nodes are the tree's.
     """
 
     nodes: tuple[Node, ...]
+    node_rows: Sequence[int]
     parents: tuple[int, ...]
     first_prompts: tuple[int, ...]
     children: tuple[tuple[int, ...], ...]
     num_rows: int
+    num_in_tree: int
 
     @property
     def num_candidates(self) -> int:
         """Nodes other than the root."""
         return len(self.nodes) - 1
 
+    def with_branch(self, length: int, prompts: int) -> "Rows":
+        """These rows and a branch behind them: a chain of candidates on the root, each followed by its prompt rows.
+
+        A shorter branch is the beginning of a longer one, so that one folded tree serves every length, and none.
+        """
+        count, step = len(self.nodes), 1 + prompts
+        rows = range(self.num_rows, self.num_rows + step * length, step)
+        below = [(count + place,) for place in range(length)]
+        return Rows(
+            nodes=(*self.nodes, *(Node((_NO_RANK,) * depth, prompts) for depth in range(1, length + 1))),
+            node_rows=(*self.node_rows, *rows) if length else self.node_rows,
+            parents=(*self.parents, *(count + place - 1 if place else 0 for place in range(length))),
+            first_prompts=(*self.first_prompts, *(row + 1 for row in rows)),
+            children=((*self.children[0], count), *self.children[1:], *below[1:], ()) if length else self.children,
+            num_rows=self.num_rows + step * length,
+            num_in_tree=self.num_in_tree,
+        )
+
     def mask(self) -> npt.NDArray[np.bool_]:
         """Which rows see which: bool [N, N], entry (r, c) true where row r attends to row c."""
         mask = np.eye(self.num_rows, dtype=np.bool_)
-        for row, parent in enumerate(self.parents):
+        for node, (row, parent) in enumerate(zip(self.node_rows, self.parents, strict=True)):
             if parent >= 0:
-                mask[row] |= mask[parent]
-            first, count = self.first_prompts[row], self.nodes[row].prompts
+                mask[row] |= mask[self.node_rows[parent]]
+            first, count = self.first_prompts[node], self.nodes[node].prompts
             for j in range(count):
                 mask[first + j] |= mask[row]
                 mask[first + j, first : first + j] = True
@@ -162,8 +202,8 @@ class Rows:
     def depths(self) -> npt.NDArray[np.int64]:
         """Positions relative to the root: int64 [N]."""
         depths = np.zeros(self.num_rows, np.int64)
-        for row, node in enumerate(self.nodes):
-            depth, first = len(node.path), self.first_prompts[row]
+        for node, row, first in zip(self.nodes, self.node_rows, self.first_prompts, strict=True):
+            depth = len(node.path)
             depths[row] = depth
             depths[first : first + node.prompts] = depth + 1 + np.arange(node.prompts)
         return depths
@@ -195,20 +235,29 @@ def order_rows(nodes: tuple[Node, ...]) -> Rows:
             children[parent].append(row)
         first_prompts.append(next_row)
         next_row += node.prompts
-    return Rows(ordered, parents, tuple(first_prompts), tuple(map(tuple, children)), next_row)
+    return Rows(
+        nodes=ordered,
+        node_rows=range(len(ordered)),
+        parents=parents,
+        first_prompts=tuple(first_prompts),
+        children=tuple(map(tuple, children)),
+        num_rows=next_row,
+        num_in_tree=len(ordered),
+    )
 
 
 def fold_tables(tree: Tree) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Fold a tree into the graph's constants.
 
     Returns:
-        `tree_mask` bool [m+2, C, C] and `tree_depth` int64 [m+2, C]; entry m+1 is causal. Rows past a state's N see
-        only themselves.
+        `tree_mask` bool [m+2, C, C] and `tree_depth` int64 [m+2, C]; entry m+1 is causal. Behind the rows of a state
+        stand those of its branch; rows past them see only themselves.
     """
     m = tree.num_prompt_tokens
     mask = np.tile(np.eye(MAX_ROWS, dtype=np.bool_), (num_states(m), 1, 1))  # [m+2, C, C]
     depth = np.zeros((num_states(m), MAX_ROWS), np.int64)  # [m+2, C]
-    for state, rows in tree.rows.items():
+    for state, alone in tree.rows.items():
+        rows = [alone, *tree.branched(state).values()][-1]
         mask[state, : rows.num_rows, : rows.num_rows] = rows.mask()
         depth[state, : rows.num_rows] = rows.depths()
     mask[causal_state(m)] = np.tri(MAX_ROWS, dtype=np.bool_)

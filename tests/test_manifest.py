@@ -13,7 +13,14 @@ from ppd import runtime
 from ppd.bundle import open_bundle
 from ppd.errors import BundleError, EngineError
 from ppd.limits import SIZES
-from ppd.manifest import MANIFEST_FILE, GuessHeadsInfo, Manifest, bytes_from_manifest, manifest_from_bytes
+from ppd.manifest import (
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    GuessHeadsInfo,
+    Manifest,
+    bytes_from_manifest,
+    manifest_from_bytes,
+)
 from tests.damage import REMEDY, change, refused, replace
 from tests.strategies import MANY, manifests
 
@@ -157,7 +164,7 @@ def test_a_basis_that_its_record_does_not_bear_out_is_refused(
     refused(own_bundle, "basis is")
 
 
-@pytest.mark.parametrize("schema", [3, 1000])
+@pytest.mark.parametrize("schema", [MANIFEST_SCHEMA + 1, 1000])
 def test_a_newer_schema_asks_for_an_upgrade(own_bundle: Path, schema: int) -> None:
     change(own_bundle, ("schema",), schema)
     change(own_bundle, ("news",), "what a later version may add")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 
 from ppd.errors import TreeError
-from ppd.signature import MAX_ROWS, MAX_TOP_IDS
+from ppd.signature import BRANCH_LENGTHS, MAX_ROWS, MAX_TOP_IDS
 from ppd.tree import (
     Node,
     NodePath,
@@ -47,6 +47,15 @@ def sees(row: Label, column: Label) -> bool:
     if i == 0:
         return path[: len(other)] == other
     return path == other and i <= j
+
+
+def branch_labels(tree: Tree, num_rows: int) -> list[Label]:
+    """The branch behind so many rows: candidates of no rank, one behind the other, each followed by its prompt rows."""
+    if not tree.drafts:
+        return []
+    prompts = 0 if tree.by_heads else tree.num_prompt_tokens
+    length = max((n for n in BRANCH_LENGTHS if num_rows + n * (1 + prompts) <= MAX_ROWS), default=0)
+    return [((-1,) * depth, j) for depth in range(1, length + 1) for j in range(prompts + 1)]
 
 
 def naive_mask(rows: list[Label]) -> list[list[bool]]:
@@ -164,6 +173,27 @@ def test_the_authors_buffers_are_the_same_up_to_the_order_of_rows(name: str, sta
     np.testing.assert_array_equal(rows.depths(), np.array(theirs["position_ids"])[order])
 
 
+@FEW
+@given(trees())
+def test_a_branch_is_a_chain_on_the_root_behind_the_trees_rows(tree: Tree) -> None:
+    for state, alone in tree.rows.items():
+        for length, rows in tree.branched(state).items():
+            count = len(alone.nodes)
+            assert (rows.nodes[:count], rows.num_in_tree, len(rows.nodes)) == (alone.nodes, count, count + length)
+            assert list(rows.node_rows[:count]) == list(range(count))
+            assert [rows.parents[node] for node in range(count, count + length)] == [
+                0,
+                *range(count, count + length - 1),
+            ]
+            assert rows.children[0] == (*alone.children[0], count)
+            assert [rows.children[node] for node in range(count, count + length)] == [
+                *((node,) for node in range(count + 1, count + length)),
+                (),
+            ]
+            assert list(rows.node_rows) == sorted(rows.node_rows)
+            assert rows.num_rows in tree.step_sizes
+
+
 # ---- folded tables
 
 
@@ -181,6 +211,7 @@ def test_folded_tables_hold_every_state_and_the_causal_one(tree: Tree) -> None:
     absent = (Node((), m if tree.drafts else 0),)
     for state in range(m + 1):
         expected = labels(tree.states.get(state, absent))
+        expected += branch_labels(tree, len(expected))
         num_rows = len(expected)
         np.testing.assert_array_equal(mask[state, :num_rows, :num_rows], naive_mask(expected))
         np.testing.assert_array_equal(depth[state, :num_rows], naive_depths(expected))

@@ -76,7 +76,7 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None 
     """
     manifest = bundle.manifest
     largest = max(bundle.tree.rows[state].num_rows for state in bundle.tree.states)
-    rows = min(manifest.max_rows, max(largest, max_rows or 1))
+    rows = min(manifest.max_rows, max(*bundle.tree.step_sizes, max_rows or 1))
     count = manifest.num_distances
     most = manifest.max_rows if chunk is None else chunk
     if not LEAST_CHUNK <= most <= manifest.max_rows:

@@ -96,7 +96,7 @@ def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
     """Milliseconds of one step: fill the rows, run, read the best ids."""
     session.pretend(cache_len)
     started = time.perf_counter()
-    session.step(plan, [0] * len(plan.nodes))
+    session.step(plan, [0] * len(plan.rows.nodes))
     session.top_ids[:, 0].tolist()
     return (time.perf_counter() - started) * 1e3
 
@@ -112,10 +112,10 @@ def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
     times = []
     for _ in range(_HOST_ROUNDS):
         started = time.perf_counter()
-        plan, candidates, _ = drafter.propose([0], guesses)
-        tokens = plan.nodes[:] = [0, *candidates]
-        accepted = verify_greedy(plan.rows.children, tokens, top_ids)
-        session.engine.commit(cache_len, accepted.rows)
+        plan, candidates, *_ = drafter.propose([0], guesses)
+        tokens = plan.input_ids[plan.node_rows] = [0, *candidates]
+        accepted = verify_greedy(plan.rows.children, tokens, top_ids[plan.node_rows])
+        session.engine.commit(cache_len, accepted.nodes)
         times.append((time.perf_counter() - started) * 1e3)
     return float(np.median(times))
 

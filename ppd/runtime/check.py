@@ -57,8 +57,10 @@ def check_engine(engine: Engine, bundle: Bundle, reference: Recording) -> CheckI
     check.prefill(min(len(reference.ids), session.chunk_size))
     check.prefill(min(-(-len(reference.ids) // 3), session.chunk_size))
     check.plain(NUM_READ, _NUM_PLAIN_STEPS)
-    for plan in plans.by_state:
+    for plan, branched in zip(plans.by_state, plans.with_branch, strict=True):
         check.tree(plan, NUM_READ)
+        if branched:
+            check.tree(branched[max(branched)], NUM_READ)
     return check.info()
 
 
@@ -119,14 +121,14 @@ class _Check:
         """A tree state: path by path, filled with the text; the other candidates hold other tokens."""
         self._read(start)
         for path in _paths(plan):
-            num_nodes = len(plan.nodes)
+            num_nodes = len(plan.rows.nodes)
             tokens = (self._reference.ids[start] + 1 + np.arange(num_nodes)) % self._plans.vocab_size
             where: list[tuple[int, _Place]] = []
-            for depth, row in enumerate(path):
-                tokens[row] = self._reference.ids[start + depth]
-                where.append((row, _Place(start + depth, 0)))
-                first = plan.rows.first_prompts[row]
-                where += [(first + j, _Place(start + depth, j + 1)) for j in range(plan.rows.nodes[row].prompts)]
+            for depth, node in enumerate(path):
+                tokens[node] = self._reference.ids[start + depth]
+                where.append((plan.rows.node_rows[node], _Place(start + depth, 0)))
+                first = plan.rows.first_prompts[node]
+                where += [(first + j, _Place(start + depth, j + 1)) for j in range(plan.rows.nodes[node].prompts)]
             self._session.step(plan, tokens)
             self._compare(f"tree state {plan.state}", where)
         # The last path is kept, and plain decoding goes on behind it: its KV rows have to be in place.
@@ -143,9 +145,9 @@ class _Check:
         self._session.step(self._plans.plain, self._reference.ids[position : position + 1])
         self._compare(phase, [(0, _Place(position, 0))])
 
-    def _accepted(self, rows: list[int], start: int) -> Accepted:
+    def _accepted(self, nodes: list[int], start: int) -> Accepted:
         """A path that holds the text from `start` on."""
-        return Accepted(rows, self._reference.ids[start + 1 : start + 1 + len(rows)].tolist())
+        return Accepted(nodes, self._reference.ids[start + 1 : start + 1 + len(nodes)].tolist())
 
     def _compare(self, phase: str, where: list[tuple[int, _Place]]) -> None:
         """Compare head rows of the last step with the reference's answers at their places; their guess heads too."""
@@ -204,10 +206,10 @@ class _Check:
 
 
 def _paths(plan: StepPlan) -> Iterator[list[int]]:
-    """Rows from the root to each leaf; of many leaves an even selection, the deepest last."""
+    """Nodes from the root to each leaf; of many leaves an even selection, the deepest last."""
     rows = plan.rows
     leaves = sorted(
-        (row for row in range(len(rows.nodes)) if not rows.children[row]), key=lambda r: len(rows.nodes[r].path)
+        (node for node in range(len(rows.nodes)) if not rows.children[node]), key=lambda n: len(rows.nodes[n].path)
     )
     chosen = np.linspace(0, len(leaves) - 1, min(len(leaves), _MAX_PATHS_PER_STATE)).round().astype(int)
     for leaf in (leaves[i] for i in chosen):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 
 from ppd.runtime.drafters.base import Drafter
+from ppd.runtime.engines.base import Logits
 from ppd.runtime.logprobs import TokenLogprob, token_logprob
 from ppd.runtime.options import Options
 from ppd.runtime.plans import StepPlan
@@ -77,18 +78,19 @@ class Generation:
         """Draft, run, verify and commit one step; return its tokens."""
         started = time.perf_counter()
         session = self._session
-        plan, candidates, source = self._drafter.propose(session.history, session.guesses)
-        tokens = [session.history[-1], *candidates]
+        proposal = self._drafter.propose(session.history, session.guesses)
+        plan, tokens = proposal.plan, [session.history[-1], *proposal.candidates]
         session.step(plan, tokens)
         accepted = self._verify(plan, tokens)
         num_tokens = self._emit(accepted.tokens)
-        self._tell_logprobs(accepted.rows[:num_tokens], accepted.tokens)
+        self._tell_logprobs(accepted.nodes[:num_tokens], accepted.tokens)
         session.commit(accepted, num_tokens)
         self._accepted_per_step.append(num_tokens)
+        source = proposal.source_of(accepted.nodes[-1])
         self._sources.append(source)
-        seconds, rows = time.perf_counter() - started, accepted.rows[: num_tokens + 1]
+        seconds, nodes = time.perf_counter() - started, accepted.nodes[: num_tokens + 1]
         self._decode_s += seconds
-        self.last = StepRecord(source=source, tokens=tokens, parents=plan.rows.parents, rows=rows, seconds=seconds)
+        self.last = StepRecord(source=source, tokens=tokens, parents=plan.rows.parents, nodes=nodes, seconds=seconds)
         return accepted.tokens[:num_tokens]
 
     def result(self, encode_s: float) -> Result:
@@ -112,12 +114,11 @@ class Generation:
         reason, logprobs = self.finish_reason, self.logprobs
         return Result(text=text, token_ids=self.token_ids, finish_reason=reason, stats=stats, logprobs=logprobs)
 
-    def _tell_logprobs(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Note how probable the tokens behind these rows of the last step were, where that is asked for."""
+    def _tell_logprobs(self, nodes: Sequence[int], tokens: Sequence[int]) -> None:
+        """Note how probable the tokens behind these nodes of the last step were, where that is asked for."""
         if self.logprobs is not None and self._options.logprobs is not None:
-            count, logits = self._options.logprobs, self._session.logits
-            pairs = zip(rows, tokens, strict=False)  # tokens that were cut have no row
-            self.logprobs += [token_logprob(logits(row), token, count) for row, token in pairs]
+            count, pairs = self._options.logprobs, zip(nodes, tokens, strict=False)  # tokens that were cut have no node
+            self.logprobs += [token_logprob(self._logits(node), token, count) for node, token in pairs]
 
     def _emit(self, tokens: list[int]) -> int:
         """Give out a step's tokens one by one, to the answer and its text, until one ends the generation.
@@ -137,32 +138,35 @@ class Generation:
         return len(tokens)
 
     def _verify_greedy(self, plan: StepPlan, tokens: list[int]) -> Accepted:
-        accepted = verify_greedy(plan.rows.children, tokens, self._session.top_ids)
-        self._best(accepted.rows[-1])
+        accepted = verify_greedy(plan.rows.children, tokens, self._session.node_ids())
+        self._best(accepted.nodes[-1])
         return accepted
 
-    def _best(self, row: int) -> int:
-        """The best id of a head row, whose logit has to be a number.
+    def _best(self, node: int) -> int:
+        """The best id behind a node, whose logit has to be a number.
 
-        One row of a step is looked at: what is not finite in a row's past is not finite in the row either.
+        One node of a step is looked at: what is not finite in a row's past is not finite in the row either.
         """
-        best, logits = int(self._session.top_ids[row, 0]), self._session.logits(row)
+        best, logits = int(self._session.top_ids[self._session.row_of(node), 0]), self._logits(node)
         if not (0 <= best < len(logits) and math.isfinite(logits[best])):
             raise not_finite()
         return best
 
     def _verify_sampled(self, plan: StepPlan, tokens: list[int]) -> Accepted:
-        def choose(row: int) -> int:
-            return self._draw(self._distribution(row), len(plan.rows.nodes[row].path))
+        def choose(node: int) -> int:
+            return self._draw(self._distribution(node), len(plan.rows.nodes[node].path))
 
         return verify_exact(plan.rows.children, tokens, choose)
 
     def _verify_typical(self, plan: StepPlan, tokens: list[int]) -> Accepted:
         return verify_typical(plan.rows.children, tokens, self._distribution, self._draw)
 
-    def _distribution(self, row: int) -> Distribution:
+    def _logits(self, node: int) -> Logits:
+        return self._session.logits(self._session.row_of(node))
+
+    def _distribution(self, node: int) -> Distribution:
         options = self._options
-        return process_logits(self._session.logits(row), options.temperature, options.top_k, options.top_p)
+        return process_logits(self._logits(node), options.temperature, options.top_k, options.top_p)
 
     def _draw(self, distribution: Distribution, depth: int) -> int:
         """Draw what follows a node of this depth, or the prompt's last token, which has depth 0 too."""

@@ -78,16 +78,16 @@ class StepRecord:
     Attributes:
         source: Whose guesses it verified, as in `Stats.source_per_step`.
         tokens: Tokens of the step's nodes, the root first.
-        parents: Row of each node's parent; -1 for the root.
-        rows: The root's row 0 and those of the candidates that were accepted. Token i of the step follows row i of
-            these; it is the guess of row i + 1, or the bonus token where there is none.
+        parents: Which node is each one's parent; -1 for the root.
+        nodes: The root, node 0, and the candidates that were accepted. Token i of the step follows node i of these; it
+            is the guess of node i + 1, or the bonus token where there is none.
         seconds: Time of the whole step.
     """
 
     source: str
     tokens: Sequence[int]
     parents: Sequence[int]
-    rows: Sequence[int]
+    nodes: Sequence[int]
     seconds: float
 
 

@@ -136,11 +136,19 @@ class Session:
             tokens: Tokens of the plan's nodes, the root first.
         """
         if len(tokens) == 1:
-            plan.nodes[0] = tokens[0]  # plain decoding: NumPy takes a number ten times as fast as a list of one
+            plan.input_ids[0] = tokens[0]  # plain decoding: NumPy takes a number ten times as fast as a list of one
         else:
-            plan.nodes[:] = tokens
+            plan.input_ids[plan.node_rows] = tokens
         self._plan = plan
         self._run(plan.input_ids, plan.state, self.cache_len, plan.head_rows)
+
+    def node_ids(self) -> Ids:
+        """Best ids of the last step's nodes, int64 [nodes, K]. Valid until the next step."""
+        return self.top_ids[self._plan.node_rows]
+
+    def row_of(self, node: int) -> int:
+        """The row of a node of the last step; behind a prompt the root has the first."""
+        return self._plan.rows.node_rows[node]
 
     def logits(self, index: int) -> Logits:
         """Logits float32 [V] of the last step's head row `index`. Valid until the next step."""
@@ -152,14 +160,14 @@ class Session:
         The KV rows of the root before them and of the candidates among them are kept, and the guesses behind the last
         row that is.
         """
-        rows = accepted.rows[:num_tokens]
+        layout, last = self._plan.rows, accepted.nodes[num_tokens - 1]
+        rows = [layout.node_rows[node] for node in accepted.nodes[:num_tokens]]
         if rows[-1] >= num_tokens:  # rows ascend from 0, so otherwise every one is in its place
             self.engine.commit(self.cache_len, rows)
         self.cache_len += num_tokens
         self.history += accepted.tokens[:num_tokens]
-        last, layout, num_heads = rows[-1], self._plan.rows, self.plans.num_guess_heads
-        if num_heads:
-            self.guesses = self.head_guesses[last * num_heads : (last + 1) * num_heads]
+        if num_heads := self.plans.num_guess_heads:
+            self.guesses = self.head_guesses[rows[-1] * num_heads : (rows[-1] + 1) * num_heads]
             return
         first = layout.first_prompts[last]
         self.guesses = self.top_ids[first : first + layout.nodes[last].prompts]

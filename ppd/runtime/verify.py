@@ -1,4 +1,4 @@
-"""Verify: find the longest correct path of a step. Pure: everything about the model comes in as functions of a row."""
+"""Verify: find the longest correct path of a step. Pure: everything about the model comes in as functions of a node."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,41 +17,40 @@ class Accepted(NamedTuple):
     """The outcome of a step.
 
     Attributes:
-        rows: The root's row 0 and the accepted candidates' rows, ascending.
+        nodes: The root, node 0, and the accepted candidates, ascending.
         tokens: Tokens emitted: the accepted candidates', then the bonus token.
     """
 
-    rows: list[int]
+    nodes: list[int]
     tokens: list[int]
 
 
 def verify_exact(children: Sequence[Sequence[int]], tokens: Sequence[int], choose: Callable[[int], int]) -> Accepted:
     """Follow the model's own choices down the tree; the first that no candidate holds is the bonus token.
 
+    Where several candidates behind the same tokens hold the choice, all are followed.
+
     Args:
-        children: Rows of each node's children.
-        choose: Row → the token that plain decoding picks after that node.
+        children: Each node's children.
+        choose: Node → the token that plain decoding picks after it.
     """
-    row, rows, emitted = 0, [0], list[int]()
+    paths, emitted = [[0]], list[int]()
     while True:
-        token = choose(row)
+        token = choose(paths[0][-1])
         emitted.append(token)
-        for child in children[row]:
-            if tokens[child] == token:
-                row = child
-                rows.append(child)
-                break
-        else:
-            return Accepted(rows, emitted)
+        longer = [[*path, child] for path in paths for child in children[path[-1]] if tokens[child] == token]
+        if not longer:
+            return Accepted(paths[0], emitted)
+        paths = longer
 
 
 def verify_greedy(children: Sequence[Sequence[int]], tokens: Sequence[int], top_ids: Ids) -> Accepted:
     """`verify_exact` for greedy decoding.
 
     Args:
-        top_ids: Best ids of the step's head rows, [R, K], the nodes' first.
+        top_ids: Best ids of the nodes' rows, [nodes, K].
     """
-    best: list[int] = top_ids[: len(tokens), 0].tolist()
+    best: list[int] = top_ids[:, 0].tolist()
     return verify_exact(children, tokens, best.__getitem__)
 
 
@@ -68,21 +67,21 @@ def verify_typical(
     drafting.
 
     Args:
-        children: Rows of each node's children.
-        distribution: Row → its processed distribution.
+        children: Each node's children.
+        distribution: Node → its processed distribution.
         draw: (distribution, depth) → the token drawn after a node of that depth.
     """
-    best_rows, best_log_p, best_distribution = [0], 0.0, distribution(0)
-    todo = [(best_rows, best_log_p, best_distribution)]
+    best_path, best_log_p, best_distribution = [0], 0.0, distribution(0)
+    todo = [(best_path, best_log_p, best_distribution)]
     while todo:
-        rows, log_p, here = todo.pop()
-        if (len(rows), log_p) > (len(best_rows), best_log_p):
-            best_rows, best_log_p, best_distribution = rows, log_p, here
+        path, log_p, here = todo.pop()
+        if (len(path), log_p) > (len(best_path), best_log_p):
+            best_path, best_log_p, best_distribution = path, log_p, here
         threshold = math.log(min(TYPICAL_EPSILON, TYPICAL_DELTA * math.exp(-here.entropy())))
         todo += [
-            ([*rows, child], log_p + child_log_p, distribution(child))
-            for child in children[rows[-1]]
+            ([*path, child], log_p + child_log_p, distribution(child))
+            for child in children[path[-1]]
             if (child_log_p := here.log_probability(tokens[child])) > threshold
         ]
-    bonus = draw(best_distribution, len(best_rows) - 1)
-    return Accepted(best_rows, [*(tokens[row] for row in best_rows[1:]), bonus])
+    bonus = draw(best_distribution, len(best_path) - 1)
+    return Accepted(best_path, [*(tokens[node] for node in best_path[1:]), bonus])

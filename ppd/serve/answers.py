@@ -118,7 +118,7 @@ class Answers:
             ],
         }
         if step is not None:
-            accepted = set(step.rows)
+            accepted = set(step.nodes)
             told["tree"] = [
                 {"id": token, "text": self._text(token), "parent": parent, "accepted": row in accepted}
                 for row, (token, parent) in enumerate(zip(step.tokens, step.parents, strict=True))
@@ -185,4 +185,4 @@ def usage_of(result: Result) -> dict[str, Any]:
 
 def _source_of(step: StepRecord | None, place: int) -> str:
     """Who guessed a step's token: the source, if a candidate holds it, else nobody: plain decoding's."""
-    return step.source if step is not None and place + 1 < len(step.rows) else "plain"
+    return step.source if step is not None and place + 1 < len(step.nodes) else "plain"

@@ -43,6 +43,7 @@ class AnyDrafter:
     def __init__(self, plans: Plans, engine: FakeEngine, choose: st.DataObject, num_prompts: int) -> None:
         self._engine, self._data, self.num_prompts = engine, choose, num_prompts
         self._plans = [*plans.by_state, plans.plain, *(plans.chain(k, num_prompts) for k in (1, 2, 5))]
+        self._plans += [plan for branched in plans.with_branch for plan in branched.values()]
         self.histories: list[list[int]] = []
 
     def propose(self, history: Sequence[int], _: np.ndarray) -> Proposal:
@@ -164,7 +165,7 @@ def test_a_drafter_that_knows_the_answer_needs_few_steps() -> None:
 
 def test_plain_decoding_proposes_nothing() -> None:
     plans = fake_model(WIDE).session.plans
-    assert PlainDrafter(plans).propose(PROMPT, np.zeros((0, 10), np.int64)) == (plans.plain, [], "plain")
+    assert PlainDrafter(plans).propose(PROMPT, np.zeros((0, 10), np.int64)) == Proposal(plans.plain, [], "plain")
 
 
 @pytest.mark.parametrize("state", [0, 1, 2])
@@ -172,7 +173,7 @@ def test_prompt_tokens_fill_the_tree_of_the_state_by_depth_and_rank(state: int) 
     plans = fake_model(Tree(2, dict(WIDE.states) | {0: WIDE.states[2][:1], 1: WIDE.states[2][:4]})).session.plans
     guesses = np.arange(10 * state).reshape(state, 10) + 100
 
-    plan, candidates, source = PromptTokenDrafter(plans).propose(PROMPT, guesses)
+    plan, candidates, source, _ = PromptTokenDrafter(plans).propose(PROMPT, guesses)
 
     assert source == "ppd"
     assert plan is plans.by_state[state]

@@ -23,11 +23,11 @@ def long_step(session: Session) -> Accepted:
     """Decode until a step accepts two candidates that are not in their place yet; that step is not committed."""
     drafter = PromptTokenDrafter(session.plans)
     while True:
-        plan, candidates, _ = drafter.propose(session.history, session.guesses)
+        plan, candidates, *_ = drafter.propose(session.history, session.guesses)
         tokens = [session.history[-1], *candidates]
         session.step(plan, tokens)
         accepted = verify_exact(plan.rows.children, tokens, session.top_ids[:, 0].tolist().__getitem__)
-        if len(accepted.rows) == 3 and accepted.rows != [0, 1, 2]:
+        if len(accepted.nodes) == 3 and accepted.nodes != [0, 1, 2]:
             return accepted
         session.commit(accepted, len(accepted.tokens))
 
@@ -38,7 +38,7 @@ def test_what_is_committed_is_what_plain_decoding_would_hold(num_tokens: int) ->
     accepted = long_step(session)
     before, cached = list(session.history), session.cache_len
     layout = session.plans.by_state[2].rows
-    last = accepted.rows[num_tokens - 1]
+    last = accepted.nodes[num_tokens - 1]
     first = layout.first_prompts[last]
     guesses = session.top_ids[first : first + 2].copy()
 

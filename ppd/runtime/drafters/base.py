@@ -15,14 +15,20 @@ class Proposal(NamedTuple):
     """What a step is to verify.
 
     Attributes:
-        plan: Its rows: any state of the folded tree, or a chain in the causal state.
+        plan: Its rows: any state of the folded tree, with a branch or without, or a chain in the causal state.
         candidates: Tokens of its candidates, in row order. Wrong ones cost time and change no token.
         source: Whose guesses they are, for statistics.
+        branch: Whose those of the branch are.
     """
 
     plan: StepPlan
     candidates: list[int]
     source: str
+    branch: str = ""
+
+    def source_of(self, node: int) -> str:
+        """Whose guess a candidate is; the root counts for the tree."""
+        return self.source if node < self.plan.rows.num_in_tree else self.branch
 
 
 class Drafter(Protocol):

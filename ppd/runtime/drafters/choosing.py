@@ -24,7 +24,7 @@ _WEIGHT = 30.0
 
 
 class ChoosingDrafter:
-    """Chooses between plain decoding, a chain of guesses from text, and the tree of what prompt tokens or heads guess.
+    """Chooses between plain decoding, a chain of guesses from text, the tree of the model's own guesses, and of both.
 
     With λ the tokens that are decoded at present in the time of a plain step, a step of E expected tokens and cost L is
     worth E - λ·L: what it gives beyond what its time gives anyway. Plain decoding is always one of the choices, so that
@@ -59,12 +59,14 @@ class ChoosingDrafter:
         if sources & {PPD, MEDUSA} and worth.tree_tokens:
             rows = [plan.rows.num_rows for plan in plans.by_state]
             self._tree = TreeWorth(worth, rows, is_given=plans.num_guess_heads > 0)
+        self._with_branch = plans.with_branch
         self._prompt_tokens, self._num_prompts = PromptTokenDrafter(plans), plans.num_prompt_tokens
         # Prompt rows on a chain's leaf are for the next step's tree; without them comes first, which ties prefer.
         leaves = (0,) if self._tree is None or not self._num_prompts else (0, self._num_prompts)
         self._chains = [(length, leaf, plans.chain(length, leaf)) for length in CHAIN_LENGTHS for leaf in leaves]
         self._history: Sequence[int] = ()
         self._size, self._state, self._cost = 0, 0, 1.0
+        self._branch = -1
         self._tokens = self._time = _WEIGHT
 
     @property
@@ -76,7 +78,7 @@ class ChoosingDrafter:
     def propose(self, history: Sequence[int], guesses: Ids) -> Proposal:
         """As `Drafter.propose`."""
         if history is self._history:
-            self._learn(len(history) - self._size)
+            self._learn(history[self._size], len(history) - self._size)
         self._history, self._size = history, len(history)
         if self._size // _STRETCH != self._place:
             self._place = self._size // _STRETCH
@@ -96,14 +98,36 @@ class ChoosingDrafter:
                 worth += guesser.reach[length - 1] * of_guesses
             if worth > best:
                 best, proposed = worth, Proposal(plan, guesser.tokens[:length], source)
-        self._state = -1
-        if tree is not None and (of_tree := tree.of_step(len(guesses), rate, costs)) > best:
-            best, proposed = of_tree, self._prompt_tokens.propose(history, guesses)
-            self._state = len(guesses)
+        self._state = self._branch = -1
+        if tree is not None:
+            length, worth = self._branch_beside(tree, len(guesses), expected, rate)
+            if worth > best:
+                best, self._state = worth, len(guesses)
+                proposed = self._prompt_tokens.propose(history, guesses)
+                if length:
+                    self._branch = guesser.tokens[0]
+                    candidates = proposed.candidates + guesser.tokens[:length]
+                    proposed = Proposal(self._with_branch[self._state][length], candidates, proposed.source, source)
         self._cost = costs[proposed.plan.rows.num_rows]
         if self._draft_model is not None:
             proposed = self._ask_model(self._draft_model, history, best, rate) or proposed
         return proposed
+
+    def _branch_beside(self, tree: TreeWorth, state: int, expected: Sequence[float], rate: float) -> tuple[int, float]:
+        """How long a branch beside the tree is best, 0 for none, and what the step is worth.
+
+        Args:
+            expected: Tokens of a step with a chain of each length.
+        """
+        length, worth = 0, tree.of_step(state, rate, self._costs)
+        for longer, plan in self._with_branch[state].items():
+            if longer >= len(expected):
+                break
+            chance, num_rows = self._guesser.reach[0], plan.rows.num_rows
+            found = tree.of_branch(state, num_rows, chance, expected[longer], rate, self._costs)
+            if found > worth:
+                length, worth = longer, found
+        return length, worth
 
     def _ask_model(self, model: DraftModel, history: Sequence[int], best: float, rate: float) -> Proposal | None:
         """The draft model's guesses, if they promise more than the best plan without them."""
@@ -122,12 +146,12 @@ class ChoosingDrafter:
             return None
         length, _, plan = max(chains, key=lambda chain: reached[chain[0]] - rate * costs[chain[0] + 1])
         self._cost = costs[length + 1] + len(model.tokens) * cost
-        self._state = -1
+        self._state = self._branch = -1
         return Proposal(plan, model.tokens[:length], MODEL)
 
-    def _learn(self, num_tokens: int) -> None:
-        """Count the tokens that the last step gave."""
+    def _learn(self, first: int, num_tokens: int) -> None:
+        """Count the tokens that the last step gave, the first of them `first`."""
         self._tokens = self._tokens * _MEMORY + num_tokens
         self._time = self._time * _MEMORY + self._cost
-        if self._tree is not None and self._state >= 0:
-            self._tree.judge(self._state, num_tokens)
+        if self._tree is not None and self._state >= 0 and self._branch != first:
+            self._tree.judge(self._state, num_tokens, beside=self._branch >= 0)

@@ -105,11 +105,11 @@ class DraftModel:
     def _decode(self) -> None:
         """One step of the draft model."""
         session = self._session
-        plan, candidates, _ = self._drafter.propose(session.history, session.guesses)
-        tokens = [session.history[-1], *candidates]
-        session.step(plan, tokens)
-        accepted = verify_greedy(plan.rows.children, tokens, session.top_ids)
-        self._take(accepted.tokens, accepted.rows)
+        proposal = self._drafter.propose(session.history, session.guesses)
+        tokens = [session.history[-1], *proposal.candidates]
+        session.step(proposal.plan, tokens)
+        accepted = verify_greedy(proposal.plan.rows.children, tokens, session.node_ids())
+        self._take(accepted.tokens, [session.row_of(node) for node in accepted.nodes])
         session.commit(accepted, len(accepted.tokens))
 
     def _take(self, tokens: Sequence[int], rows: Sequence[int]) -> None:

@@ -53,6 +53,6 @@ class ShapeCache(Generic[Value]):
 
 
 def shapes_of(bundle: Bundle) -> set[Shape]:
-    """The shapes of decoding: one per state of the bundle's tree, plain decoding's, and those of chains."""
-    sizes = {1, *(rows.num_rows for rows in bundle.tree.rows.values()), *(1 + length for length in CHAIN_LENGTHS)}
+    """The shapes of decoding: those of the tree, by state and branch, plain decoding's, and those of chains."""
+    sizes = {1, *bundle.tree.step_sizes, *(1 + length for length in CHAIN_LENGTHS)}
     return {(size, size) for size in sizes}

@@ -39,7 +39,7 @@ def plans() -> Plans:
 
 
 def num_candidates(proposal: Proposal) -> int:
-    assert len(proposal.candidates) == len(proposal.plan.nodes) - 1
+    assert len(proposal.candidates) == len(proposal.plan.rows.nodes) - 1
     return len(proposal.candidates)
 
 
@@ -91,7 +91,7 @@ def test_a_chain_is_named_after_its_first_guess(tmp_path: Path) -> None:
     )
     table = NgramTable(tmp_path / "ngrams.bin")
 
-    assert drafter(Worth(costs={0: FLAT}), table=table).propose([*UNSEEN, 50], NO_GUESSES)[1:] == ([51, 52], TABLE)
+    assert drafter(Worth(costs={0: FLAT}), table=table).propose([*UNSEEN, 50], NO_GUESSES)[1:3] == ([51, 52], TABLE)
     assert drafter(Worth(costs={0: FLAT}), table=table).propose(REPEATING, NO_GUESSES).source == LOOKUP
     mixed = drafter(Worth(costs={0: FLAT}), table=table).propose([*UNSEEN, 60], NO_GUESSES)
     assert (mixed.candidates[:4], mixed.source) == ([100, 101, 102, 103], TABLE)
@@ -106,7 +106,6 @@ def test_a_chain_is_named_after_its_first_guess(tmp_path: Path) -> None:
         (UNSEEN, 1.0, FLAT, PPD),
         (UNSEEN, 1.0, STEEP, PLAIN),
         (REPEATING, 0.5, FLAT, LOOKUP),
-        (REPEATING, 40.0, FLAT, PPD),
         (REPEATING, 40.0, up_to(16), LOOKUP),
     ],
 )
@@ -119,6 +118,38 @@ def test_the_tree_is_taken_where_it_promises_most(
     if source == PPD:
         assert proposal.plan.rows.num_rows == TREE_ROWS
         assert proposal.candidates[0] == GUESSES[0, 0]
+
+
+HALF = [7, 1, 7, 2, 3, 7]
+"""What follows a 7 has been seen, so that there is a guess, and not a sure one."""
+
+
+def test_guesses_from_text_stand_beside_the_tree_where_rows_are_cheap() -> None:
+    both = drafter(worth_of_tree(FLAT, 1.0)).propose(HALF, GUESSES)
+    rows = both.plan.rows
+
+    assert len(both.candidates) == len(rows.nodes) - 1 > rows.num_in_tree - 1 == TREE_ROWS // 3 - 1
+    assert both.candidates[rows.num_in_tree - 1] == 2
+    assert [both.source_of(node) for node in (0, 1, rows.num_in_tree - 1)] == [PPD] * 3
+    assert [both.source_of(node) for node in range(rows.num_in_tree, len(rows.nodes))] == [LOOKUP] * (
+        len(rows.nodes) - rows.num_in_tree
+    )
+
+
+def test_a_branch_that_costs_too_much_is_left_out() -> None:
+    proposal = drafter(worth_of_tree(up_to(TREE_ROWS), 40.0)).propose(REPEATING, GUESSES)
+
+    assert proposal.plan.rows.num_rows == TREE_ROWS
+    assert proposal.source == PPD
+
+
+def test_a_branch_is_judged_by_what_the_tree_gives_where_the_branch_begins_wrongly() -> None:
+    worth, wrong = TreeWorth(worth_of_tree(FLAT, 1.0), [1, 1, TREE_ROWS]), 0.5
+    before = worth.of_branch(2, 60, wrong, 1.5, 1.0, FLAT)
+    for _ in range(200):
+        worth.judge(2, 1, beside=True)
+    assert worth.of_branch(2, 60, wrong, 1.5, 1.0, FLAT) < before - 0.2
+    assert worth.of_step(2, 1.0, FLAT) == TreeWorth(worth_of_tree(FLAT, 1.0), [1, 1, TREE_ROWS]).of_step(2, 1.0, FLAT)
 
 
 @pytest.mark.parametrize(
