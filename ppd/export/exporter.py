@@ -136,9 +136,9 @@ def export(
     folder = out if out is not None else Path(f"{source.name}-{target}")
     require_writable(folder, force=force, is_ours=looks_like_bundle)
     config = read_config(source.path)
-    forms = Forms(resolved_precision, for_tensorrt=preset.compute_capability is not None)
     progress(STAGES[1])
     with open_weights(source.path, config) as opened:
+        forms = Forms(resolved_precision, preset.compute_capability is not None, opened.groups)
         parts = load_parts(
             source,
             config,
@@ -252,7 +252,7 @@ def _run_checkpoint(parts: Parts, weights: ExportedWeights) -> Pass:
         parts.source.prompts,
         parts.tokenizer,
         parts.num_parameters,
-        keep_inputs=weights.forms.need_inputs,
+        keep_inputs=weights.need_inputs,
     )
     weights.inputs = before.inputs
     return before

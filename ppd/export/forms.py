@@ -4,6 +4,7 @@
 |---|---|---|
 | projections, int8 | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | projections, int4 | 4 bits, blocks with zero points | 4 bits, blocks |
+| the same, of GPTQ or AWQ | the checkpoint's numbers, zero points of 8 | the checkpoint's numbers |
 | LM head, projections of guess heads | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | embedding | 8 bits, a scale per row | the graph's type |
 
@@ -13,7 +14,7 @@ together are smaller than one of 32 bits. Norms and biases keep the graph's type
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ppd.errors import ExportError
 from ppd.export.quantise import Form
@@ -30,20 +31,20 @@ _BLOCKS_FOR_TENSORRT = (32, 16)
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """The forms of one export."""
+    """The forms of one export.
+
+    Attributes:
+        groups: As of `ppd.models.checkpoint.Weights`; they count for projections of 4 bits.
+    """
 
     precision: str
     for_tensorrt: bool = False
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def quantise(self) -> bool:
         """Whether anything is quantised."""
         return PRECISIONS[self.precision].is_quantised
-
-    @property
-    def need_inputs(self) -> bool:
-        """Whether quantising needs to know what the projections read on a text: only 4 bits do."""
-        return PRECISIONS[self.precision].bits == 4
 
     def of(self, name: str, shape: tuple[int, ...]) -> Form | None:
         """How a weight is stored; None for the graph's own type.
@@ -58,12 +59,18 @@ class Forms:
             return None if self.for_tensorrt else Form(8, None)
         if not is_head(name) and not _is_of_layer(name, shape):
             return None
+        if self.takes_over(name):
+            return Form(4, self.groups[name], zero_points=not self.for_tensorrt)
         bits = 8 if is_head(name) else PRECISIONS[self.precision].bits
         if bits == 8 and self.for_tensorrt:
             return Form(8, None)
         blocks = _BLOCKS_FOR_TENSORRT if self.for_tensorrt else _BLOCKS[bits]
         block = next((size for size in blocks if shape[0] % size == 0), None)
         return None if block is None else Form(bits, block, zero_points=not self.for_tensorrt)
+
+    def takes_over(self, name: str) -> bool:
+        """Whether a weight's numbers are the checkpoint's own."""
+        return PRECISIONS[self.precision].bits == 4 and name in self.groups and not is_head(name)
 
     def kept(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         """Projections that no block divides and that stay unquantised; "mlp.down" stands for every layer's.

@@ -96,6 +96,19 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
     return Quantised(values, scales)
 
 
+def taken_over(values: Tensor, scales: Tensor, form: Form) -> Quantised:
+    """Numbers of 4 bits that a checkpoint has, without another rounding.
+
+    Args:
+        values: int8 [out, in], -8..7.
+        scales: [out, in / B].
+    """
+    scales = scales.float()
+    if not form.zero_points:
+        return Quantised(values, scales)
+    return Quantised((values + 8).to(torch.uint8), scales, torch.full(scales.shape, 8, dtype=torch.uint8))
+
+
 def storable(found: Quantised, dtype: torch.dtype) -> Quantised:
     """The same with scales that do not round to zero in the type they are stored in: TensorRT refuses such.
 

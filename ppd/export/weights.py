@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ppd.errors import ExportError
 from ppd.export.dequantise import Promise, dequantise_in_graph, stored
 from ppd.export.forms import EMBEDDING, HEAD, Forms, is_head
-from ppd.export.quantise import Form, Quantised, quantise, storable
+from ppd.export.quantise import Form, Quantised, quantise, storable, taken_over
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.models.packed import PackedWeight
 from ppd.signature import GUESS_HEADS_PREFIX, PARAMETER_PREFIX
 
 _MAX_FLOAT16 = torch.finfo(torch.float16).max
@@ -30,6 +31,9 @@ class ReadableWeights(Protocol):
     def read(self, name: str) -> Tensor:
         """One weight; projections are [in, out]."""
 
+    def packed(self, name: str) -> PackedWeight:
+        """One that the checkpoint has in 4 bits."""
+
 
 class UntiedWeights:
     """Weights with an LM head of their own, where the checkpoint's is tied to the embedding."""
@@ -40,6 +44,10 @@ class UntiedWeights:
     def read(self, name: str) -> Tensor:
         """As `ReadableWeights.read`."""
         return self._weights.read(EMBEDDING).T if name == HEAD else self._weights.read(name)
+
+    def packed(self, name: str) -> PackedWeight:
+        """As `ReadableWeights.packed`."""
+        return self._weights.packed(name)
 
 
 class WeightsWithHeads:
@@ -55,6 +63,10 @@ class WeightsWithHeads:
     def read(self, name: str) -> Tensor:
         """As `ReadableWeights.read`."""
         return self._heads[name] if name in self._heads else self._weights.read(name)
+
+    def packed(self, name: str) -> PackedWeight:
+        """As `ReadableWeights.packed`."""
+        return self._weights.packed(name)
 
 
 class CutWeights:
@@ -73,6 +85,10 @@ class CutWeights:
         if name == EMBEDDING:
             return weight[: self._vocab_size]
         return weight[:, : self._vocab_size] if is_head(name) else weight
+
+    def packed(self, name: str) -> PackedWeight:
+        """As `ReadableWeights.packed`."""
+        return self._weights.packed(name)
 
 
 class ExportedWeights:
@@ -101,6 +117,12 @@ class ExportedWeights:
         self.inputs: Mapping[str, Tensor] = {}
         self._graph: ir.Model | None = None
         self._promises: dict[str, Promise] = {}
+
+    @property
+    def need_inputs(self) -> bool:
+        """Whether quantising needs to know what projections read on a text: 4 bits do, unless taken over."""
+        forms = {name: self.forms.of(name, shape) for name, shape in self._shapes.items()}
+        return any(form and form.bits == 4 and not self.forms.takes_over(name) for name, form in forms.items())
 
     def original(self, name: str) -> Tensor:
         """A weight as the checkpoint has it, float32."""
@@ -158,11 +180,26 @@ class ExportedWeights:
 
     def _quantiser(self, name: str, form: Form) -> Callable[[], Quantised]:
         def compute() -> Quantised:
+            if self.forms.takes_over(name):
+                return storable(self._taken_over(name, form), self.dtype)
             weight = self._weights.read(name)
             inputs = self.inputs.get(name.removesuffix(".weight"))
             return storable(quantise(weight.T if name == EMBEDDING else weight, form, inputs), self.dtype)
 
         return compute
+
+    def _taken_over(self, name: str, form: Form) -> Quantised:
+        """The checkpoint's own numbers.
+
+        Raises:
+            ExportError: A scale is negative, which TensorRT refuses.
+        """
+        packed = self._weights.packed(name)
+        if self.forms.for_tensorrt and bool((packed.scales < 0).any()):
+            raise ExportError(
+                f"the weight {name} has negative scales, which TensorRT does not take; export with --precision fp16"
+            )
+        return taken_over(packed.values, packed.scales, form)
 
     def _reader(self, name: str, key: str) -> Callable[[], ir.TensorProtocol]:
         def read() -> ir.TensorProtocol:

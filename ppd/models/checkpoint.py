@@ -6,7 +6,7 @@ So the peak is near one copy of them.
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,10 @@ from torch import Tensor
 from ppd.errors import ModelError
 from ppd.extras import needs
 from ppd.json_files import read_json
-from ppd.models.config import ModelConfig
+from ppd.models.config import ModelConfig, read_hf_config
 from ppd.models.decoder import Decoder
+from ppd.models.packed import PackedTensors, PackedWeight, joined
+from ppd.models.packing import packing_of
 from ppd.models.pickled import load_pickled
 
 # Ours → Hugging Face's, per layer. Projections are transposed on the way, and several become one, side by side.
@@ -79,6 +81,7 @@ class Weights:
     Attributes:
         names: Every parameter of the decoder.
         num_parameters: Total number of elements.
+        groups: Weights that the checkpoint has packed in 4 bits, in all their parts → inputs that share a scale.
     """
 
     def __init__(self, source: Source, config: ModelConfig) -> None:
@@ -88,6 +91,11 @@ class Weights:
         self._shapes = {name: _stored_shapes(name, like, config) for name, like in expected.items()}
         self.names = list(expected)
         self.num_parameters = sum(weight.numel() for weight in expected.values())
+        self.groups: dict[str, int] = {}
+        if isinstance(source, PackedTensors):
+            self.groups = {
+                name: source.packing.group for name in self.names if all(map(source.is_packed, self._shapes[name]))
+            }
 
     def read(self, name: str) -> Tensor:
         """One weight in the checkpoint's own type, or float32 where torch has no such type; projections are [in, out].
@@ -109,6 +117,11 @@ class Weights:
         """
         return [_read(self._source, stored, shape) for stored, shape in self._shapes[name].items()]
 
+    def packed(self, name: str) -> PackedWeight:
+        """A weight of `groups` as the checkpoint has it, its parts joined."""
+        assert isinstance(self._source, PackedTensors)
+        return joined([self._source.read(stored) for stored in self._shapes[name]])
+
     @property
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the checkpoint should have, by its name there."""
@@ -129,13 +142,28 @@ def open_weights(path: Path, config: ModelConfig) -> Iterator[Weights]:
         return
     with ExitStack() as stack:
         source = _open_weights(path, stack)
+        if (packing := packing_of(read_hf_config(path))) is not None:
+            source = PackedTensors(source, packing)
         weights = Weights(source, config)
-        _check_names(path, set(weights.stored_shapes), source.keys(), config)
-        if config.tied:
-            _check_tied(path, source)
-        for name in weights.names:
-            weights.parts(name)
+        _check_folder(path, source, weights.stored_shapes, config)
         yield weights
+
+
+def _check_folder(
+    folder: Path, source: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], config: ModelConfig
+) -> None:
+    """Check every name and shape; packed weights are not unpacked for it."""
+    found, whole = set(source), dict(expected)
+    if isinstance(source, PackedTensors):
+        found -= source.idle_biases(expected)
+        whole = {name: shape for name, shape in expected.items() if not source.is_packed(name)}
+    _check_names(folder, set(expected), found, config)
+    if isinstance(source, PackedTensors):
+        source.check(expected)
+    if config.tied:
+        _check_tied(folder, source)
+    for name, shape in whole.items():
+        _read(source, name, shape)
 
 
 def _open_gguf(path: Path, config: ModelConfig) -> Weights:
@@ -178,18 +206,21 @@ def _read(source: Source, name: str, shape: tuple[int, ...]) -> Tensor:
     tensor = source[name]
     if not tensor.is_floating_point():
         raise ModelError(
-            f"the tensor {name} is {tensor.dtype}; expected floating point: quantised weights are not read"
+            f"the tensor {name} is {tensor.dtype}; expected floating point, or in 4 bits the tensors and the "
+            "quantization_config of gptq or awq"
         )
     if tensor.shape != shape:
         raise ModelError(f"the tensor {name} has shape {list(tensor.shape)}; config.json asks for {list(shape)}")
     return tensor
 
 
-def _check_names(folder: Path, expected: set[str], found: Any, config: ModelConfig) -> None:
-    if missing := sorted(expected - set(found)):
+def _check_names(folder: Path, expected: set[str], found: set[str], config: ModelConfig) -> None:
+    if missing := sorted(expected - found):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        if any(name.endswith(".qweight") for name in found):
+            more += " but has packed ones, without their quantization_config"
         raise ModelError(f"{folder} lacks the tensor {missing[0]}{more}; its config.json asks for it")
-    extra = {name for name in set(found) - expected if not name.endswith(_IGNORED_SUFFIXES)}
+    extra = {name for name in found - expected if not name.endswith(_IGNORED_SUFFIXES)}
     if config.tied:
         extra.discard(_HEAD)  # the embedding, stored twice, which `_check_tied` makes sure of
     if extra:

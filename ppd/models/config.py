@@ -13,6 +13,7 @@ from ppd.errors import ModelError
 from ppd.extras import needs
 from ppd.json_files import read_json
 from ppd.limits import SIZES, require_ranges
+from ppd.models.packing import packing_of
 from ppd.signature import MAX_ROWS
 
 
@@ -69,7 +70,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "partial_rotary_factor": (None, 1),
     "rope_interleaved": (None, False),
-    "quantization_config": (None,),
     "no_rope_layers": (None,),
     "clip_qkv": (None,),
     "attn_logit_softcapping": (None,),
@@ -214,6 +214,7 @@ def config_from_hf(config: Mapping[str, Any], generation_config: Mapping[str, An
     for field, neutral in _NEUTRAL.items():
         if not getattr(family, field, False) and config.get(field, neutral[0]) not in neutral:
             raise ModelError(f"{field} is {config[field]!r:.80}, which is not supported; expected {neutral[0]!r}")
+    packing_of(config)  # refuses what is quantised in a way that is not read
     hidden_size, num_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     biased = bool(config.get("attention_bias"))
     return ModelConfig(
