@@ -68,8 +68,8 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None 
     """The profiles of a bundle, with room for the check of its recorded reference: the text, and its prompt rows.
 
     Args:
-        max_rows: Largest N of the decode profile; None for that of the tree's largest step, with its branch, which it is
-            tuned for.
+        max_rows: Largest N of the decode profile; None for that of the tree's largest step, with its branch, which it
+            is tuned for.
         chunk: Largest N of the prefill profile, `LEAST_CHUNK` or more; None for all that the graph takes.
 
     Raises:
