@@ -112,7 +112,7 @@ def test_a_full_line_and_a_long_wait_are_refused(slow_server: Server) -> None:
             full = httpx.post(f"{server.url}/v1/completions", json=LONG)
             assert (full.status_code, full.json()["error"]["code"]) == (429, "queue_full")
             assert int(full.headers["retry-after"]) >= 1
-            answer = waiting.recv(4096)
+            answer = b"".join(iter(lambda: waiting.recv(4096), b""))
             assert b" 503 " in answer.splitlines()[0]
             assert b"waited_too_long" in answer
     wait_for(lambda: server.metric("ppd_requests_running") == 0)
