@@ -13,6 +13,16 @@ def remedy(extra: str) -> str:
     return f'pip install "ppd-edge[{extra}]"'
 
 
+def version_of(package: str) -> str | None:
+    """The version of an installed package, which is not imported; None if there is none, or its metadata is damaged."""
+    import importlib.metadata  # takes a while
+
+    try:
+        return importlib.metadata.version(package)
+    except Exception:  # a package's metadata may be damaged in any way
+        return None
+
+
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Turn a missing package into an error that names the extra to install.

@@ -11,14 +11,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import ppd
 from ppd.board import Board, read_board
 from ppd.bundle import open_bundle
 from ppd.errors import ArgumentError, EngineError, PPDError
-from ppd.extras import needs
+from ppd.extras import needs, version_of
 from ppd.manifest import CheckInfo, EngineInfo
 from ppd.runtime.check import check_bundle
 from ppd.runtime.engines.cuda.device import Gpu, current_gpu
@@ -138,11 +137,7 @@ def versions(gpu: Gpu | None) -> dict[str, str]:
             found[flavour] = str(import_tensorrt(flavour).__version__)
         except EngineError:
             found[flavour] = ""
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
+    found |= {package: version_of(package) or "" for package in _PACKAGES}
     release = Path("/etc/nv_tegra_release")
     if release.is_file():
         found["jetson linux"] = release.read_text("utf-8", "replace").strip()[:200]

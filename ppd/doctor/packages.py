@@ -1,11 +1,11 @@
 """Versions of installed packages, without importing them."""
 
-import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
 from ppd.doctor.machine import without_home
+from ppd.extras import version_of
 
 PACKAGES = (
     *("numpy", "tokenizers", "jinja2", "typer", "rich"),
@@ -20,7 +20,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str | None]:
     """Package → its version, None if it is not installed."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: version_of(name) for name in PACKAGES}
 
 
 def has_module(name: str) -> bool:
@@ -29,13 +29,6 @@ def has_module(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except Exception:  # a package's metadata may be damaged in any way
-        return None
 
 
 def caches() -> dict[str, str]:

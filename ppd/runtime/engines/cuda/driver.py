@@ -5,10 +5,10 @@ CUDA version inside, which a Jetson's driver refuses as soon as it is older. The
 """
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ppd.errors import EngineError
+from ppd.extras import version_of
 
 OLDEST = "12.6.2.post1"
 """The first cuda-python that has `cuda.bindings`."""
@@ -68,12 +68,8 @@ def pin(driver: str) -> str:
 
 def installed_cuda_python() -> str:
     """Version of cuda-python here; "" where there is none."""
-    for package in ("cuda-bindings", "cuda-python"):  # 12.6 is one package, later ones are several
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
+    packages = ("cuda-bindings", "cuda-python")  # 12.6 is one package, later ones are several
+    return next(filter(None, map(version_of, packages)), "")
 
 
 def status_name(status: Any) -> str:
