@@ -100,20 +100,27 @@ class Tree:
         absent = (Node((), self.num_prompt_tokens if self.drafts and not self.by_heads else 0),)
         return {s: order_rows(self.states.get(s, absent)) for s in range(self.num_prompt_tokens + 1)}
 
-    def branched(self, state: int) -> dict[int, "Rows"]:
-        """The rows of a state with a branch, by its length, ascending: those that a step has room for.
+    @functools.cached_property
+    def branched(self) -> dict[int, dict[int, "Rows"]]:
+        """The rows of every state 0..m with a branch, by its length, ascending: those that a step has room for.
 
-        None for the tree without any drafting.
+        There are none for the tree without any drafting.
         """
-        rows, prompts = self.rows[state], 0 if self.by_heads else self.num_prompt_tokens
-        lengths = [n for n in BRANCH_LENGTHS if self.drafts and rows.num_rows + n * (1 + prompts) <= MAX_ROWS]
-        return {length: rows.with_branch(length, prompts) for length in lengths}
+        prompts = 0 if self.by_heads else self.num_prompt_tokens
+        return {
+            state: {
+                length: rows.with_branch(length, prompts)
+                for length in BRANCH_LENGTHS
+                if self.drafts and rows.num_rows + length * (1 + prompts) <= MAX_ROWS
+            }
+            for state, rows in self.rows.items()
+        }
 
     @property
     def step_sizes(self) -> set[int]:
         """N of every step with the tree, with branches and without."""
-        branched = [rows.num_rows for state in self.rows for rows in self.branched(state).values()]
-        return {*(rows.num_rows for rows in self.rows.values()), *branched}
+        groups = [self.rows, *self.branched.values()]
+        return {rows.num_rows for group in groups for rows in group.values()}
 
     def leads_to(self, node: Node) -> int:
         """The state after a step whose last accepted node is this one."""
@@ -257,7 +264,7 @@ def fold_tables(tree: Tree) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64
     mask = np.tile(np.eye(MAX_ROWS, dtype=np.bool_), (num_states(m), 1, 1))  # [m+2, C, C]
     depth = np.zeros((num_states(m), MAX_ROWS), np.int64)  # [m+2, C]
     for state, alone in tree.rows.items():
-        rows = [alone, *tree.branched(state).values()][-1]
+        rows = [alone, *tree.branched[state].values()][-1]
         mask[state, : rows.num_rows, : rows.num_rows] = rows.mask()
         depth[state, : rows.num_rows] = rows.depths()
     mask[causal_state(m)] = np.tri(MAX_ROWS, dtype=np.bool_)

@@ -177,7 +177,7 @@ def test_the_authors_buffers_are_the_same_up_to_the_order_of_rows(name: str, sta
 @given(trees())
 def test_a_branch_is_a_chain_on_the_root_behind_the_trees_rows(tree: Tree) -> None:
     for state, alone in tree.rows.items():
-        for length, rows in tree.branched(state).items():
+        for length, rows in tree.branched[state].items():
             count = len(alone.nodes)
             assert (rows.nodes[:count], rows.num_in_tree, len(rows.nodes)) == (alone.nodes, count, count + length)
             assert list(rows.node_rows[:count]) == list(range(count))

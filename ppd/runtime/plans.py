@@ -47,8 +47,8 @@ class Plans:
         self.chunk_size = manifest.max_rows - self.num_prompt_tokens
         self.by_state = [self.of_rows(state, rows) for state, rows in sorted(tree.rows.items())]
         self.with_branch = [
-            {length: self.of_rows(state, rows) for length, rows in tree.branched(state).items()}
-            for state in range(self.num_distances + 1)
+            {length: self.of_rows(state, rows) for length, rows in branched.items()}
+            for state, branched in sorted(tree.branched.items())
         ]
         self.plain = self.chain(0)
 
