@@ -32,7 +32,8 @@ from ppd.locks import Told, locked, say_nothing
 from ppd.manifest import MANIFEST_FILE, FileEntry, Manifest, bytes_from_manifest
 from ppd.signature import GRAPH_FILE, LOWERED_GRAPH_FILE, TREE_TABLES_FILE, WEIGHTS_FILE
 from ppd.staging import dead_folders, own_folder, restore
-from ppd.tree import Tree, json_from_tree, tree_tables_bytes
+from ppd.tree import Tree, json_from_tree
+from ppd.tree_tables import tree_tables_bytes
 
 ENGINES_FOLDER = "engines"
 _WAITING = ".change."

@@ -41,6 +41,7 @@ CORE = (
     "native",
     "arguments",
     "board",
+    "tree_tables",
 )
 
 

@@ -17,7 +17,8 @@ from ppd.errors import BundleError
 from ppd.runtime import check_bundle, load
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from ppd.tree import Node, Tree, json_from_tree
+from ppd.tree_tables import tree_tables_bytes
 from tests.faults.operations import export, with_other_weights
 from tests.infos import RECORD
 from tests.trees import CHAIN

@@ -12,7 +12,8 @@ from ppd.changes import refold_tree, write_manifest
 from ppd.decision import GIVEN, Decision
 from ppd.errors import ArgumentError, BundleError, TreeError
 from ppd.manifest import MANIFEST_FILE, Manifest
-from ppd.tree import Node, Tree, json_from_tree, tree_tables_bytes
+from ppd.tree import Node, Tree, json_from_tree
+from ppd.tree_tables import tree_tables_bytes
 from tests.damage import FILES, hashes, replace
 from tests.trees import CHAIN
 

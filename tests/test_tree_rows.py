@@ -9,18 +9,8 @@ from hypothesis import example, given
 
 from ppd.errors import TreeError
 from ppd.signature import BRANCH_LENGTHS, MAX_ROWS, MAX_TOP_IDS
-from ppd.tree import (
-    Node,
-    NodePath,
-    Rows,
-    Tree,
-    fold_tables,
-    json_from_tree,
-    order_rows,
-    tree_from_json,
-    tree_tables_bytes,
-    tree_tables_from_bytes,
-)
+from ppd.tree import Node, NodePath, Rows, Tree, json_from_tree, order_rows, tree_from_json
+from ppd.tree_tables import fold_tables, tree_tables_bytes, tree_tables_from_bytes
 from tests.strategies import FEW, MANY, trees
 
 REFERENCE = Path(__file__).parent / "fixtures" / "reference_cases"

@@ -18,7 +18,8 @@ from ppd.signature import (
     WEIGHTS_FILE,
     num_states,
 )
-from ppd.tree import Tree, tree_tables_bytes
+from ppd.tree import Tree
+from ppd.tree_tables import tree_tables_bytes
 
 _MIN_EXTERNAL_BYTES = 1024
 

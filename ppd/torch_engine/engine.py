@@ -13,7 +13,7 @@ from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cache import GrowingCache
 from ppd.signature import MAX_ROWS, TREE_TABLES_FILE
 from ppd.torch_engine.weights import decoder_from_bundle
-from ppd.tree import tree_tables_from_bytes
+from ppd.tree_tables import tree_tables_from_bytes
 
 
 class TorchCache(GrowingCache):

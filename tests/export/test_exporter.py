@@ -26,7 +26,8 @@ from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
 from ppd.signature import MAX_ROWS
 from ppd.targets import find_target
-from ppd.tree import Node, Tree, json_from_tree, load_tree, tree_tables_bytes
+from ppd.tree import Node, Tree, json_from_tree, load_tree
+from ppd.tree_tables import tree_tables_bytes
 from tests.tiny_models import save_tiny_model
 
 STANDARD_OPERATORS = {

@@ -20,7 +20,7 @@ from ppd.export import exporter
 from ppd.export.exporter import export
 from ppd.models.config import read_config
 from ppd.signature import FUSED_GRAPH_FILE, GRAPH_FILE
-from ppd.tree import tree_tables_from_bytes
+from ppd.tree_tables import tree_tables_from_bytes
 from tests.tiny_models import FEATURES, save_tiny_model
 
 QUANTISED = ["llama_gqa", "qwen2", "qwen3_bias"]

@@ -26,7 +26,8 @@ from ppd.runtime.drafters.worth import worth_of
 from ppd.runtime.plans import Plans
 from ppd.runtime.tokenizer import encode, load_tokenizer
 from ppd.torch_engine.weights import decoder_from_bundle
-from ppd.tree import fold_tables, json_from_tree, tree_from_json
+from ppd.tree import json_from_tree, tree_from_json
+from ppd.tree_tables import fold_tables
 from tests.copies import link_bundle
 from tests.damage import replace, sealed
 from tests.hostile.odd import DEEP, ODD, spoilt_json

@@ -17,7 +17,8 @@ from ppd.manifest import CheckInfo, FileEntry, Manifest, PromptTokensInfo
 from ppd.models.registry import load_registry
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS, capacity_for, causal_state
-from ppd.tree import Node, Tree, fold_tables
+from ppd.tree import Node, Tree
+from ppd.tree_tables import fold_tables
 from tests.infos import model_info
 
 WIDE = Tree(

@@ -7,7 +7,8 @@ from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.model import Model
 from ppd.signature import TREE_TABLES_FILE
-from ppd.tree import Tree, tree_tables_bytes
+from ppd.tree import Tree
+from ppd.tree_tables import tree_tables_bytes
 from tests.conftest import FIXTURES
 
 PROMPTS = [

@@ -15,7 +15,7 @@ from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.recording import Recording, load_recording
 from ppd.signature import TREE_TABLES_FILE
-from ppd.tree import fold_tables
+from ppd.tree_tables import fold_tables
 from tests.damage import replace
 
 

@@ -35,7 +35,7 @@ from ppd.signature import (
     cache_names,
     num_answers,
 )
-from ppd.tree import tree_tables_from_bytes
+from ppd.tree_tables import tree_tables_from_bytes
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 FATAL = 4
