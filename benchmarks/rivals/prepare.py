@@ -20,6 +20,7 @@ from rivals.participant import RivalError, last_line
 
 HERE = Path(__file__).parent
 PYTHON_PACKAGES = ("onnxruntime-genai==0.18.0", "gguf==0.19.0")
+SERVER_PACKAGES = ("xllamacpp==2026.10.11549",)
 NODE_LLAMA_CPP = "3.21.1"
 _PREBUILT = {("Linux", "x86_64"): "linux-x64", ("Linux", "aarch64"): "linux-arm64"}
 _MODEL_FILES = {".onnx", ".data", ".bin", ".gguf", ".safetensors"}
@@ -79,16 +80,29 @@ class Workshop:
         Raises:
             RivalError: It could not be installed.
         """
-        folder = self.work / "venv"
+        return self._environment("venv", PYTHON_PACKAGES)
+
+    @cached_property
+    def server_python(self) -> str:
+        """The Python of an environment with llama.cpp's server.
+
+        Raises:
+            RivalError: It could not be installed: there are wheels for Linux and macOS on x86-64 and aarch64.
+        """
+        return self._environment("server-venv", SERVER_PACKAGES)
+
+    def _environment(self, name: str, packages: Sequence[str]) -> str:
+        folder = self.work / name
         python = folder / "bin" / "python"
         done = folder / "packages.txt"
-        if not done.exists() or done.read_text("utf-8") != " ".join(PYTHON_PACKAGES):
+        if not done.exists() or done.read_text("utf-8") != " ".join(packages):
             shutil.rmtree(folder, ignore_errors=True)
             self.run([sys.executable, "-m", "venv", str(folder)])
-            self.run([str(python), "-m", "pip", "install", "--disable-pip-version-check", *PYTHON_PACKAGES])
+            only_wheels = ["--disable-pip-version-check", "--only-binary", ":all:"]
+            self.run([str(python), "-m", "pip", "install", *only_wheels, *packages])
             site = next(folder.glob("lib/python*/site-packages"))
             (site / "zz_borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")
-            done.write_text(" ".join(PYTHON_PACKAGES), "utf-8")
+            done.write_text(" ".join(packages), "utf-8")
         return str(python)
 
     @cached_property
@@ -144,16 +158,33 @@ def ours(shop: Workshop, precision: str) -> Ready:
         command = [sys.executable, "-m", "ppd", "export", "--model", str(shop.model), "--gpu", "cpu"]
         command += ["--precision", precision, "--prompt-tokens", "none", "--tree", "none", "--out", str(out)]
         shop.run([*command, "--force"])
-    return Ready([sys.executable, str(HERE / "ours.py"), str(out), str(shop.threads)], out)
+    return drafting(shop, out, "plain")
 
 
-def llama_cpp(shop: Workshop, kind: str) -> Ready:
-    """llama.cpp with a GGUF file of one of write_gguf.py's kinds."""
-    node = shop.node
+def drafting(shop: Workshop, bundle: Path, way: str) -> Ready:
+    """A bundle that decodes plainly, or drafts."""
+    return Ready([sys.executable, str(HERE / "ours.py"), str(bundle), str(shop.threads), way], bundle)
+
+
+def gguf(shop: Workshop, kind: str) -> Path:
+    """A GGUF file of one of write_gguf.py's kinds."""
     write = [shop.python, str(HERE / "write_gguf.py"), str(shop.model), kind]
-    file = shop.made(f"{kind}.gguf", lambda part: shop.run([*write, str(part)]))
+    return shop.made(f"{kind}.gguf", lambda part: shop.run([*write, str(part)]))
+
+
+def llama_cpp(shop: Workshop, kind: str, way: str = "plain") -> Ready:
+    """llama.cpp in Node, decoding plainly or with its predictor of tokens from the prompt ("lookup")."""
+    node = shop.node
+    file = gguf(shop, kind)
     script = [str(HERE / "llama_cpp.mjs"), str(node), str(file)]
-    return Ready(["node", *script, str(shop.threads), str(shop.context)], file)
+    return Ready(["node", *script, str(shop.threads), str(shop.context), way], file)
+
+
+def llama_server(shop: Workshop, kind: str, way: str) -> Ready:
+    """llama.cpp's server, decoding plainly or with one of its guesses from text."""
+    python, file = shop.server_python, gguf(shop, kind)
+    options = [str(shop.threads), str(shop.context), way]
+    return Ready([python, str(HERE / "llama_server.py"), str(file), *options], file)
 
 
 def genai(shop: Workshop, precision: str) -> Ready:
@@ -181,6 +212,12 @@ def _with_architectures(model: Path, out: Path) -> None:
 def transformers(shop: Workshop) -> Ready:
     """The folder itself, in fp32."""
     return Ready([sys.executable, str(HERE / "hf.py"), str(shop.model), str(shop.threads)], shop.model)
+
+
+def transformers_generate(shop: Workshop, way: str) -> Ready:
+    """`generate` of transformers on the folder itself, in fp32: plainly, with prompt lookup, or with an assistant."""
+    command = [sys.executable, str(HERE / "hf_generate.py"), str(shop.model), str(shop.threads), way]
+    return Ready(command, shop.model)
 
 
 RACERS: Mapping[str, Callable[[Workshop], Ready]] = {
