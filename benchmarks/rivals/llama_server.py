@@ -1,7 +1,8 @@
-"""llama.cpp's own server, which the package xllamacpp holds: `python llama_server.py FILE.gguf THREADS CONTEXT WAY`.
+"""llama.cpp's own server, in the package xllamacpp: `python llama_server.py FILE.gguf THREADS CONTEXT WAY [SLOTS]`.
 
 WAY is "plain" or one of the server's kinds of guesses from text, such as "ngram-cache" and "ngram-simple", with its
-defaults. Asked over HTTP on this machine, as a stream; it answers as protocol.py says.
+defaults; SLOTS conversations share the context. Its title ends with its address. Asked over HTTP, as a stream; it
+answers as protocol.py says.
 """
 
 import http.client
@@ -16,10 +17,10 @@ from protocol import Generate, serve
 
 def open_model() -> tuple[str, Generate]:
     """Start the server in this process, and find where it listens."""
-    file, threads, context, way = sys.argv[1:]
+    file, threads, context, way, *slots = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path = file
-    params.n_ctx, params.n_parallel, params.fit_params = int(context), 1, False
+    params.n_ctx, params.n_parallel, params.fit_params = int(context), int(slots[0]) if slots else 1, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     if way != "plain":
         kind = f"COMMON_SPECULATIVE_TYPE_{way.upper().replace('-', '_')}"
@@ -40,7 +41,7 @@ def open_model() -> tuple[str, Generate]:
         finally:
             connection.close()  # the server gives up what is left of the answer
 
-    return f"xllamacpp {xllamacpp.__version__}", generate
+    return f"xllamacpp {xllamacpp.__version__} at {server.listening_address}", generate
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 
 from rivals.participant import RivalError, last_line
 
@@ -80,30 +81,16 @@ class Workshop:
         Raises:
             RivalError: It could not be installed.
         """
-        return self._environment("venv", PYTHON_PACKAGES)
+        return _environment(self.work / "venv", PYTHON_PACKAGES)
 
     @cached_property
     def server_python(self) -> str:
         """The Python of an environment with llama.cpp's server.
 
         Raises:
-            RivalError: It could not be installed: there are wheels for Linux and macOS on x86-64 and aarch64.
+            RivalError: It could not be installed.
         """
-        return self._environment("server-venv", SERVER_PACKAGES)
-
-    def _environment(self, name: str, packages: Sequence[str]) -> str:
-        folder = self.work / name
-        python = folder / "bin" / "python"
-        done = folder / "packages.txt"
-        if not done.exists() or done.read_text("utf-8") != " ".join(packages):
-            shutil.rmtree(folder, ignore_errors=True)
-            self.run([sys.executable, "-m", "venv", str(folder)])
-            only_wheels = ["--disable-pip-version-check", "--only-binary", ":all:"]
-            self.run([str(python), "-m", "pip", "install", *only_wheels, *packages])
-            site = next(folder.glob("lib/python*/site-packages"))
-            (site / "zz_borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")
-            done.write_text(" ".join(packages), "utf-8")
-        return str(python)
+        return server_python(self.work)
 
     @cached_property
     def node(self) -> Path:
@@ -131,13 +118,7 @@ class Workshop:
         Raises:
             RivalError: It failed.
         """
-        log = self.work / "prepare.log"
-        with log.open("wb") as output:
-            code = subprocess.run(  # noqa: S603  # a fixed command
-                list(command), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
-            ).returncode
-        if code != 0:
-            raise RivalError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {last_line(log)}")
+        _run(command, self.work / "prepare.log", self.environment)
 
     def made(self, name: str, make: Callable[[Path], None]) -> Path:
         """A file or folder of this model, made under another name first, so that half a one is never taken."""
@@ -149,6 +130,39 @@ class Workshop:
             make(part)
             part.rename(path)
         return path
+
+
+def server_python(work: Path) -> str:
+    """The Python of an environment with llama.cpp's server, for which there are wheels for Linux and macOS.
+
+    Raises:
+        RivalError: It could not be installed.
+    """
+    return _environment(work / "server-venv", SERVER_PACKAGES)
+
+
+def _environment(folder: Path, packages: Sequence[str]) -> str:
+    """The Python of an environment with some packages, made once, which borrows all others from this one."""
+    python, done, log = folder / "bin" / "python", folder / "packages.txt", folder.with_name("prepare.log")
+    if not done.exists() or done.read_text("utf-8") != " ".join(packages):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _run([sys.executable, "-m", "venv", str(folder)], log)
+        only_wheels = ["--disable-pip-version-check", "--only-binary", ":all:"]
+        _run([str(python), "-m", "pip", "install", *only_wheels, *packages], log)
+        site = next(folder.glob("lib/python*/site-packages"))
+        (site / "zz_borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")
+        done.write_text(" ".join(packages), "utf-8")
+    return str(python)
+
+
+def _run(command: Sequence[str], log: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    with log.open("wb") as output:
+        code = subprocess.run(  # noqa: S603  # a fixed command
+            list(command), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        ).returncode
+    if code != 0:
+        raise RivalError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {last_line(log)}")
 
 
 def ours(shop: Workshop, precision: str) -> Ready:
