@@ -1,4 +1,4 @@
-"""A bundle of this project, DRAFT one of `DRAFTS`: `python ours.py BUNDLE THREADS DRAFT`; answers as protocol.py says."""
+"""A bundle of this project, plain or drafting (DRAFTS): `python ours.py BUNDLE THREADS DRAFT`, as protocol.py says."""
 
 import dataclasses
 import sys
