@@ -17,6 +17,7 @@ from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource, resolve_model
+from ppd.models.prompt_layers import started_layers
 from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
 from ppd.train.draft_layers import DraftLayers, require_fewer_layers
 from ppd.train.guessers import Guesser, Heads, PromptTokens
@@ -74,6 +75,11 @@ def prepare(
         PPDError: The model or the data cannot be used, or the device has too little memory.
     """
     over = choose_devices(devices, accelerator)
+    if len(over) > 1 and options.prompt_layers is not None:
+        raise ArgumentError(
+            f"devices is {devices} with tier {options.tier!r}; what layers give to prompt rows is trained with a model "
+            "on one device: leave --tier or --devices out"
+        )
     source = resolve_model(model)
     config = read_config(source.path)
     if options.method == DRAFT_MODEL:
@@ -112,7 +118,9 @@ def start_guesser(prepared: Prepared, options: TrainOptions) -> Guesser:
         return Heads(prepared.decoder, options.guess_heads, options)
     if options.method == DRAFT_MODEL:
         return DraftLayers(prepared.decoder, prepared.source, options.num_layers, options)
-    return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options)
+    layers = options.prompt_layers
+    made = () if layers is None else started_layers(prepared.decoder.config, layers, options.seed)
+    return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options, made)
 
 
 def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:

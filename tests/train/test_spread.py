@@ -19,6 +19,7 @@ from ppd.train.continuing import continue_prefixes
 from ppd.train.guessers import Guesser, Heads, PromptTokens
 from ppd.train.memory import require_memory, training_memory
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import prepare
 from ppd.train.spread import choose_devices, spread
 from ppd.train.weights import load_frozen
 from tests.tiny_models import save_tiny_model
@@ -139,3 +140,10 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, count: int, processes:
     with pytest.raises(ArgumentError, match=reason):
         choose_devices(count, accelerator)
     assert choose_devices(1, accelerator) == [CPU]
+
+
+def test_tiers_in_the_layers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spreading.torch.cuda, "device_count", lambda: 2)
+    accelerator = cast("Accelerator", SimpleNamespace(num_processes=1, device=CPU))
+    with pytest.raises(ArgumentError, match="devices is 2 with tier 'vectors'"):
+        prepare(str(folder), [], folder, dataclasses.replace(OPTIONS, tier="vectors"), accelerator, devices=2)
