@@ -201,10 +201,9 @@ def test_sources_are_those_that_the_bundle_has(shared: Bundle) -> None:
 
 def test_a_step_is_worth_no_more_for_guesses_that_every_step_leaves(shared: Bundle) -> None:
     plans = load(shared.folder, threads=1).session.plans
-    gives = Worth(costs={0: [1.0] * (MAX_ROWS + 1)}, tree_tokens=[1, 1, 1, 1.5], tree_shares=[0, 0, 0, 1])
-    dear = Worth(
-        costs={0: [float(max(1, n)) for n in range(MAX_ROWS + 1)]}, tree_tokens=[1, 1, 1, 1.5], tree_shares=[0, 0, 0, 1]
-    )
+    known = Worth(costs={}, tree_tokens=[1, 1, 1, 1.5], tree_transitions=[[0, 0, 0, 1]] * 4)
+    gives = dataclasses.replace(known, costs={0: [1.0] * (MAX_ROWS + 1)})
+    dear = dataclasses.replace(known, costs={0: [float(max(1, n)) for n in range(MAX_ROWS + 1)]})
     guesses = np.arange(10 * M).reshape(M, 10)
 
     chosen = [
