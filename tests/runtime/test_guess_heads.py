@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppd.build.engine import add_lowered_graph
 from ppd.bundle import PROMPT_TOKENS_FILE, Bundle, open_bundle
-from ppd.calibrate.acceptance import answer_ranks
+from ppd.calibrate.acceptance import answer_ranks, guesses_along
 from ppd.calibrate.calibrate import calibrate
 from ppd.cli.describe import describe_bundle
 from ppd.decision import CALIBRATED
@@ -107,7 +107,7 @@ def test_every_step_leaves_the_guesses_of_the_last_accepted_row(shared: Bundle) 
 def test_ranks_of_an_answer_are_those_of_the_heads_guesses(shared: Bundle) -> None:
     model = load(shared.folder, threads=1)
     answer = model.generate(PROMPT, max_new_tokens=8, draft=False).token_ids
-    ranks = list(answer_ranks(model, PROMPT, answer))
+    ranks = list(answer_ranks(guesses_along(model, PROMPT, answer)))
 
     for place, found in enumerate(ranks):
         model.session.prefill([*PROMPT, *answer[: place + 1]])
