@@ -31,7 +31,7 @@ def test_calibrate_measures_draws_and_keeps_its_result(run: Run, own_bundle: Pat
     info = open_bundle(own_bundle).manifest.decision.record
     assert isinstance(info, CalibrationInfo)
     assert 1 <= info.num_prompts <= 2
-    for words in ("calibration", "predicted", "host time in it", "beyond row 1", "tree           calibrated"):
+    for words in ("calibration", "predicted", "host time in it", "together, step by step", "beyond row 1", "tree           calibrated"):
         assert words in outcome.out
     assert run("inspect", own_bundle).out == outcome.out
     again = tmp_path / "again.svg"
