@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd import runtime
-from ppd.calibrate.acceptance import answer_ranks
+from ppd.calibrate.acceptance import answer_ranks, guesses_along
 from ppd.changes import refold_tree
 from ppd.documents import embedded_prompts
 from ppd.planning.chain import chain_from_tree
@@ -32,7 +32,7 @@ def count(model: runtime.Model, prompts: list[list[int]]) -> tuple[npt.NDArray[n
     joint, parents = np.zeros((m, num_ranks, num_ranks)), np.zeros((m, num_ranks))
     for ids in prompts:
         answer = model.generate(ids, max_new_tokens=NEW_TOKENS, draft=False).token_ids
-        for ranks in answer_ranks(model, ids, answer):
+        for ranks in answer_ranks(guesses_along(model, ids, answer)):
             for d, (before, rank) in enumerate(zip([None, *ranks], ranks, strict=False)):
                 trials[d] += 1
                 if before is not None:

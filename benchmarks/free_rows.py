@@ -77,7 +77,7 @@ def decode(
         costs={0: [1.0] * (MAX_ROWS + 1)},
         chances=chances,
         tree_tokens=chain.tokens.tolist(),
-        tree_shares=chain.shares.tolist(),
+        tree_transitions=chain.transitions.tolist(),
     )
     plans, table = model.session.plans, NgramTable(model.bundle.path(NGRAMS_FILE))
     found, differing = {}, 0

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppd import runtime
+from ppd.calibrate.replay import Answer, replay
 from ppd.documents import read_records
 from ppd.ngrams import ORDERS, NgramTable, build_table
 from ppd.questions import choose_questions, read_questions
@@ -30,7 +31,6 @@ from ppd.signature import MAX_ROWS
 SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 MAX_BYTES = 8 << 20
 FREE = {0: [1.0] * (MAX_ROWS + 1)}
-NO_GUESSES = np.zeros((0, 0), np.int64)
 
 Trace = tuple[list[int], list[int]]
 """A prompt and its plain answer."""
@@ -95,32 +95,9 @@ def play(model: runtime.Model, traces: Sequence[Trace], worth: Worth, content: b
             table = NgramTable(Path(folder) / "table")
         sources = frozenset([LOOKUP, TABLE] if table else [LOOKUP])
         drafter = ChoosingDrafter(model.session.plans, worth, sources, table)
-        tokens = steps = 0
-        plain = drafting = 0.0
-        for prompt, given in traces:
-            for cached, rows, count in decode(drafter, prompt, given):
-                costs = worth.costs_behind(cached)
-                steps, tokens = steps + 1, tokens + count
-                plain, drafting = plain + count * costs[1], drafting + costs[rows]
-    return round(plain / drafting, 3), round(tokens / steps, 3)
-
-
-def decode(drafter: ChoosingDrafter, prompt: list[int], given: list[int]) -> list[tuple[int, int, int]]:
-    """Cached rows, rows and tokens of each step of a generation that gives this answer."""
-    history, steps = [*prompt, given[0]], []
-    end = len(prompt) + len(given)
-    whole = [*prompt, *given]
-    while len(history) < end:
-        proposal = drafter.propose(history, NO_GUESSES)
-        right = 0
-        for guess, token in zip(proposal.candidates, whole[len(history) :], strict=False):
-            if guess != token:
-                break
-            right += 1
-        count = min(right + 1, end - len(history))
-        steps.append((len(history) - 1, proposal.plan.rows.num_rows, count))
-        history += whole[len(history) : len(history) + count]
-    return steps
+        answers = [Answer(prompt, tokens, np.zeros((len(tokens), 0, 0), np.int64)) for prompt, tokens in traces]
+        played = replay(drafter, worth, answers)
+    return round(played.speedup, 3), round(played.acceptance_length, 3)
 
 
 if __name__ == "__main__":

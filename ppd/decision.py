@@ -17,9 +17,9 @@ class CalibrationInfo:
         machine: Operating system and processor.
         created: ISO 8601.
         num_prompts: Prompts whose acceptance was counted.
-        predicted_acceptance_length: τ that the measured marginals predict for the tree.
+        predicted_acceptance_length: τ with the tree at every step, played over the answers to these prompts.
         measured_acceptance_length: τ of the confirming run.
-        predicted_speedup: τ·L(1)/L(N) of the measured curve.
+        predicted_speedup: Played over the same answers, at the measured costs of each step.
         measured_speedup: Median of the confirming run's paired ratios.
         speedup_low: Lower end of its 95 % interval; `speedup_high` is the upper.
         remark: Which part of the prediction is off by over 10 %; else empty.

@@ -33,6 +33,8 @@ _GUESSERS = ("prompt tokens", "guess heads")
 
 NodePath = tuple[int, ...]
 """Ranks from the root to a node; `()` is the root itself."""
+Branch = tuple[int, int]
+"""Guesses of a branch, and how many prompt rows the last of them has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,19 @@ class Tree:
         return {s: order_rows(self.states.get(s, absent)) for s in range(self.num_prompt_tokens + 1)}
 
     @functools.cached_property
-    def branched(self) -> dict[int, dict[int, "Rows"]]:
-        """The rows of every state 0..m with a branch, by its length, ascending: those that a step has room for.
+    def branched(self) -> dict[int, dict[Branch, "Rows"]]:
+        """The rows of every state 0..m with a branch, ascending: those that a step has room for.
+
+        A branch may end with its last candidate, or with the prompt rows of that.
 
         There are none for the tree without any drafting.
         """
         prompts = 0 if self.by_heads else self.num_prompt_tokens
         return {
             state: {
-                length: rows.with_branch(length, prompts)
+                (length, last): rows.with_branch(length, prompts, last)
                 for length in BRANCH_LENGTHS
+                for last in sorted({0, prompts})
                 if self.drafts and rows.num_rows + length * (1 + prompts) <= MAX_ROWS
             }
             for state, rows in self.rows.items()
@@ -119,8 +124,8 @@ class Tree:
     @property
     def step_sizes(self) -> set[int]:
         """N of every step with the tree, with branches and without."""
-        groups = [self.rows, *self.branched.values()]
-        return {rows.num_rows for group in groups for rows in group.values()}
+        with_branch = [rows for branched in self.branched.values() for rows in branched.values()]
+        return {rows.num_rows for rows in (*self.rows.values(), *with_branch)}
 
     def leads_to(self, node: Node) -> int:
         """The state after a step whose last accepted node is this one."""
@@ -176,21 +181,27 @@ class Rows:
         """Nodes other than the root."""
         return len(self.nodes) - 1
 
-    def with_branch(self, length: int, prompts: int) -> "Rows":
+    def with_branch(self, length: int, prompts: int, last: int) -> "Rows":
         """These rows and a branch behind them: a chain of candidates on the root, each followed by its prompt rows.
 
         A shorter branch is the beginning of a longer one, so that one folded tree serves every length, and none.
+
+        Args:
+            last: Prompt rows of the last candidate, at most those of the others.
         """
         count, step = len(self.nodes), 1 + prompts
         rows = range(self.num_rows, self.num_rows + step * length, step)
         below = [(count + place,) for place in range(length)]
         return Rows(
-            nodes=(*self.nodes, *(Node((_NO_RANK,) * depth, prompts) for depth in range(1, length + 1))),
+            nodes=(
+                *self.nodes,
+                *(Node((_NO_RANK,) * depth, prompts if depth < length else last) for depth in range(1, length + 1)),
+            ),
             node_rows=(*self.node_rows, *rows) if length else self.node_rows,
             parents=(*self.parents, *(count + place - 1 if place else 0 for place in range(length))),
             first_prompts=(*self.first_prompts, *(row + 1 for row in rows)),
             children=((*self.children[0], count), *self.children[1:], *below[1:], ()) if length else self.children,
-            num_rows=self.num_rows + step * length,
+            num_rows=self.num_rows + step * length - prompts + last,
             num_in_tree=self.num_in_tree,
         )
 

@@ -167,7 +167,7 @@ def test_the_authors_buffers_are_the_same_up_to_the_order_of_rows(name: str, sta
 @given(trees())
 def test_a_branch_is_a_chain_on_the_root_behind_the_trees_rows(tree: Tree) -> None:
     for state, alone in tree.rows.items():
-        for length, rows in tree.branched[state].items():
+        for (length, last), rows in tree.branched[state].items():
             count = len(alone.nodes)
             assert (rows.nodes[:count], rows.num_in_tree, len(rows.nodes)) == (alone.nodes, count, count + length)
             assert list(rows.node_rows[:count]) == list(range(count))
@@ -182,6 +182,10 @@ def test_a_branch_is_a_chain_on_the_root_behind_the_trees_rows(tree: Tree) -> No
             ]
             assert list(rows.node_rows) == sorted(rows.node_rows)
             assert rows.num_rows in tree.step_sizes
+            assert rows.nodes[-1].prompts == last
+            longest = max(tree.branched[state].values(), key=lambda rows: rows.num_rows)
+            np.testing.assert_array_equal(rows.mask(), longest.mask()[: rows.num_rows, : rows.num_rows])
+            np.testing.assert_array_equal(rows.depths(), longest.depths()[: rows.num_rows])
 
 
 # ---- folded tables

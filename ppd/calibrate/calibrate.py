@@ -13,17 +13,19 @@ import numpy as np
 from ppd.build.stored import drop_wide_engines, with_engines
 from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.calibrate.acceptance import measure_acceptance
-from ppd.calibrate.bench import BenchReport, bench
+from ppd.calibrate.confirm import confirm, every_source, predict
+from ppd.calibrate.figures import Figures
 from ppd.calibrate.latency import SIZES, measure_latency
 from ppd.calibrate.prompts import readable
-from ppd.calibrate.record import Measured, files_from_measured
+from ppd.calibrate.record import Measured, TogetherInfo, files_from_measured
+from ppd.calibrate.replay import Answer, Replayed
 from ppd.changes import Change, Edit, changing, commit_calibration
 from ppd.decision import CalibrationInfo
 from ppd.documents import embedded_prompts
 from ppd.errors import ArgumentError
 from ppd.extras import needs
 from ppd.messages import asked
-from ppd.planning.choose import choose_tree, predicted_speedup
+from ppd.planning.choose import choose_tree
 from ppd.planning.search import SearchResult
 from ppd.questions import Question, as_question
 from ppd.runtime.engines import open_engine
@@ -56,13 +58,15 @@ class CalibrationReport:
 
     Attributes:
         search: The folded tree's prediction.
-        bench: The confirming run.
+        bench: The confirming run, with the tree at every step.
+        together: What all sources give together, predicted and confirmed.
     """
 
     bundle: Bundle
     measured: Measured
     search: SearchResult
-    bench: BenchReport
+    bench: Figures
+    together: TogetherInfo
 
 
 def calibration_stages(folder: str | os.PathLike[str], engine: str) -> tuple[str, ...]:
@@ -106,31 +110,35 @@ def calibrate(
     engine = flavour or engine
     with changing(opened) as change:
         _build(change, flavour, progress, SIZES[-1])
-        ids, measured, num_prompts = _measure(change.bundle, prompts, minutes * 30, engine, threads, progress)
+        ids, measured, answers = _measure(change.bundle, prompts, minutes * 30, engine, threads, progress)
         drop_wide_engines(change)
         progress(_SEARCH)
         by_heads = change.bundle.manifest.guess_heads is not None
         found = choose_tree(measured.marginals, measured.latency.curve(), by_heads=by_heads)
         change.fold(found.tree, "calibrated")
         _build(change, flavour, progress)
+        for role, text in files_from_measured(measured).items():
+            change.put(role, text.encode())
         progress(_CONFIRM)
         model = _load(change.bundle, engine, threads)
         turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
-        report = bench(model, prompts=ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns, draft=True)
+        confirmed = confirm(model, ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns)
         progress(_RECORD)
-        info = _info(model.engine.name, num_prompts, measured, found, report)
+        predicted = predict(change.bundle, answers)
+        info = _info(model.engine.name, len(answers), predicted.tree, confirmed.tree)
+        together = _together(change.bundle, predicted.together, confirmed.together)
         bundle = commit_calibration(
             change,
             info,
-            draft=drafting_pays(report),
-            files=files_from_measured(measured, info),
+            draft=drafting_pays(confirmed.tree),
+            files=files_from_measured(measured, info, together),
             edit=_engines_of(change, flavour),
             told=progress,
         )
-    return CalibrationReport(bundle, measured, found, report)
+    return CalibrationReport(bundle, measured, found, confirmed.tree, together)
 
 
-def drafting_pays(report: BenchReport) -> bool:
+def drafting_pays(report: Figures) -> bool:
     """Whether drafting is faster: a median of at least 1 with little doubt, or an interval above 1."""
     return (report.speedup >= 1 and report.speedup_low >= 0.95) or report.speedup_low > 1
 
@@ -176,16 +184,16 @@ def _measure(
     engine: str,
     threads: int | None,
     progress: Progress,
-) -> tuple[list[list[int]], Measured, int]:
-    """Measure acceptance and latency, `seconds` each; also return the prompts and how many were used."""
+) -> tuple[list[list[int]], Measured, list[Answer]]:
+    """Measure acceptance and latency, `seconds` each; also return the prompts, and the answers to those used."""
     progress(_LOAD)
     model = _load(bundle, engine, threads, num_rows=SIZES[-1])
     ids = _prompt_ids(model, prompts)
     progress(_ACCEPTANCE)
-    marginals, chances, num_prompts = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
+    marginals, chances, answers = measure_acceptance(model, ids, max_new_tokens=_NEW_TOKENS, seconds=seconds)
     progress(_LATENCY)
     latency = measure_latency(model, seconds=seconds)
-    return ids, Measured(marginals=marginals, chances=chances, latency=latency), num_prompts
+    return ids, Measured(marginals=marginals, chances=chances, latency=latency), answers
 
 
 def _prompt_ids(model: Model, prompts: Sequence[Prompt | Question] | None) -> list[list[int]]:
@@ -207,22 +215,32 @@ def _beginning(question: Question) -> Question:
     return dataclasses.replace(question, prompt=prompt)
 
 
-def _info(
-    engine: str, num_prompts: int, measured: Measured, found: SearchResult, report: BenchReport
-) -> CalibrationInfo:
-    predicted = predicted_speedup(found.tree, measured.marginals, measured.latency.curve())
+def _info(engine: str, num_prompts: int, predicted: Replayed, confirmed: Figures) -> CalibrationInfo:
+    tau, speedup = predicted.acceptance_length, predicted.speedup
     return CalibrationInfo(
         engine=engine,
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         num_prompts=num_prompts,
-        predicted_acceptance_length=found.acceptance_length,
-        measured_acceptance_length=report.acceptance_length,
-        predicted_speedup=predicted,
-        measured_speedup=report.speedup,
-        speedup_low=report.speedup_low,
-        speedup_high=report.speedup_high,
-        remark=remark(found.acceptance_length, report.acceptance_length, predicted, report.speedup),
+        predicted_acceptance_length=tau,
+        measured_acceptance_length=confirmed.acceptance_length,
+        predicted_speedup=speedup,
+        measured_speedup=confirmed.speedup,
+        speedup_low=confirmed.speedup_low,
+        speedup_high=confirmed.speedup_high,
+        remark=remark(tau, confirmed.acceptance_length, speedup, confirmed.speedup),
+    )
+
+
+def _together(bundle: Bundle, predicted: Replayed, confirmed: Figures) -> TogetherInfo:
+    return TogetherInfo(
+        sources=list(every_source(bundle)),
+        predicted_acceptance_length=predicted.acceptance_length,
+        measured_acceptance_length=confirmed.acceptance_length,
+        predicted_speedup=predicted.speedup,
+        measured_speedup=confirmed.speedup,
+        speedup_low=confirmed.speedup_low,
+        speedup_high=confirmed.speedup_high,
     )
 
 

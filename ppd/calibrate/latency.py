@@ -20,6 +20,8 @@ _STABLE = 0.01
 """Medians are stable when another half of the rounds moves none by more than this."""
 _MIN_ROUNDS = 8
 _HOST_ROUNDS = 32
+_TYPICAL_CACHE_LEN = 256
+"""Cached rows of a short conversation: a tree is chosen for steps behind so many."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,12 @@ class Latency:
     stable: bool
 
     def curve(self) -> LatencyCurve:
-        """The mean over cache lengths.
+        """L(N) behind 256 cached rows, in a straight line between the lengths that were measured.
 
         Where more rows took less time, which is usually noise, the sizes share their mean, so that L never falls.
         """
-        values = _never_falling(self.milliseconds.mean(axis=0))
+        times = [np.interp(_TYPICAL_CACHE_LEN, self.cache_lens, column) for column in self.milliseconds.T]
+        values = _never_falling(np.array(times))
         return _curve(self.sizes, values, "measured on this device")
 
     def curves(self) -> dict[str, LatencyCurve]:

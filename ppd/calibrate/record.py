@@ -8,7 +8,7 @@ import numpy as np
 
 from ppd.bundle import ACCEPTANCE_FILE, LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
-from ppd.codec import AGAIN
+from ppd.codec import AGAIN, decode, parse_json
 from ppd.decision import CalibrationInfo
 from ppd.errors import BundleError
 from ppd.json_files import parse
@@ -32,8 +32,32 @@ class Measured:
     latency: Latency
 
 
-def files_from_measured(measured: Measured, info: CalibrationInfo) -> dict[str, str]:
-    """Role → text, each with the calibration that it belongs to."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TogetherInfo:
+    """What all sources of a bundle give together, chosen step by step, beside a calibration of its tree.
+
+    Attributes:
+        sources: Those that were there.
+        predicted_acceptance_length: τ, played over the answers that acceptance was counted on.
+        measured_acceptance_length: τ of the confirming run.
+        predicted_speedup: Played over the same answers, at the measured costs of each step.
+        measured_speedup: Median of the confirming run's paired ratios.
+        speedup_low: Lower end of its 95 % interval; `speedup_high` is the upper.
+    """
+
+    sources: list[str]
+    predicted_acceptance_length: float
+    measured_acceptance_length: float
+    predicted_speedup: float
+    measured_speedup: float
+    speedup_low: float
+    speedup_high: float
+
+
+def files_from_measured(
+    measured: Measured, info: CalibrationInfo | None = None, together: TogetherInfo | None = None
+) -> dict[str, str]:
+    """Role → text, each with the calibration that it belongs to, once there is one."""
     marginals, latency = measured.marginals, measured.latency
     acceptance = {
         "marginals": marginals.probabilities,
@@ -44,7 +68,8 @@ def files_from_measured(measured: Measured, info: CalibrationInfo) -> dict[str, 
     }
     times = {name: getattr(latency, name).tolist() for name in _ARRAYS}
     times |= {"rounds": latency.rounds, "stable": latency.stable}
-    about = {"measured": dataclasses.asdict(info)}
+    about = {} if info is None else {"measured": dataclasses.asdict(info)}
+    acceptance |= {} if together is None else {"together": dataclasses.asdict(together)}
     return {ACCEPTANCE_FILE: json.dumps(acceptance | about), LATENCY_FILE: json.dumps(times | about)}
 
 
@@ -74,3 +99,16 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
         raise BundleError(
             f"{bundle.folder}: the record of its calibration is damaged ({error!s:.200}); {AGAIN}"
         ) from error
+
+
+def together_from_bundle(bundle: Bundle) -> TogetherInfo | None:
+    """What all sources of a calibrated bundle give together; None where that was not measured.
+
+    Raises:
+        BundleError: The file is malformed.
+    """
+    where = f"{bundle.folder}: the record of its calibration"
+    read = parse_json(bundle.read_bytes(ACCEPTANCE_FILE), where)
+    if not isinstance(read, dict) or "together" not in read:
+        return None
+    return decode(TogetherInfo, read["together"], f"{where}: together")

@@ -74,11 +74,11 @@ class Rounds:
         ways: Sequence[tuple[Model, Draft]],
         *,
         prompts: Sequence[Prompt | Question] | None,
-        category: Collection[str],
-        questions: int | None,
-        seed: int,
-        max_new_tokens: int,
-        turns: int | None,
+        category: Collection[str] = (),
+        questions: int | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 64,
+        turns: int | None = None,
         meters: Sequence[Meter] = (),
     ) -> None:
         self.turns = turns if turns is not None else _DEFAULT_TURNS if prompts is None else 1
@@ -98,7 +98,7 @@ class Rounds:
             self.questions = [question for question, _ in readable(model, self.questions)]
         self.left_out = _num_turns(chosen) - _num_turns(self.questions)
 
-    def run(self, report: Callable[[], _Report], progress: Progress) -> _Report:
+    def run(self, report: Callable[[], _Report], progress: Progress = lambda _text, _share: None) -> _Report:
         """Warm up, then measure every question once a turn.
 
         Args:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ppd.bundle import LATENCY_FILE, Bundle
 from ppd.calibrate.latency import Latency
-from ppd.calibrate.record import measured_from_bundle
+from ppd.calibrate.record import TogetherInfo, measured_from_bundle, together_from_bundle
 from ppd.cli.app import shown
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
@@ -186,8 +186,10 @@ def _record_lines(bundle: Bundle) -> list[str]:
     if isinstance(decision.record, EstimateInfo):
         return _estimate_lines(decision.record)
     if isinstance(decision.record, CalibrationInfo) and decision.basis == CALIBRATED:
-        measured = _latency_lines(measured_from_bundle(bundle).latency) if bundle.has(LATENCY_FILE) else []
-        return [*_calibration_lines(decision.record), *measured]
+        if not bundle.has(LATENCY_FILE):
+            return _calibration_lines(decision.record)
+        together, latency = together_from_bundle(bundle), measured_from_bundle(bundle).latency
+        return [*_calibration_lines(decision.record), *_together_lines(together), *_latency_lines(latency)]
     return []
 
 
@@ -235,6 +237,16 @@ def _calibration_lines(info: CalibrationInfo) -> list[str]:
         f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f})",
     ]
     return lines + ([f"               differs by over 10 %: {info.remark}"] if info.remark else [])
+
+
+def _together_lines(info: TogetherInfo | None) -> list[str]:
+    if info is None:
+        return []
+    return [
+        f"               {', '.join(info.sources)} together, step by step: {info.predicted_speedup:.3f} predicted, "
+        f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f}); acceptance length "
+        f"{info.predicted_acceptance_length:.3f} predicted, {info.measured_acceptance_length:.3f} measured"
+    ]
 
 
 def _latency_lines(latency: Latency) -> list[str]:

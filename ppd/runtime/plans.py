@@ -36,7 +36,7 @@ class Plans:
         num_prompt_tokens: m where prompt tokens guess, else 0.
         num_guess_heads: m where guess heads do, else 0.
         by_state: The tree of each state.
-        with_branch: The same with a branch: for each state, plans by the branch's length, ascending.
+        with_branch: The same with a branch: for each state, plans by the branch, ascending.
     """
 
     def __init__(self, manifest: Manifest, tree: Tree) -> None:
@@ -47,7 +47,7 @@ class Plans:
         self.chunk_size = manifest.max_rows - self.num_prompt_tokens
         self.by_state = [self.of_rows(state, rows) for state, rows in sorted(tree.rows.items())]
         self.with_branch = [
-            {length: self.of_rows(state, rows) for length, rows in branched.items()}
+            {branch: self.of_rows(state, rows) for branch, rows in branched.items()}
             for state, branched in sorted(tree.branched.items())
         ]
         self.plain = self.chain(0)

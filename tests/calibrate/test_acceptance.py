@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ppd.calibrate.acceptance import answer_ranks, measure_acceptance
+from ppd.calibrate.acceptance import answer_ranks, guesses_along, measure_acceptance
 from ppd.errors import ArgumentError
 from ppd.runtime.drafters.chances import NUM_KINDS, Chances
 from ppd.runtime.model import Model
@@ -41,7 +41,7 @@ def known_ranks(engine: FakeEngine, prompt: Sequence[int], answer: Sequence[int]
 def test_every_token_of_an_answer_is_looked_up_at_its_own_distance(model: Model, prompt: list[int]) -> None:
     answer = naive_greedy(engine_of(model), prompt, NEW_TOKENS)
 
-    ranks = list(answer_ranks(model, prompt, answer))
+    ranks = list(answer_ranks(guesses_along(model, prompt, answer)))
 
     assert ranks == known_ranks(engine_of(model), prompt, answer)
     assert [len(found) for found in ranks] == [3] * (NEW_TOKENS - 4) + [2, 1]
@@ -53,7 +53,7 @@ def test_a_prompt_longer_than_a_chunk_of_prefill_is_read_whole(model: Model) -> 
     prompt = [i % 40 for i in range(600)]
     answer = naive_greedy(engine_of(model), prompt, 6)
 
-    assert list(answer_ranks(model, prompt, answer)) == known_ranks(engine_of(model), prompt, answer)
+    assert list(answer_ranks(guesses_along(model, prompt, answer))) == known_ranks(engine_of(model), prompt, answer)
 
 
 def test_the_marginals_are_the_shares_of_what_was_looked_up(model: Model) -> None:
@@ -65,19 +65,17 @@ def test_the_marginals_are_the_shares_of_what_was_looked_up(model: Model) -> Non
                 if rank is not None:
                     hits[distance, rank] += 1
 
-    marginals, chances, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=60)
+    marginals, chances, answers = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=60)
     assert len(chances) == NUM_KINDS
     assert chances != Chances().of, "guesses from text are judged too"
 
-    assert num_prompts == len(PROMPTS)
+    assert [answer.prompt for answer in answers] == PROMPTS
     assert marginals.trials == trials.tolist()
     assert np.allclose(marginals.probabilities, hits / trials[:, None])
 
 
 def test_when_the_time_is_up_no_further_prompt_begins(model: Model) -> None:
-    *_, num_prompts = measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=0)
-
-    assert num_prompts == 1
+    assert len(measure_acceptance(model, PROMPTS, max_new_tokens=NEW_TOKENS, seconds=0).answers) == 1
 
 
 def test_answers_too_short_to_compare_are_refused(model: Model) -> None:

@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 
 from ppd.board import Board
-from ppd.bundle import open_bundle
+from ppd.bundle import NGRAMS_FILE, open_bundle
 from ppd.calibrate import calibrate as module
 from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.calibrate import calibrate, calibration_stages, drafting_pays, remark
+from ppd.calibrate.confirm import Confirmed
 from ppd.calibrate.latency import Latency
-from ppd.calibrate.record import Measured, files_from_measured, measured_from_bundle
+from ppd.calibrate.record import Measured, files_from_measured, measured_from_bundle, together_from_bundle
 from ppd.decision import CALIBRATED, CalibrationInfo
 from ppd.documents import embedded_prompts
 from ppd.errors import ArgumentError, BundleError
 from ppd.measures import Marginals
-from ppd.planning.chain import chain_from_tree
-from ppd.planning.choose import predicted_speedup
 from ppd.runtime import load
 from ppd.runtime.drafters.chances import NUM_KINDS
 from tests.copies import calibrate_to
@@ -85,14 +84,15 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
 def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle: Path) -> None:
     report = calibrate(own_bundle, prompts=embedded_prompts("python")[:2], minutes=0.001, threads=1)
 
-    measured, info, tree = measured_from_bundle(report.bundle), record_of(own_bundle), report.bundle.tree
+    measured, info = measured_from_bundle(report.bundle), record_of(own_bundle)
     assert measured.marginals == report.measured.marginals
     assert measured.latency.milliseconds.tolist() == report.measured.latency.milliseconds.tolist()
     assert measured.marginals.trials[0] > measured.marginals.trials[-1] > 0
-    curve = measured.latency.curve()
-    tau = chain_from_tree(tree, measured.marginals.probabilities).acceptance_length
-    assert info.predicted_acceptance_length == pytest.approx(tau)
-    assert info.predicted_speedup == pytest.approx(predicted_speedup(tree, measured.marginals, curve))
+    assert together_from_bundle(report.bundle) == report.together
+    assert report.together.sources == ["ppd", "lookup", "table"][: 2 + report.bundle.has(NGRAMS_FILE)]
+    # The first prompts are those whose answers were recorded, so that drafting takes as many steps as predicted.
+    assert info.predicted_acceptance_length == pytest.approx(info.measured_acceptance_length, rel=0.02)
+    assert report.together.predicted_acceptance_length > 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,9 @@ def test_a_bundle_drafts_where_the_confirming_run_found_it_faster(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, draft: bool
 ) -> None:
     monkeypatch.setattr(
-        module, "bench", lambda *_, **__: dataclasses.replace(REPORT, speedup=speedup, speedup_low=speedup)
+        module,
+        "confirm",
+        lambda *_, **__: Confirmed(dataclasses.replace(REPORT, speedup=speedup, speedup_low=speedup), REPORT),
     )
 
     bundle = calibrate(own_bundle, prompts=["import os"], minutes=0.0001, threads=1).bundle

@@ -67,10 +67,22 @@ def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Lat
     assert measured.head_share[0] < 0.05
 
 
-def test_a_curve_pools_what_falls_and_never_falls() -> None:
-    sizes, lens = np.array([1, 2, 4]), np.array([32, 64])
-    ms = np.array([[3.0, 1.0, 5.0], [5.0, 3.0, 5.0]])
-    latency = Latency(sizes, lens, ms, np.zeros(3), np.zeros(3), 8, stable=True)
+def latency(lens: Sequence[int], milliseconds: Sequence[Sequence[float]]) -> Latency:
+    sizes = np.array([1, 2, 4])
+    return Latency(sizes, np.array(lens), np.array(milliseconds), np.zeros(3), np.zeros(3), 8, stable=True)
 
-    assert latency.curve().curve().tolist() == [3.0, 3.0, 4.0, 5.0]
-    assert latency.curves()["64 cached rows"].at([2, 3]).tolist() == [3.0, 4.0]
+
+def test_a_curve_pools_what_falls_and_never_falls() -> None:
+    found = latency([32, 256], [[3.0, 1.0, 5.0], [5.0, 3.0, 5.0]])
+
+    assert found.curve().curve().tolist() == [4.0, 4.0, 4.5, 5.0]
+    assert found.curves()["256 cached rows"].at([2, 3]).tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("lens", "expected"), [([32, 480], [1.5, 3.0, 4.5]), ([256, 4096], [1.0, 2.0, 3.0]), ([32, 128], [2.0, 4.0, 6.0])]
+)
+def test_a_curve_is_that_of_a_short_conversation(lens: list[int], expected: list[float]) -> None:
+    found = latency(lens, [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
+
+    assert found.curve().at([1, 2, 4]).tolist() == expected

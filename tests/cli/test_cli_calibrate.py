@@ -31,8 +31,9 @@ def test_calibrate_measures_draws_and_keeps_its_result(run: Run, own_bundle: Pat
     info = open_bundle(own_bundle).manifest.decision.record
     assert isinstance(info, CalibrationInfo)
     assert 1 <= info.num_prompts <= 2
-    for words in ("calibration", "predicted", "host time in it", "beyond row 1", "tree           calibrated"):
-        assert words in outcome.out
+    words = ("calibration", "predicted", "host time in it", "together, step by step", "beyond row 1")
+    for word in (*words, "tree           calibrated"):
+        assert word in outcome.out
     assert run("inspect", own_bundle).out == outcome.out
     again = tmp_path / "again.svg"
     assert run("inspect", own_bundle, "--plot", again).out == outcome.out

@@ -112,8 +112,8 @@ def test_choosing_changes_no_token(
     worth = Worth(costs={0: [1 + row_cost * max(0, rows - 1) for rows in range(MAX_ROWS + 1)]})
     if gained is not None:
         tokens = [1 + gained * state for state in range(tree.num_prompt_tokens + 1)]
-        shares = [0.0] * tree.num_prompt_tokens + [1.0]
-        worth = dataclasses.replace(worth, tree_tokens=tokens, tree_shares=shares)
+        to_last = [0.0] * tree.num_prompt_tokens + [1.0]
+        worth = dataclasses.replace(worth, tree_tokens=tokens, tree_transitions=[to_last] * len(tokens))
     model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset(sources), table)
 
     for prompt, option, expected in zip(prompts, options, plain, strict=True):

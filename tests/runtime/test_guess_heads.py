@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppd.build.engine import add_lowered_graph
 from ppd.bundle import PROMPT_TOKENS_FILE, Bundle, open_bundle
-from ppd.calibrate.acceptance import answer_ranks
+from ppd.calibrate.acceptance import answer_ranks, guesses_along
 from ppd.calibrate.calibrate import calibrate
 from ppd.cli.describe import describe_bundle
 from ppd.decision import CALIBRATED
@@ -107,7 +107,7 @@ def test_every_step_leaves_the_guesses_of_the_last_accepted_row(shared: Bundle) 
 def test_ranks_of_an_answer_are_those_of_the_heads_guesses(shared: Bundle) -> None:
     model = load(shared.folder, threads=1)
     answer = model.generate(PROMPT, max_new_tokens=8, draft=False).token_ids
-    ranks = list(answer_ranks(model, PROMPT, answer))
+    ranks = list(answer_ranks(guesses_along(model, PROMPT, answer)))
 
     for place, found in enumerate(ranks):
         model.session.prefill([*PROMPT, *answer[: place + 1]])
@@ -201,10 +201,9 @@ def test_sources_are_those_that_the_bundle_has(shared: Bundle) -> None:
 
 def test_a_step_is_worth_no_more_for_guesses_that_every_step_leaves(shared: Bundle) -> None:
     plans = load(shared.folder, threads=1).session.plans
-    gives = Worth(costs={0: [1.0] * (MAX_ROWS + 1)}, tree_tokens=[1, 1, 1, 1.5], tree_shares=[0, 0, 0, 1])
-    dear = Worth(
-        costs={0: [float(max(1, n)) for n in range(MAX_ROWS + 1)]}, tree_tokens=[1, 1, 1, 1.5], tree_shares=[0, 0, 0, 1]
-    )
+    known = Worth(costs={}, tree_tokens=[1, 1, 1, 1.5], tree_transitions=[[0, 0, 0, 1]] * 4)
+    gives = dataclasses.replace(known, costs={0: [1.0] * (MAX_ROWS + 1)})
+    dear = dataclasses.replace(known, costs={0: [float(max(1, n)) for n in range(MAX_ROWS + 1)]})
     guesses = np.arange(10 * M).reshape(M, 10)
 
     chosen = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ppd import runtime
 from ppd.bundle import open_bundle
-from ppd.calibrate.acceptance import answer_ranks
+from ppd.calibrate.acceptance import answer_ranks, guesses_along
 from ppd.calibrate.latency import measure_latency
 from ppd.errors import EngineError
 from ppd.runtime.engines import open_engine
@@ -190,8 +190,8 @@ def test_after_measuring_latency(tinypy: Model) -> None:
 def test_after_measuring_acceptance() -> None:
     model = fake_model(WIDE, context=200)
     answer = model.generate(PROMPT, max_new_tokens=12, draft=False).token_ids
-    assert list(answer_ranks(model, PROMPT, answer))
-    assert held_by(model) == [*PROMPT, *answer[:10]]
+    assert list(answer_ranks(guesses_along(model, PROMPT, answer)))
+    assert held_by(model) == [*PROMPT, *answer[:11]]
     rows_run(model, [*PROMPT, *answer, 5], max_new_tokens=9)
 
 

@@ -14,6 +14,7 @@ from ppd.runtime.drafters.worth import TreeWorth, Worth
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import Plans
 from ppd.signature import CHAIN_LENGTHS
+from ppd.tree import Branch
 
 _MEMORY = 0.99
 """How much of the present rate a step leaves."""
@@ -21,6 +22,8 @@ _STRETCH = 64
 """Tokens of a text along which the costs of steps are taken to be the same."""
 _WEIGHT = 30.0
 """Plain steps that it starts from."""
+_RECENT = 0.98
+"""How much of the present share of steps from the text alone a step leaves."""
 
 
 class ChoosingDrafter:
@@ -61,18 +64,19 @@ class ChoosingDrafter:
             self._tree = TreeWorth(worth, rows, is_given=plans.num_guess_heads > 0)
         self._with_branch = plans.with_branch
         self._prompt_tokens, self._num_prompts = PromptTokenDrafter(plans), plans.num_prompt_tokens
+        self._share = 1.0  # of the steps, those that are not from the text alone
         # Prompt rows on a chain's leaf are for the next step's tree; without them comes first, which ties prefer.
         leaves = (0,) if self._tree is None or not self._num_prompts else (0, self._num_prompts)
         self._chains = [(length, leaf, plans.chain(length, leaf)) for length in CHAIN_LENGTHS for leaf in leaves]
         self._history: Sequence[int] = ()
         self._size, self._state, self._cost = 0, 0, 1.0
-        self._branch = -1
+        self._branch, self._is_chain = -1, False
         self._tokens = self._time = _WEIGHT
 
     @property
     def num_prompts(self) -> int:
         """As `Drafter.num_prompts`."""
-        wanted = self._tree is not None and self._tree.of_guesses(1.0, self._worth.costs_behind(0)) > 0
+        wanted = self._tree is not None and self._tree.of_guesses(self._num_prompts) > 0
         return self._num_prompts if wanted else 0
 
     def propose(self, history: Sequence[int], guesses: Ids) -> Proposal:
@@ -83,11 +87,13 @@ class ChoosingDrafter:
         if self._size // _STRETCH != self._place:
             self._place = self._size // _STRETCH
             self._costs = self._worth.costs_behind(self._size)
+            if self._tree is not None:
+                self._tree.look_ahead(self._tokens / self._time, self._costs, self._share)
         guesser, costs, tree = self._guesser, self._costs, self._tree
         guesser.guess(history)
         rate = self._tokens / self._time
         best, proposed = 1 - rate * costs[1], self._plain
-        of_guesses = tree.of_guesses(rate, costs) if tree is not None else 0.0
+        of_guesses = tree.of_guesses(self._num_prompts) if tree is not None else 0.0
         expected = list(accumulate(guesser.reach, initial=1.0))
         source = LOOKUP if guesser.kinds and guesser.kinds[0] <= MAX_LENGTH else TABLE
         for length, leaf, plan in self._chains:
@@ -100,34 +106,38 @@ class ChoosingDrafter:
                 best, proposed = worth, Proposal(plan, guesser.tokens[:length], source)
         self._state = self._branch = -1
         if tree is not None:
-            length, worth = self._branch_beside(tree, len(guesses), expected, rate)
+            branch, worth = self._branch_beside(tree, len(guesses), expected, rate)
             if worth > best:
                 best, self._state = worth, len(guesses)
                 proposed = self._prompt_tokens.propose(history, guesses)
-                if length:
+                if branch:
                     self._branch = guesser.tokens[0]
-                    candidates = proposed.candidates + guesser.tokens[:length]
-                    proposed = Proposal(self._with_branch[self._state][length], candidates, proposed.source, source)
+                    candidates = proposed.candidates + guesser.tokens[: branch[0]]
+                    proposed = Proposal(self._with_branch[self._state][branch], candidates, proposed.source, source)
+        self._is_chain = self._state < 0 and proposed is not self._plain
         self._cost = costs[proposed.plan.rows.num_rows]
         if self._draft_model is not None:
             proposed = self._ask_model(self._draft_model, history, best, rate) or proposed
         return proposed
 
-    def _branch_beside(self, tree: TreeWorth, state: int, expected: Sequence[float], rate: float) -> tuple[int, float]:
-        """How long a branch beside the tree is best, 0 for none, and what the step is worth.
+    def _branch_beside(
+        self, tree: TreeWorth, state: int, expected: Sequence[float], rate: float
+    ) -> tuple[Branch | None, float]:
+        """Which branch beside the tree is best, None for none, and what the step is worth.
 
         Args:
             expected: Tokens of a step with a chain of each length.
         """
-        length, worth = 0, tree.of_step(state, rate, self._costs)
-        for longer, plan in self._with_branch[state].items():
-            if longer >= len(expected):
+        costs, reach = self._costs, self._guesser.reach
+        best, worth = None, tree.of_step(state, rate, costs)
+        for branch, plan in self._with_branch[state].items():
+            length = branch[0]
+            if length > len(reach):
                 break
-            chance, num_rows = self._guesser.reach[0], plan.rows.num_rows
-            found = tree.of_branch(state, num_rows, chance, expected[longer], rate, self._costs)
+            found = tree.of_branch(state, branch, reach, expected[length], rate * costs[plan.rows.num_rows])
             if found > worth:
-                length, worth = longer, found
-        return length, worth
+                best, worth = branch, found
+        return best, worth
 
     def _ask_model(self, model: DraftModel, history: Sequence[int], best: float, rate: float) -> Proposal | None:
         """The draft model's guesses, if they promise more than the best plan without them."""
@@ -146,12 +156,17 @@ class ChoosingDrafter:
             return None
         length, _, plan = max(chains, key=lambda chain: reached[chain[0]] - rate * costs[chain[0] + 1])
         self._cost = costs[length + 1] + len(model.tokens) * cost
-        self._state = self._branch = -1
+        self._state, self._branch, self._is_chain = -1, -1, True
         return Proposal(plan, model.tokens[:length], MODEL)
 
     def _learn(self, first: int, num_tokens: int) -> None:
         """Count the tokens that the last step gave, the first of them `first`."""
         self._tokens = self._tokens * _MEMORY + num_tokens
         self._time = self._time * _MEMORY + self._cost
-        if self._tree is not None and self._state >= 0 and self._branch != first:
+        self._share = self._share * _RECENT + (1 - _RECENT) * (not self._is_chain)
+        if self._tree is None:
+            return
+        if self._state >= 0 and self._branch != first:
             self._tree.judge(self._state, num_tokens, beside=self._branch >= 0)
+        else:
+            self._tree.pass_by()

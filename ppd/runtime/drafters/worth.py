@@ -14,6 +14,7 @@ from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_fr
 from ppd.planning.chain import chain_from_tree
 from ppd.runtime.drafters.chances import chances_from_json
 from ppd.signature import MAX_ROWS, WEIGHTS_FILE
+from ppd.tree import Branch
 
 _UNKNOWN = LatencyCurve(sizes=[1, MAX_ROWS], values=[1.0, 1 + 0.17 * (MAX_ROWS - 1)], unit="L(1)", source="assumed")
 """Where nothing was measured, a row is taken to cost what it does on a CPU: too dear for most devices."""
@@ -22,9 +23,13 @@ _ASSUMED = Marginals(
 )
 """What trained prompt tokens of unknown acceptance are taken to guess, until they have: less than published ones do."""
 _WEIGHT = 20.0
-"""Tokens that are expected before what was seen counts as much."""
+"""Expected tokens that what is known beforehand counts for."""
 _MEMORY = 0.98
-"""How much of what was seen a step leaves."""
+"""How much of what was seen before a step with the tree leaves."""
+_RETURN = 0.001
+"""How far a step that says nothing of the tree leads back to what is known: what was dropped is tried again."""
+_SWEEPS = 16
+"""How often values are computed from each other, until they hardly change."""
 _BESIDE = 0.95
 """Share of a tree's gain that is expected where a branch beside it begins wrongly: what one source cannot guess is a
 little harder for the other. Of SmolLM2-135M's answers to 40 questions of Spec-Bench, as is the next."""
@@ -41,14 +46,14 @@ class Worth:
             of a step of one behind the fewest. Entry 0 is unused.
         chances: Chance of guesses from text by kind, as `Chances` takes them; empty where they were never judged.
         tree_tokens: Tokens expected of a step with the tree, by state; empty where its guesses were never judged.
-        tree_shares: Share of the steps in each state, of decoding with the tree alone.
+        tree_transitions: Chance of each next state after a step with the tree alone, by state, [m+1][m+1].
         plain_ms: A step of one row, in milliseconds, behind the fewest cached rows; None where it was not measured.
     """
 
     costs: Mapping[int, Sequence[float]]
     chances: Sequence[float] = ()
     tree_tokens: Sequence[float] = ()
-    tree_shares: Sequence[float] = ()
+    tree_transitions: Sequence[Sequence[float]] = ()
     plain_ms: float | None = None
 
     def costs_behind(self, cache_len: int) -> Sequence[float]:
@@ -91,7 +96,7 @@ def worth_of(bundle: Bundle) -> Worth:
         costs=costs,
         chances=chances,
         tree_tokens=chain.tokens.tolist(),
-        tree_shares=chain.shares.tolist(),
+        tree_transitions=chain.transitions.tolist(),
         plain_ms=plain_ms,
     )
 
@@ -110,8 +115,40 @@ def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
     return {length: np.maximum.accumulate(found).tolist() for length, found in times.items()}
 
 
+class _Correction:
+    """Tokens that were given for each that was expected: the last of them, or what is known where none are recent.
+
+    Args:
+        known: What it is taken to be beforehand.
+    """
+
+    def __init__(self, known: float) -> None:
+        self._known = known
+        self._given, self._expected = known * _WEIGHT, _WEIGHT
+
+    @property
+    def ratio(self) -> float:
+        """As it is now."""
+        return self._given / self._expected
+
+    def count(self, given: float, expected: float) -> None:
+        """Count a step."""
+        self._given = self._given * _MEMORY + given
+        self._expected = self._expected * _MEMORY + expected
+
+    def pass_by(self) -> None:
+        """Let a step pass that says nothing."""
+        self._given += _RETURN * (self._known * _WEIGHT - self._given)
+        self._expected += _RETURN * (_WEIGHT - self._expected)
+
+
 class TreeWorth:
     """What steps with the tree are worth at a rate, corrected by what they turn out to give.
+
+    Guesses are worth what they save: how much more a step with them is worth than one without, with what it leaves for
+    the step behind it, and so on. So a step that only prepares guesses, such as the first behind a plain one, is taken
+    where those that follow pay for it. These values, one for each state, are the relative values of a Markov decision
+    process, computed from each other by one sweep a step.
 
     Args:
         worth: It knows what to expect of the tree.
@@ -120,34 +157,50 @@ class TreeWorth:
     """
 
     def __init__(self, worth: Worth, rows: Sequence[int], *, is_given: bool = False) -> None:
-        self._worth, self._rows, self._is_given = worth, rows, is_given
-        self._gained = sum(share * (n - 1) for share, n in zip(worth.tree_shares, worth.tree_tokens, strict=True))
-        self._seen = self._expected = _WEIGHT
-        self._seen_beside, self._expected_beside = _BESIDE * _WEIGHT, _WEIGHT
+        self._gained, self._rows, self._is_given = [tokens - 1 for tokens in worth.tree_tokens], rows, is_given
+        self._next = [[(chance, k) for k, chance in enumerate(row) if chance > 0] for row in worth.tree_transitions]
+        self._alone, self._beside = _Correction(1.0), _Correction(_BESIDE)
+        self._values = [0.0] * len(rows)
+        self.look_ahead(1.0, worth.costs_behind(0), 1.0)
+
+    def look_ahead(self, rate: float, costs: Sequence[float], share: float) -> None:
+        """Compute anew what guesses are worth.
+
+        Args:
+            share: Of the steps, those that guesses are for: the others draft from the text alone.
+        """
+        plain = 1 - rate * costs[1]
+        for _ in range(0 if self._is_given else _SWEEPS):
+            found = [max(plain, self.of_step(state, rate, costs)) for state in range(len(self._rows))]
+            self._values = [share * (worth - found[0]) for worth in found]
+
+    def of_guesses(self, state: int) -> float:
+        """What it is worth to have guesses for so many distances in the next step, beyond having none."""
+        return self._values[state]
 
     def of_step(self, state: int, rate: float, costs: Sequence[float]) -> float:
         """Expected tokens of a step, less those that its time gives anyway; and what its new guesses are worth."""
-        gained = (self._worth.tree_tokens[state] - 1) * self._seen / self._expected
-        return 1 + gained - rate * costs[self._rows[state]] + self.of_guesses(rate, costs)
+        gained = self._gained[state] * self._alone.ratio
+        return 1 + gained - rate * costs[self._rows[state]] + self._left(state)
 
-    def of_branch(
-        self, state: int, num_rows: int, chance: float, expected: float, rate: float, costs: Sequence[float]
-    ) -> float:
-        """The same of a step with the tree and a branch beside it, of `num_rows` rows in all.
+    def of_branch(self, state: int, branch: Branch, reach: Sequence[float], expected: float, cost: float) -> float:
+        """The same of a step with the tree and a branch beside it.
 
         Args:
-            chance: That the first guess of the branch is right.
+            reach: Chance of each guess of the branch that it and all before it are right.
             expected: Tokens of a step with the branch alone.
+            cost: Tokens that the step's time gives anyway.
         """
-        beside = (self._worth.tree_tokens[state] - 1) * self._seen_beside / self._expected_beside
-        return expected + (1 - _OVERLAP * chance) * beside - rate * costs[num_rows] + self.of_guesses(rate, costs)
+        length, prompts = branch
+        first, last = reach[0], reach[length - 1]
+        gained = (1 - _OVERLAP * first) * self._gained[state] * self._beside.ratio
+        left = (1 - first) * self._left(state) + (first - last) * self._values[-1] + last * self._values[prompts]
+        return expected + gained - cost + left
 
-    def of_guesses(self, rate: float, costs: Sequence[float]) -> float:
-        """What guesses for the next step are worth: drafting with the tree alone, beyond plain decoding."""
-        if self._is_given:
-            return 0.0
-        mean = sum(share * costs[n] for share, n in zip(self._worth.tree_shares, self._rows, strict=True))
-        return max(0.0, self._gained * self._seen / self._expected - rate * (mean - costs[1]))
+    def _left(self, state: int) -> float:
+        """What the guesses that a step with the tree leaves are worth."""
+        values = self._values
+        return sum(chance * values[k] for chance, k in self._next[state])
 
     def judge(self, state: int, num_tokens: int, *, beside: bool = False) -> None:
         """Count the tokens that a step with guesses gave.
@@ -155,10 +208,9 @@ class TreeWorth:
         Args:
             beside: There was a branch too, which began wrongly.
         """
-        expected = self._worth.tree_tokens[state] - 1
-        if expected > 0 and beside:
-            self._seen_beside = self._seen_beside * _MEMORY + num_tokens - 1
-            self._expected_beside = self._expected_beside * _MEMORY + expected
-        elif expected > 0:
-            self._seen = self._seen * _MEMORY + num_tokens - 1
-            self._expected = self._expected * _MEMORY + expected
+        (self._beside if beside else self._alone).count(num_tokens - 1, self._gained[state])
+
+    def pass_by(self) -> None:
+        """Let a step pass that says nothing of the tree."""
+        self._alone.pass_by()
+        self._beside.pass_by()

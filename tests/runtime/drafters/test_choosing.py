@@ -27,7 +27,7 @@ TREE_ROWS = 19 * 3
 
 def worth_of_tree(costs: Sequence[float], gained: float) -> Worth:
     """A tree whose guesses give so many tokens in each step that has them."""
-    return Worth(costs={0: costs}, tree_tokens=[1.0, 1.0, 1 + gained], tree_shares=[0.0, 0.0, 1.0])
+    return Worth(costs={0: costs}, tree_tokens=[1.0, 1.0, 1 + gained], tree_transitions=[[0.0, 0.0, 1.0]] * 3)
 
 
 def drafter(worth: Worth, sources: frozenset[str] = ALL, table: NgramTable | None = None) -> ChoosingDrafter:
@@ -144,11 +144,11 @@ def test_a_branch_that_costs_too_much_is_left_out() -> None:
 
 
 def test_a_branch_is_judged_by_what_the_tree_gives_where_the_branch_begins_wrongly() -> None:
-    worth, wrong = TreeWorth(worth_of_tree(FLAT, 1.0), [1, 1, TREE_ROWS]), 0.5
-    before = worth.of_branch(2, 60, wrong, 1.5, 1.0, FLAT)
+    worth, wrong = TreeWorth(worth_of_tree(FLAT, 1.0), [1, 1, TREE_ROWS]), [0.5]
+    before = worth.of_branch(2, (1, 0), wrong, 1.5, 1.0)
     for _ in range(200):
         worth.judge(2, 1, beside=True)
-    assert worth.of_branch(2, 60, wrong, 1.5, 1.0, FLAT) < before - 0.2
+    assert worth.of_branch(2, (1, 0), wrong, 1.5, 1.0) < before - 0.2
     assert worth.of_step(2, 1.0, FLAT) == TreeWorth(worth_of_tree(FLAT, 1.0), [1, 1, TREE_ROWS]).of_step(2, 1.0, FLAT)
 
 
@@ -178,17 +178,43 @@ def test_prompt_rows_hang_where_the_guesses_of_the_next_step_pay() -> None:
     assert [node.prompts for node in bare.nodes] == [0] * (longest + 1)
 
 
+@pytest.mark.parametrize(("gained", "source"), [(0.5, PPD), (0.2, PLAIN)])
+def test_a_step_that_only_prepares_guesses_is_taken_where_those_behind_it_pay_for_it(
+    gained: float, source: str
+) -> None:
+    costs = [1.0, 1.0, *[1.3] * (MAX_ROWS - 1)]  # the first step gives nothing for its 0.3, each other one `gained`
+    proposal = drafter(worth_of_tree(costs, gained), frozenset([PPD])).propose(UNSEEN, NO_GUESSES)
+
+    assert proposal.source == source
+    assert proposal.plan.rows.nodes[0].prompts == (2 if source == PPD else 0)
+
+
 def test_a_tree_that_never_pays_is_dropped_and_one_that_pays_stays() -> None:
-    costs = [1.0 if rows < 4 else 1.2 for rows in range(MAX_ROWS + 1)]
-    for right, stays in ((0, False), (1, True)):
-        made, history, taken = drafter(worth_of_tree(costs, 1.0)), list(UNSEEN), list[bool]()
-        for step in range(200):
-            source = made.propose(history, GUESSES).source
-            taken.append(source == PPD)
-            history += range(1000 * step + 200, 1000 * step + 201 + (right if source == PPD else 0))
+    for right, kept in ((0, (0.0, 0.1)), (1, (1.0, 1.0))):
+        made, history = drafter(worth_of_tree(DEAR_TREE, 1.0)), list(UNSEEN)
+        taken = decode_unseen(made, history, 500, right)
         assert all(taken[:10])
-        assert set(taken[-100:]) == {stays}
-        assert made.num_prompts == (2 if stays else 0)
+        assert kept[0] <= np.mean(taken[100:]) <= kept[1]
+
+
+def test_a_dropped_tree_is_tried_again_and_stays_where_it_pays_by_now() -> None:
+    made, history = drafter(worth_of_tree(DEAR_TREE, 1.0)), list(UNSEEN)
+    decode_unseen(made, history, 300, 0)
+
+    assert all(decode_unseen(made, history, 500, 1)[-100:])
+    assert made.num_prompts == 2
+
+
+DEAR_TREE = [1.0 if rows < 4 else 1.2 for rows in range(MAX_ROWS + 1)]
+
+
+def decode_unseen(made: ChoosingDrafter, history: list[int], steps: int, right: int) -> list[bool]:
+    """Whether each of some steps drafted with the tree; those that do give `right` tokens more."""
+    taken = []
+    for _ in range(steps):
+        taken.append(made.propose(history, GUESSES).source == PPD)
+        history += range(history[-1] + 1, history[-1] + 2 + (right if taken[-1] else 0))
+    return taken
 
 
 def test_what_a_tree_gives_corrects_what_is_expected_of_it() -> None:
@@ -201,6 +227,7 @@ def test_what_a_tree_gives_corrects_what_is_expected_of_it() -> None:
     for tokens, gained in ((3, 2.0), (1, 0.0)):
         for _ in range(600):
             tree.judge(2, tokens)
+        tree.look_ahead(1.0, FLAT, 1.0)
         assert tree.of_step(2, 1.0, FLAT) == pytest.approx(2 * gained, abs=0.01)
 
 
@@ -214,7 +241,7 @@ def test_what_other_steps_give_is_not_taken_for_the_trees() -> None:
 
 
 def test_guesses_that_cost_more_than_they_give_are_worth_nothing() -> None:
-    assert TreeWorth(worth_of_tree(STEEP, 0.5), [3, 3, TREE_ROWS]).of_guesses(1.0, STEEP) == 0
+    assert TreeWorth(worth_of_tree(STEEP, 0.5), [3, 3, TREE_ROWS]).of_guesses(2) == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ppd.calibrate.record import Measured, files_from_measured
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, ESTIMATED, GIVEN, UNKNOWN, Decision, EstimateInfo
 from ppd.errors import BundleError
 from ppd.measures import RELATIVE, LatencyCurve, Marginals
-from ppd.planning.chain import chain_from_tree
+from ppd.planning.chain import chain_from_tree, stationary
 from ppd.runtime.drafters.chances import NUM_KINDS
 from ppd.runtime.drafters.worth import Worth, worth_of
 from ppd.signature import MAX_ROWS
@@ -75,7 +75,7 @@ def test_a_calibrated_bundle_knows_its_times_and_chances(tmp_path: Path) -> None
     chain = chain_from_tree(CHAIN, MARGINALS.probabilities)
     assert worth.tree_tokens == pytest.approx(chain.tokens)
     assert worth.tree_tokens[:3] == pytest.approx([1.0, 1.5, 1.625])
-    assert worth.tree_shares == pytest.approx(chain.shares)
+    assert np.array(worth.tree_transitions) == pytest.approx(chain.transitions)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_an_estimate_is_believed_until_something_was_measured(tmp_path: Path) ->
 def test_guesses_of_untrained_prompt_tokens_that_nobody_judged_are_worth_nothing_known(decision: Decision) -> None:
     worth = worth_of(bundle_with(decision))
 
-    assert (worth.tree_tokens, worth.tree_shares, worth.chances) == ((), (), [])
+    assert (worth.tree_tokens, worth.tree_transitions, worth.chances) == ((), (), [])
     costs = list(worth.costs_behind(0))
     assert costs[1] == 1
     assert sorted(costs) == costs
@@ -128,7 +128,7 @@ def test_guesses_of_untrained_prompt_tokens_that_nobody_judged_are_worth_nothing
 def test_trained_prompt_tokens_are_taken_to_guess_something() -> None:
     worth = worth_of(bundle_with(UNMEASURED, trained=True))
 
-    assert 1 < np.dot(worth.tree_shares, worth.tree_tokens) < 2
+    assert 1 < np.dot(stationary(np.array(worth.tree_transitions)), worth.tree_tokens) < 2
     assert worth.tree_tokens[0] == 1 < worth.tree_tokens[1] < worth.tree_tokens[3]
 
 

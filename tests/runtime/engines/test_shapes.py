@@ -31,6 +31,7 @@ def test_the_one_unused_for_longest_goes_first_and_the_trees_stay() -> None:
 def test_shapes_of_a_bundle_are_those_of_decoding(tinypy_bundle: Path) -> None:
     bundle = open_bundle(tinypy_bundle, verify=False)
     alone = {rows.num_rows for rows in bundle.tree.rows.values()}
-    tree_sizes = alone | {size + 4 * length for size in alone for length in BRANCH_LENGTHS}  # three prompt rows a guess
+    branches = [4 * length - less for length in BRANCH_LENGTHS for less in (0, 3)]  # three prompt rows a guess
+    tree_sizes = alone | {size + branch for size in alone for branch in branches}
     chains = {(length + 1, length + 1) for length in CHAIN_LENGTHS}
     assert shapes_of(bundle) == {(1, 1), *chains, *((size, size) for size in tree_sizes)}
