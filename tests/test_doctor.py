@@ -75,7 +75,7 @@ def test_a_gpu_engine_without_a_gpu_says_that_none_answers() -> None:
 
 
 def test_both_wheels_of_onnxruntime_are_warned_of() -> None:
-    both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"}
+    both: dict[str, str | None] = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"}
     assert "overwrite each other" in report.warnings_of(both, {"onnxruntime": Answer(True, "")})[0]
     assert report.warnings_of({"onnxruntime": "1.32.0"}, {"onnxruntime": Answer(True, "")}) == []
     assert "ppd-edge[cpu]" in report.warnings_of({}, {"onnxruntime": Answer(False, "")})[0]
