@@ -10,7 +10,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m venv "$work/env"
 export PYTHONPATH= CI=1  # so that Hypothesis sets no deadline
-"$work/env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt . pytest
+mkdir "$work/source"  # pip would leave build/ in the checkout, and take what lies there from before
+git ls-files -z --cached --others --exclude-standard -- ppd pyproject.toml README.md LICENSE |
+  tar --null --files-from=- -cf - | tar -C "$work/source" -xf -
+"$work/env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$work/source" pytest
 rooms=(ppd.train ppd.serve ppd.runtime.engines ppd.cli.plot ppd.export ppd.models ppd.build ppd.torch_engine)
 cp scripts/import_all.py "$work"
 (cd "$work" && env/bin/python import_all.py env "${rooms[@]}" && env/bin/ppd targets >/dev/null && env/bin/ppd doctor)
