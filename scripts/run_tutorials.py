@@ -57,5 +57,5 @@ def run_page(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    for page in map(Path, sys.argv[1:] or [*PAGES, README]):
+    for page in [Path(name) for name in sys.argv[1:]] or [*PAGES, README]:
         run_page(page)
