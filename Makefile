@@ -30,7 +30,7 @@ test-wheel:  ## build the wheel and try it in empty environments, the checkout o
 coverage: .venv/dev  ## run the test suite, and list the lines that it does not reach
 	$(BIN)/python -m pytest -n auto --cov=ppd --cov-report=term-missing:skip-covered
 
-tutorials: .venv/dev  ## run the commands of the quick start and the tutorials
+tutorials: .venv/dev  ## run the commands of the quick start, the tutorials and the README
 	$(BIN)/python scripts/run_tutorials.py
 
 docs: .venv/docs  ## build the documentation's site into site/; a warning is an error

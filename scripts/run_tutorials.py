@@ -1,9 +1,10 @@
-"""Run the commands of docs/quick-start.md and docs/tutorials/ as they stand there, in a folder of their own each.
+"""Run the commands of the quick start, the tutorials and the README as they stand there, in a folder of their own each.
 
     python scripts/run_tutorials.py [PAGE...]
 
 A block below `<!-- run -->` is run, with the embedded model in place of a file of yours, and shorter measuring. A block
-below `<!-- file: NAME -->` is written to that file. The others need a device, a download or hours.
+below `<!-- file: NAME -->` is written to that file. One below `<!-- not run: WHY -->` needs a device or hours, or the
+tests that it names run it. The README's first commands install a model of 93 MB.
 """
 
 import re
@@ -16,9 +17,10 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = [DOCS / "quick-start.md", *sorted((DOCS / "tutorials").glob("*.md"))]
+README = DOCS.parent / "README.md"
 STAND_INS = {"my-model.gguf": "tinypy", "--minutes 1": "--minutes 0.05", "--questions 2": "--turns 1"}
 """What a page says → what is run."""
-_BLOCK = re.compile(r"^<!-- (run|file: (?P<file>[\w.-]+)) -->\n```\w*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"<!-- (run|file: (?P<file>[\w.-]+)) -->\n\n?```\w*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def steps(page: Path) -> list[tuple[str | None, str]]:
@@ -46,7 +48,7 @@ def run_page(page: Path) -> None:
                 (Path(folder) / file).write_text(text, "utf-8")
                 continue
             begin = time.monotonic()
-            program, *arguments = shlex.split(text)
+            program, *arguments = shlex.split(text, comments=True)
             beside = Path(sys.executable).parent / program
             done = subprocess.run([beside, *arguments], cwd=folder, capture_output=True, text=True, check=False)
             print(f"{page.name}: {text}  ({time.monotonic() - begin:.1f} s)", flush=True)
@@ -55,5 +57,5 @@ def run_page(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    for page in map(Path, sys.argv[1:] or PAGES):
+    for page in [Path(name) for name in sys.argv[1:]] or [*PAGES, README]:
         run_page(page)

@@ -106,8 +106,15 @@ def _decisions() -> st.SearchStrategy[Decision]:
         speedup=st.none() | _NUMBERS,
         warning=_NAMES,
     )
-    draft, records = st.none() | st.booleans(), {CALIBRATED: measured, CALIBRATED_ELSEWHERE: measured}
-    records |= {ESTIMATED: estimated, UNKNOWN: st.none() | estimated, GIVEN: st.none()}
+    draft = st.none() | st.booleans()
+    records: dict[str, st.SearchStrategy[CalibrationInfo | EstimateInfo | None]]
+    records = {
+        CALIBRATED: measured,
+        CALIBRATED_ELSEWHERE: measured,
+        ESTIMATED: estimated,
+        UNKNOWN: st.none() | estimated,
+        GIVEN: st.none(),
+    }
     return st.one_of(
         *(st.builds(Decision, draft=draft, basis=st.just(basis), record=record) for basis, record in records.items())
     )

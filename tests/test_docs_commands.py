@@ -11,7 +11,7 @@ import typer
 
 from ppd import cli
 from scripts.docs_hooks import DocsError, commands, with_links, with_reference
-from scripts.run_tutorials import PAGES, steps
+from scripts.run_tutorials import PAGES, README, steps
 from tests.cli.helpers import Run
 
 pytest_plugins = ("tests.cli.conftest",)
@@ -58,6 +58,32 @@ def test_a_flag_that_does_not_exist_is_found(words: list[str]) -> None:
         parse(words)
 
 
+MARK = re.compile(r"<!-- (?:run|file: \S+|not run: \S.*) -->\n\n?$")
+COMMAND = re.compile(r"(?:ppd|ppd-export|pip|python3?|sudo|scp|curl|accelerate|polygraphy) (?!benchmarks/|examples/)")
+"""What `make` and the benchmarks run needs no mark."""
+
+
+def unmarked_in(text: str) -> list[str]:
+    """Commands in blocks of which nothing says whether they are run, and if not, why."""
+    blocks = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    unmarked = (block[2] for block in blocks if not block[1] and not MARK.search(text[: block.start()]))
+    return [line for lines in unmarked for line in lines.splitlines() if COMMAND.match(line)]
+
+
+@pytest.mark.parametrize("page", [page for page in DOCUMENTS if page.name != "ARCHITECTURE.md"], ids=identity)
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    assert unmarked_in(page.read_text("utf-8")) == []
+
+
+def test_a_command_without_a_mark_is_found() -> None:
+    page = "a\n\n```\nppd check b\n```\n\n<!-- run -->\n```\nppd check c\n```\n\n```\nmake test\n```\n"
+    assert unmarked_in(page) == ["ppd check b"]
+
+
+def test_the_readmes_first_commands_are_run() -> None:
+    assert [command.split()[0] for _, command in steps(README)] == ["pip", "ppd-export", "ppd", "ppd"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=identity)
 def test_the_quick_commands_of_a_tutorial_run(
     page: Path, run: Run, tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +95,7 @@ def test_the_quick_commands_of_a_tutorial_run(
         if file is not None:
             Path(file).write_text(text, "utf-8")
             continue
-        program, *words = shlex.split(text)
+        program, *words = shlex.split(text, comments=True)
         if program == "ppd-export":  # scripts/run_tutorials.py exports; here is what it would give
             shutil.copytree(tinypy_bundle, words[words.index("--out") + 1], dirs_exist_ok=True)
         elif words[0] in QUICK:

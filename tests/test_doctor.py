@@ -1,5 +1,6 @@
 """`ppd doctor`: what it tells, and that nothing that is broken keeps it from telling the rest."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ import ppd
 from ppd.doctor import engines, report
 from ppd.doctor.engines import OLDEST, Answer
 from ppd.doctor.machine import describe_machine, without_home
-from ppd.doctor.packages import PACKAGES, versions
+from ppd.doctor.packages import PACKAGES, caches, versions
 from ppd.runtime.engines import ENGINES, ENTRY_POINTS
 from ppd.runtime.engines.tensorrt.built import FLAVOURS
 
@@ -75,7 +76,7 @@ def test_a_gpu_engine_without_a_gpu_says_that_none_answers() -> None:
 
 
 def test_both_wheels_of_onnxruntime_are_warned_of() -> None:
-    both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"}
+    both: dict[str, str | None] = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"}
     assert "overwrite each other" in report.warnings_of(both, {"onnxruntime": Answer(True, "")})[0]
     assert report.warnings_of({"onnxruntime": "1.32.0"}, {"onnxruntime": Answer(True, "")}) == []
     assert "ppd-edge[cpu]" in report.warnings_of({}, {"onnxruntime": Answer(False, "")})[0]
@@ -112,7 +113,53 @@ def test_the_name_of_the_user_stays_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert without_home("/opt/ppd") == "/opt/ppd"
 
 
+def test_an_environment_without_an_engine_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = {"onnxruntime": Answer(False, ""), "torch": Answer(False, "")}
+    monkeypatch.setattr("sys.version_info", (3, 12, 0))
+    assert report.warnings_of({}, none) == ['no engine would run here; run pip install "ppd-edge[cpu]"']
+    monkeypatch.setattr("sys.version_info", (3, 10, 13))
+    assert "no wheels of the version that is needed for Python 3.10" in report.warnings_of({}, none)[1]
+    assert report.warnings_of({"onnxruntime": "1.32.0"}, {"onnxruntime": Answer(True, "")}) == []
+
+
+def test_folders_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("ppd/one", "ppd/.hidden", "huggingface/hub/a", "huggingface/hub/b", "home/hub/a"):
+        (tmp_path / name).mkdir(parents=True)
+
+    hub, ours = caches().values()
+    assert (hub, ours) == (f"{tmp_path}/huggingface/hub (2)", f"{tmp_path}/ppd (1)")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    assert caches()["models of the hub"] == f"{tmp_path}/home/hub (1)"
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    assert caches()["models of the hub"] == f"{tmp_path}/elsewhere (none)"
+
+
+def test_engines_of_other_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = importlib.metadata.EntryPoint("theirs", "their_engine:Open", ENTRY_POINTS)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [theirs])
+    assert engines.engines_here(NO_GPU)["theirs"] == Answer(True, "their_engine:Open; it was not tried")
+
+
 # ---- what may be broken
+
+
+def test_metadata_that_is_broken_hides_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*, group: str) -> None:
+        raise TypeError(group)
+
+    monkeypatch.setattr("importlib.metadata.entry_points", broken)
+    assert engines.engines_here(NO_GPU).keys() == set(ENGINES)
+
+
+def test_a_process_that_does_not_end_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of the fixture
+    monkeypatch.setattr(engines, "_SECONDS", 0.2)
+    answer = engines._ask("import time; time.sleep(60)")
+    assert not answer.works
+    assert re.fullmatch(r"cannot be asked \(.*timed out after 0\.2 seconds\)", answer.text)
 
 
 def test_a_system_that_tells_nothing_is_no_error(tmp_path: Path) -> None:

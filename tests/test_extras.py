@@ -17,4 +17,4 @@ def test_what_is_installed_is_imported() -> None:
 
 def test_a_missing_module_of_this_package_is_a_bug_and_stays_one() -> None:
     with pytest.raises(ModuleNotFoundError), needs("plot"):
-        import ppd.not_there  # noqa: F401
+        import ppd.not_there  # type: ignore[import-not-found]  # noqa: F401

@@ -15,10 +15,11 @@ from ppd.changes import changing, commit_calibration, refold_tree
 from ppd.decision import GIVEN, CalibrationInfo
 from ppd.errors import BundleError
 from ppd.runtime import check_bundle, load
+from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.base import EngineOptions
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.tree import Node, Tree, json_from_tree
-from ppd.tree_tables import tree_tables_bytes
+from ppd.tree_tables import tree_tables_bytes, tree_tables_from_bytes
 from tests.faults.operations import export, with_other_weights
 from tests.infos import RECORD
 from tests.trees import CHAIN
@@ -59,7 +60,7 @@ def tables_read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What engines read as tree tables from now on."""
     import ppd.runtime.engines.onnxruntime.cpu as module
 
-    read, parse = list[bytes](), module.tree_tables_from_bytes
+    read, parse = list[bytes](), tree_tables_from_bytes
 
     def record(content: bytes, count: int) -> Any:
         read.append(content)
@@ -149,7 +150,7 @@ def replaced(own_bundle: Path, tmp_path: Path) -> Callable[[], None]:
 def test_a_bundle_that_is_replaced_before_its_engine_opens_is_not_mixed(
     own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch, verify: bool
 ) -> None:
-    changing = ChangeBefore(ppd.runtime.model.open_engine, 0, replaced)
+    changing = ChangeBefore(open_engine, 0, replaced)
     monkeypatch.setattr(ppd.runtime.model, "open_engine", changing)
 
     with pytest.raises(BundleError, match="the bundle was changed while it was loaded: try again"):
@@ -160,7 +161,7 @@ def test_a_bundle_that_is_replaced_before_its_engine_opens_is_not_mixed(
 def test_a_check_of_a_bundle_that_is_replaced_meanwhile_says_so(
     own_bundle: Path, replaced: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ppd.runtime.check, "open_engine", ChangeBefore(ppd.runtime.check.open_engine, 0, replaced))
+    monkeypatch.setattr(ppd.runtime.check, "open_engine", ChangeBefore(open_engine, 0, replaced))
 
     with pytest.raises(BundleError, match="try again"):
         check_bundle(own_bundle, threads=1)

@@ -1,6 +1,7 @@
 """Weights are hashed while the engine loads them: what is damaged, or changes meanwhile, never runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ import ppd.runtime.model
 from ppd import runtime
 from ppd.bundle import hashed_meanwhile, open_bundle
 from ppd.errors import BundleError, EngineError
+from ppd.runtime.engines import Engine, open_engine
 from ppd.signature import WEIGHTS_FILE
 
 
@@ -44,9 +46,7 @@ def test_an_error_of_the_loader_stays_what_it_is_where_nothing_is_damaged(own_bu
 def test_weights_that_change_while_they_are_loaded_are_refused(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    open_engine = ppd.runtime.model.open_engine
-
-    def changing(*args: object, **kwargs: object) -> object:
+    def changing(*args: Any, **kwargs: Any) -> Engine:
         engine = open_engine(*args, **kwargs)
         damage(own_bundle) if change == "replaced" else (own_bundle / WEIGHTS_FILE).unlink()
         return engine

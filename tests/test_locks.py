@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def test_what_is_no_file_is_no_lock(tmp_path: Path, kind: str) -> None:
     folder.mkdir()
     precious.write_text("years of work", "utf-8")
     lock = folder / LOCK_FILE
-    {"link": lambda: lock.symlink_to(precious), "pipe": lambda: os.mkfifo(lock), "folder": lock.mkdir}[kind]()
+    make: dict[str, Callable[[], None]]
+    make = {"link": lambda: lock.symlink_to(precious), "pipe": lambda: os.mkfifo(lock), "folder": lock.mkdir}
+    make[kind]()
 
     with pytest.raises(ExportError, match=r"cannot write .*\.lock \(.+\); make the folder writable"):
         take_lock(folder)

@@ -37,7 +37,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, tran
     """A tiny model of the family and transformers' own module, while it is one of those known."""
     path = tmp_path_factory.mktemp("family") / "model"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FAMILIES, "granite", NEW)  # type: ignore[arg-type]
+        patch.setitem(FAMILIES, "granite", NEW)
         patch.setitem(FEATURES, "granite", FEATURE)
         model = save_tiny_model("granite", path)
         config = json.loads((path / "config.json").read_text("utf-8"))

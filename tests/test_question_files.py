@@ -64,7 +64,8 @@ def test_a_line_of_a_text_file_is_a_prompt(tmp_path: Path, name: str) -> None:
 
 
 def test_what_asks_nothing_is_left_out(tmp_path: Path) -> None:
-    records = ({"text": " "}, {"messages": [SYSTEM, ANSWER]}, {"conversations": []}, {"question": " "}, {"text": "x"})
+    records: list[dict[str, Any]]
+    records = [{"text": " "}, {"messages": [SYSTEM, ANSWER]}, {"conversations": []}, {"question": " "}, {"text": "x"}]
     path = written(tmp_path, "a.jsonl", lines(*records))
 
     assert read_questions(path) == [Question("x", "text")]

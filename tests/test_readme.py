@@ -38,7 +38,7 @@ def test_shell_blocks_run(folder: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert lines[0].startswith("ppd-export")
     for line in lines:
-        program, *arguments = shlex.split(line)
+        program, *arguments = shlex.split(line, comments=True)
         output = subprocess.run([BIN / program, *arguments], capture_output=True, text=True, check=False)
         assert output.returncode == 0, f"{line}: {output.stderr}"
         assert output.stdout

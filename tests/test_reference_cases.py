@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from filelock import FileLock
 
 from ppd import runtime
 from ppd.export.exporter import export
+from ppd.runtime.engines.base import Ids
 from ppd.tree import Rows, load_tree
 from tests.conftest import FIXTURES
 from tests.copies import refolded_copy
@@ -60,11 +62,12 @@ def test_first_steps_draft_the_authors_candidates(case: tuple[Path, Path], run: 
     steps: list[tuple[int, list[int]]] = []
     engine_run = model.engine.run
 
-    def record(input_ids, state, cache_len, head_rows):
+    def record(input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         steps.append((state, input_ids.tolist()))
         return engine_run(input_ids, state, cache_len, head_rows)
 
-    model.engine.run = record
+    engine: Any = model.engine
+    engine.run = record
     model.generate(trace["prompt_ids"], max_new_tokens=12)
     vocab_size = model.bundle.manifest.model.vocab_size
     for ours, theirs in zip(steps[1:], trace["steps"][:5], strict=False):

@@ -169,7 +169,7 @@ def _root(prompts: int) -> tuple[Node, ...]:
     return (Node((), prompts),)
 
 
-ANY_JSON = (
+ANY_JSON: tuple[Any, ...] = (
     None,
     True,
     False,
@@ -265,7 +265,7 @@ def test_a_root_without_prompt_rows_needs_state_m_unless_nothing_drafts() -> Non
     assert Tree(2, {0: _root(0), 2: _root(0)}).drafts
 
 
-BY_HEADS = {
+BY_HEADS: dict[str, Any] = {
     "schema": 1,
     "num_guess_heads": 2,
     "states": {"2": [{"path": [], "prompts": 0}, {"path": [0], "prompts": 0}, {"path": [0, 1], "prompts": 0}]},

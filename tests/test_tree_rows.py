@@ -151,7 +151,7 @@ def test_the_authors_buffers_are_the_same_up_to_the_order_of_rows(name: str, sta
     nodes = (Node((), 3), *(Node(tuple(path), prompts) for path, _, prompts in given_tree))
     rows = order_rows(nodes)
     by_length = sorted((node.path for node in nodes), key=lambda path: (len(path), path))
-    their_row = {}
+    their_row: dict[tuple[NodePath, int], int] = {}
     for path, node_row, prompt_rows in zip(
         by_length, theirs["normal_token_indices"], theirs["special_token_indices"], strict=True
     ):
@@ -198,8 +198,8 @@ def test_folded_tables_hold_every_state_and_the_causal_one(tree: Tree) -> None:
     m = tree.num_prompt_tokens
     mask, depth = fold_tables(tree)
 
-    assert (mask.shape, mask.dtype) == ((m + 2, MAX_ROWS, MAX_ROWS), np.bool_)
-    assert (depth.shape, depth.dtype) == ((m + 2, MAX_ROWS), np.int64)
+    assert (mask.shape, mask.dtype.type) == ((m + 2, MAX_ROWS, MAX_ROWS), np.bool_)
+    assert (depth.shape, depth.dtype.type) == ((m + 2, MAX_ROWS), np.int64)
     np.testing.assert_array_equal(mask[m + 1], np.tril(np.ones((MAX_ROWS, MAX_ROWS), bool)))
     np.testing.assert_array_equal(depth[m + 1], np.arange(MAX_ROWS))
     absent = (Node((), m if tree.drafts else 0),)

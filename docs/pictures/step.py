@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ppd
 from ppd.runtime import Model
@@ -35,7 +36,7 @@ STYLE = """
 def best_step(model: Model, question: str, sources: Sequence[str], num_tokens: int) -> tuple[StepRecord, list[int]]:
     """The step with the most accepted guesses, then the fewest rows, and the tokens that it gave."""
     messages = [{"role": "user", "content": question}]
-    draft: bool | Sequence[str] = sources or True
+    draft: Any = sources or True
     found = [
         (piece.step, piece.token_ids)
         for piece in model.stream(messages=messages, max_new_tokens=num_tokens, draft=draft)

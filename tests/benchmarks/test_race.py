@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ Start = Callable[..., Participant]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    started = []
+    started: list[Participant] = []
 
     def start_fake(loading: str = "pass", unlucky: int = 7) -> Participant:
         script = tmp_path / "fake.py"
@@ -114,7 +115,8 @@ def test_the_table_has_medians_and_their_range() -> None:
 
 def test_only_fp32_racers_have_to_begin_alike() -> None:
     assert mismatches(scores()) == ["b F32 begins the answers to prompts 2 unlike d fp32"]
-    assert [racer["same_tokens"] for racer in report(scores()).values()] == [3, 4, 1, 5]
+    racers: dict[str, Any] = report(scores())
+    assert [racer["same_tokens"] for racer in racers.values()] == [3, 4, 1, 5]
     assert same_tokens([[1, 2], [3]], [[1, 2], [3]]) == 3
 
 

@@ -57,7 +57,7 @@ def test_workspace_and_optimisation_level_reach_tensorrt() -> None:
 @pytest.mark.parametrize(("name", "value"), [("opt_level", 6), ("opt_level", -1), ("workspace", 0)])
 def test_what_tensorrt_would_cut_to_its_range_is_refused(name: str, value: int) -> None:
     with pytest.raises(ArgumentError, match=f"{name} is {value}; expected"):
-        Wish(**{name: value})
+        Wish(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.fixture

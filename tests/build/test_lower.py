@@ -1,5 +1,6 @@
 """The graph for TensorRT 10.3 answers as the bundle's own graph does, with the caller copying the cache rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from ppd.build.lower import lower
 from ppd.bundle import open_bundle
 from ppd.errors import ExportError
 from ppd.export.exporter import export
+from ppd.manifest import ModelInfo
 from ppd.runtime.check import check_engine
+from ppd.runtime.engines.base import Ids, Logits
 from ppd.runtime.recording import load_recording
 from ppd.signature import MAX_ROWS
 from tests.tiny_models import save_tiny_model
@@ -25,7 +28,7 @@ class LoweredEngine:
 
     name = "lowered graph in onnxruntime"
 
-    def __init__(self, path: Path, model, capacity: int) -> None:
+    def __init__(self, path: Path, model: ModelInfo, capacity: int) -> None:
         self._session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         shape = (1, model.num_kv_heads, capacity, model.head_dim)
         self._cache = {
@@ -40,7 +43,7 @@ class LoweredEngine:
     def restart(self, num_rows: int, num_kept: int = 0) -> None:
         pass
 
-    def run(self, input_ids, state: int, cache_len: int, head_rows):
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         feeds = {"input_ids": input_ids[None], "state": np.array([state]), "cache_len": np.array([cache_len])}
         answers = dict(
             zip(self._outputs, self._session.run(None, {**feeds, "head_rows": head_rows, **self._cache}), strict=True)
@@ -50,10 +53,10 @@ class LoweredEngine:
         self._logits = answers["logits"][0]
         return answers["top_ids"][0]
 
-    def logits(self, index: int):
+    def logits(self, index: int) -> Logits:
         return self._logits[index]
 
-    def commit(self, cache_len: int, rows) -> None:
+    def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         for cache in self._cache.values():
             for destination, row in enumerate(rows):
                 cache[:, :, cache_len + destination] = cache[:, :, cache_len + row]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,7 @@ def quantised(folder: Path, kind: int, block: int | None) -> None:
             continue  # the vocabulary of the tiny model is odd, which 4-bit packing does not take
         weights = random.integers(-7, 8, (rows, columns)).astype(dtype)
         scales = np.full((rows // block, columns) if block else columns, 0.05, np.float16)
-        attributes = {"axis": 0, "block_size": block} if block else {"axis": 1}
+        attributes: dict[str, Any] = {"axis": 0, "block_size": block} if block else {"axis": 1}
         graph.initializer.append(onnx.numpy_helper.from_array(weights, f"{name}_quantised"))
         graph.initializer.append(onnx.numpy_helper.from_array(scales, f"{name}_scale"))
         inputs, output = [f"{name}_quantised", f"{name}_scale"], f"{name}_dequantised"

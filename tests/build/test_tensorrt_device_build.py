@@ -10,7 +10,7 @@ from ppd.build.engine import build
 from ppd.build.serialize import SerializedEngine, is_lowered_for
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
-from ppd.runtime.engines import Engine
+from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.tensorrt.built import engine_role
 from tests.copies import link_bundle
 from tests.fakes.gpu import FakeGpu, install
@@ -74,7 +74,7 @@ def test_an_engine_that_is_built_again_takes_the_place_of_the_first(folder: Path
 def test_a_second_engine_is_checked_itself(folder: Path, gpu: FakeGpu) -> None:
     first = build(folder, "tensorrt")
     break_it(gpu)
-    opened, find = [], tensorrt.open_engine
+    opened, find = list[list[str]](), open_engine
 
     def record(bundle: Bundle, flavour: str) -> Engine:
         opened.append([info.key for info in bundle.manifest.engines])

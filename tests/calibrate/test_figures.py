@@ -54,7 +54,8 @@ def test_answers_of_one_token_have_no_time() -> None:
     short = Pair(1, "a", result([1], 1.0), result([1], 1.0))
     figures = figures_from_pairs([made_up(0, 3.0), short], tie_gap=0)
 
-    assert (figures.pairs, figures.speedup) == (2, pytest.approx(3.0))
+    assert figures.pairs == 2
+    assert figures.speedup == pytest.approx(3.0)
     with pytest.raises(ArgumentError, match="every answer ended with its first token"):
         figures_from_pairs([short], tie_gap=0)
 
@@ -62,20 +63,20 @@ def test_answers_of_one_token_have_no_time() -> None:
 def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says() -> None:
     rng, hits = np.random.default_rng(0), 0
     for trial in range(60):
-        questions = np.repeat(np.arange(40), 2)
+        questions = np.repeat(np.arange(40), 2).tolist()
         ratios = 1.5 * np.exp(0.2 * rng.normal(size=40)[questions] + 0.05 * rng.normal(size=80))
-        low, high = median_interval(ratios, questions, trial)
+        low, high = median_interval(ratios.tolist(), questions, trial)
         assert low < np.median(ratios) < high
         hits += low <= 1.5 <= high
     assert hits >= 54  # 57 expected
 
 
 def test_questions_are_resampled_whole() -> None:
-    ratios = np.exp(np.random.default_rng(0).normal(size=10))
+    ratios = np.exp(np.random.default_rng(0).normal(size=10)).tolist()
     alone = median_interval(ratios, range(10), 1)
 
-    assert median_interval(np.repeat(ratios, 50), np.repeat(np.arange(10), 50), 1) == pytest.approx(alone)
-    low, high = median_interval(np.repeat(ratios, 50), np.zeros(500), 1)
+    assert median_interval(ratios * 50, [*range(10)] * 50, 1) == pytest.approx(alone)
+    low, high = median_interval(ratios * 50, [0] * 500, 1)
     assert high - low < alone[1] - alone[0]
 
 

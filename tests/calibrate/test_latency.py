@@ -9,6 +9,7 @@ import pytest
 
 from ppd.calibrate import latency as module
 from ppd.calibrate.latency import Latency, measure_latency
+from ppd.runtime.engines.base import Ids
 from ppd.runtime.model import Model
 from ppd.tree import Tree
 from tests.runtime.fake_engine import NUM_TOP_IDS, FakeEngine, fake_model
@@ -26,7 +27,7 @@ class TimedEngine(FakeEngine):
         super().__init__(tree)
         self.now, self.steps = 0.0, Counter[tuple[int, int, int]]()
 
-    def run(self, input_ids, state: int, cache_len: int, head_rows):  # noqa: ARG002 - as an engine is called
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:  # noqa: ARG002 - as an engine is called
         shape = (cache_len, len(input_ids), len(head_rows))
         count = self.steps[shape]
         self.steps[shape] += 1

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,7 @@ SOME = [
 ]
 
 
-def written(folder: Path, records: list[dict[str, object]] = SOME) -> Path:
+def written(folder: Path, records: Sequence[Mapping[str, object]] = SOME) -> Path:
     file = folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     return file
@@ -112,7 +114,7 @@ def test_ctrl_c_prints_what_was_measured(
 ) -> None:
     generate, calls = Model.generate, []
 
-    def interrupted(model: Model, *arguments: object, **options: object) -> object:
+    def interrupted(model: Model, *arguments: Any, **options: Any) -> object:
         calls.append(1)
         if len(calls) > answers:  # ten warm up
             raise KeyboardInterrupt

@@ -32,7 +32,7 @@ def bundle(tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def chat(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def chat(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs `ppd chat` with this on standard input, which is no terminal."""
 
     def call(text: str | bytes, *flags: object) -> Outcome:
@@ -43,49 +43,56 @@ def chat(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch):
     return call
 
 
-def answers_of(bundle: Path, *questions: str, system: str | None = None, **options: object) -> str:
+def answers_of(bundle: Path, *questions: str, system: str | None = None, **options: Any) -> str:
     """What a conversation prints."""
     conversation = runtime.Conversation(runtime.load(bundle, threads=1), system)
     options = {"max_new_tokens": 12, **options}
     return "".join(conversation.ask(question, **options).text + "\n" for question in questions)
 
 
-def test_every_line_of_a_pipe_is_a_turn_and_nothing_else_is_printed(chat, bundle: Path) -> None:
+def numbers_of(stats: str) -> list[int]:
+    """How many tokens of the prompt were reused, and how many it has."""
+    found = re.fullmatch(STATS, stats)
+    assert found
+    return [int(number) for number in found.groups()]
+
+
+def test_every_line_of_a_pipe_is_a_turn_and_nothing_else_is_printed(chat: Run, bundle: Path) -> None:
     outcome = chat("import os\n\ndef f(x):\nclass A:")
     assert outcome == Outcome(0, answers_of(bundle, "import os", "def f(x):", "class A:"), "")
 
 
-def test_a_byte_order_mark_and_carriage_returns_are_removed(chat, bundle: Path) -> None:
+def test_a_byte_order_mark_and_carriage_returns_are_removed(chat: Run, bundle: Path) -> None:
     assert chat(b"\xef\xbb\xbfimport os\r\nx = 1\r\n").out == answers_of(bundle, "import os", "x = 1")
 
 
-def test_flags_are_those_of_generate(chat, bundle: Path) -> None:
+def test_flags_are_those_of_generate(chat: Run, bundle: Path) -> None:
     flags = ("--temperature", 0.8, "--top-k", 50, "--seed", 4, "--system", "be brief", "--plain", "--stop", "(")
     expected = answers_of(bundle, "x", "y", system="be brief", temperature=0.8, top_k=50, seed=4, draft=False, stop="(")
     assert chat("x\ny\n", *flags).out == expected
 
 
-def test_stats_tell_what_was_reused(chat) -> None:
+def test_stats_tell_what_was_reused(chat: Run) -> None:
     outcome = chat("/stats\nimport os\nx = 1\n/stats\n")
     first, second = outcome.err.splitlines()
     assert first == "no answer was finished last"
-    reused, read = re.fullmatch(STATS, second).groups()
-    assert 20 < int(reused) < int(read)
+    reused, read = numbers_of(second)
+    assert 20 < reused < read
 
 
-def test_restart_forgets_the_turns(chat, bundle: Path) -> None:
+def test_restart_forgets_the_turns(chat: Run, bundle: Path) -> None:
     outcome = chat("import os\n/restart\nx = 1\n")
     assert outcome.out == answers_of(bundle, "import os") + answers_of(bundle, "x = 1")
     assert outcome.err == "a new conversation begins\n"
 
 
-def test_the_system_prompt_can_be_set_and_left_to_the_template(chat, bundle: Path) -> None:
+def test_the_system_prompt_can_be_set_and_left_to_the_template(chat: Run, bundle: Path) -> None:
     outcome = chat("/system be brief\nx = 1\n/restart\n/system\nx = 1\n")
     assert outcome.out == answers_of(bundle, "x = 1", system="be brief") + answers_of(bundle, "x = 1")
     assert outcome.err.splitlines()[0] == "the system prompt is set"
 
 
-def test_drafting_changes_no_token_and_its_sources_can_be_chosen(chat, bundle: Path) -> None:
+def test_drafting_changes_no_token_and_its_sources_can_be_chosen(chat: Run, bundle: Path) -> None:
     outcome = chat("/draft always\nimport os\n/stats\n/draft off\nx = 1\n/stats\n/draft lookup\n/draft maybe\n/draft\n")
     assert outcome.out == answers_of(bundle, "import os", "x = 1")
     on, drafted, off, plain, lookup, wrong, auto = outcome.err.splitlines()
@@ -98,7 +105,7 @@ def test_drafting_changes_no_token_and_its_sources_can_be_chosen(chat, bundle: P
 
 
 def test_drafting_with_a_tree_that_cannot_is_one_line(
-    chat, bundle: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    chat: Run, bundle: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ppd.tree.Tree.drafts", False)
     outcome = chat("/draft always\nx = 1\n")
@@ -107,24 +114,24 @@ def test_drafting_with_a_tree_that_cannot_is_one_line(
     fails(chat("x = 1\n", "--draft", "always"), "no prompt rows")
 
 
-def test_an_unknown_command_is_told_and_not_sent(chat, bundle: Path) -> None:
+def test_an_unknown_command_is_told_and_not_sent(chat: Run, bundle: Path) -> None:
     outcome = chat("/Restart\n/ x\nx = 1\n")
     assert outcome.out == answers_of(bundle, "x = 1")
     assert outcome.err == "no command is called /Restart; /help lists them\nno command is called /; /help lists them\n"
 
 
-def test_help_names_every_command(chat) -> None:
+def test_help_names_every_command(chat: Run) -> None:
     outcome = chat("/help\n")
     assert outcome.out == ""
     for command in ("restart", "system TEXT", "draft SOURCES", "stats", "help", "exit"):
         assert f"/{command} " in outcome.err
 
 
-def test_exit_leaves_without_reading_on(chat) -> None:
+def test_exit_leaves_without_reading_on(chat: Run) -> None:
     assert chat("/exit\nx = 1\n") == Outcome(0, "", "")
 
 
-def test_a_full_context_is_one_line_and_the_conversation_goes_on(chat, bundle: Path) -> None:
+def test_a_full_context_is_one_line_and_the_conversation_goes_on(chat: Run, bundle: Path) -> None:
     outcome = chat("x = 1\n" + "y = 2; " * 200 + "\n/restart\nx = 1\n")
     assert outcome.code == 0
     assert outcome.out == 2 * answers_of(bundle, "x = 1")
@@ -133,12 +140,12 @@ def test_a_full_context_is_one_line_and_the_conversation_goes_on(chat, bundle: P
     assert note == "a new conversation begins"
 
 
-def test_an_answer_that_fills_the_context_is_told(chat) -> None:
+def test_an_answer_that_fills_the_context_is_told(chat: Run) -> None:
     outcome = chat("x = 1; " * 90 + "\n", "--max-new-tokens", 500)
     assert outcome.err == "the context is full: begin a new conversation with /restart\n"
 
 
-def test_a_line_that_is_not_utf_8_is_refused_with_its_turn_only(chat, bundle: Path) -> None:
+def test_a_line_that_is_not_utf_8_is_refused_with_its_turn_only(chat: Run, bundle: Path) -> None:
     outcome = chat(b"x \xff\nx = 1\n")
     assert (outcome.code, outcome.out) == (0, answers_of(bundle, "x = 1"))
     assert re.fullmatch(r"error: [^\n]*UTF-8[^\n]*\n", outcome.err)
@@ -152,7 +159,7 @@ def test_a_line_that_is_not_utf_8_is_refused_with_its_turn_only(chat, bundle: Pa
         (["--engine", "abacus"], ["no engine is called 'abacus'"]),
     ],
 )
-def test_a_bad_value_is_one_line(chat, flags: list[object], words: list[str]) -> None:
+def test_a_bad_value_is_one_line(chat: Run, flags: list[object], words: list[str]) -> None:
     fails(chat("x = 1\n", *flags), *words)
 
 
@@ -170,7 +177,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *calls: int) -> Iterator[None]:
     """Ctrl-C comes in these runs of the engine, counted from 1."""
     run, count = OnnxRuntimeEngine.run, 0
 
-    def wrapped(*args):
+    def wrapped(*args: Any) -> Any:
         nonlocal count
         count += 1
         answer = run(*args)
@@ -187,7 +194,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *calls: int) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_stops_an_answer_whose_text_stays(chat, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_an_answer_whose_text_stays(chat: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with interrupted(monkeypatch, 5):
         outcome = chat("import os\nx = 1\n/stats\n", "--plain")
 
@@ -196,11 +203,11 @@ def test_ctrl_c_stops_an_answer_whose_text_stays(chat, bundle: Path, monkeypatch
     begun = "".join(next(stream).text for _ in range(5))  # the prefill was the first of the five runs
     stream.close()
     assert outcome.out == f"{begun}\n{conversation.ask('x = 1', max_new_tokens=12).text}\n"
-    assert int(re.fullmatch(STATS, outcome.err.strip()).group(1)) > 20
+    assert numbers_of(outcome.err.strip())[0] > 20
 
 
 def test_ctrl_c_while_a_prompt_is_read_takes_the_question_back(
-    chat, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    chat: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with interrupted(monkeypatch, 1):
         outcome = chat("import os\nx = 1\n", "--plain")
@@ -225,7 +232,7 @@ def test_ctrl_c_in_a_process_stops_the_answer_and_not_the_program(bundle: Path, 
     )
     flags = ["--max-new-tokens", "450", "--plain", "--threads", "1"]
     command = [sys.executable, "-c", code, "chat", str(bundle), *flags, str(tmp_path / "sent")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdin is not None
         assert process.stderr is not None

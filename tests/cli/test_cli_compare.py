@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def test_ctrl_c_prints_what_was_measured(
 ) -> None:
     generate, calls = Model.generate, []
 
-    def interrupted(model: Model, *arguments: object, **options: object) -> object:
+    def interrupted(model: Model, *arguments: Any, **options: Any) -> object:
         calls.append(1)
         if len(calls) > answers:  # eight warm up
             raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -263,7 +262,7 @@ def test_a_prompt_that_looks_like_an_option_gets_a_hint(run: Run, tinypy_bundle:
 
 
 def test_a_terminal_that_cannot_show_a_character_gets_a_stand_in(tinypy_bundle: Path) -> None:
-    command = [shutil.which("ppd", path=str(Path(sys.executable).parent)), "inspect", str(tinypy_bundle)]
+    command = [str(Path(sys.executable).parent / "ppd"), "inspect", str(tinypy_bundle)]
     output = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"}
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 
 import pytest
 
@@ -30,13 +31,17 @@ ONLY_FLAGS = {"generate": {"chat", "ids", "plain"}, "serve": {"plain"}, "train":
 """Other ways to give an argument: the prompt, draft=False, data."""
 
 
-FUNCTIONS = {"bench": (ppd.load, bench), "compare": (ppd.load, compare), "serve": (ppd.load, Settings)}
+FUNCTIONS: dict[str, tuple[Callable[..., object], ...]] = {
+    "bench": (ppd.load, bench),
+    "compare": (ppd.load, compare),
+    "serve": (ppd.load, Settings),
+}
 """What a command calls, where that is not the package's function of its name."""
 
 
 @pytest.mark.parametrize("name", GIVEN_OTHERWISE)
 def test_a_command_has_a_flag_for_every_argument(name: str) -> None:
-    (command,) = (found.callback for found in app.registered_commands if found.callback.__name__ == name)
+    (command,) = (f for f in (found.callback for found in app.registered_commands) if f and f.__name__ == name)
     flags = {RENAMED.get(flag, flag) for flag in inspect.signature(command).parameters}
     functions = FUNCTIONS[name] if name in FUNCTIONS else (getattr(ppd, name),)
     arguments = {argument for function in functions for argument in inspect.signature(function).parameters}

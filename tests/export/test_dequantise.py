@@ -1,6 +1,7 @@
 """Quantised weights in the graph: what ONNX's own reference makes of it, what the file holds, what PyTorch is given."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,7 +89,8 @@ def held_weight(graph: onnx.GraphProto, name: str) -> np.ndarray:
     alone = onnx.helper.make_graph(nodes, "one", [given] if ids != "no ids" else [], [wanted], parts)
     evaluator = ReferenceEvaluator(onnx.helper.make_model(alone, opset_imports=[onnx.helper.make_opsetid("", 24)]))
     rows = stored[f"{name}_q"].dims[0]
-    return evaluator.run(None, {ids: np.arange(rows)} if ids != "no ids" else {})[0]
+    found: Any = evaluator.run(None, {ids: np.arange(rows)} if ids != "no ids" else {})
+    return found[0]
 
 
 @pytest.mark.parametrize("gpu", ["cpu", "jetson-orin"])
@@ -135,7 +137,9 @@ def test_pytorch_reads_what_was_written_and_notices_damage(
         write(weights, model, tmp_path)
         quantised = [n for n in opened.names if n != "embedding.weight" and forms.of(n, tuple(opened.read(n).shape))]
         for name in quantised[:-1]:
-            found = quantise(opened.read(name), forms.of(name, tuple(opened.read(name).shape)))
+            form = forms.of(name, tuple(opened.read(name).shape))
+            assert form is not None
+            found = quantise(opened.read(name), form)
             expected = Quantised(found.values, found.scales.to(dtype).float(), found.zero_points).dequantise()
             assert torch.equal(weights.exported(name), expected), name
         assert torch.equal(weights.exported("norm.weight"), opened.read("norm.weight").to(dtype).float())

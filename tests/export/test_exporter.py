@@ -4,7 +4,9 @@ import collections
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,10 +22,12 @@ from ppd.errors import ArgumentError, ExportError, ModelError, PPDError, PromptT
 from ppd.export import exporter
 from ppd.export.exporter import STAGES, export
 from ppd.export.parts import load_parts
+from ppd.export.record import record
 from ppd.models.adapter import save_prompt_tokens
 from ppd.models.checkpoint import open_weights
 from ppd.models.config import read_config
 from ppd.models.hub import resolve_model
+from ppd.runtime.recording import Recording
 from ppd.signature import MAX_ROWS
 from ppd.targets import find_target
 from ppd.tree import Node, Tree, json_from_tree, load_tree
@@ -189,7 +193,8 @@ def test_context_is_capped_and_checked(folder: Path, tmp_path: Path) -> None:
     assert any(result.finish_reason == "context" for result in results)  # some may meet EOS before
     for result in results:
         assert len(result.token_ids) == 6 if result.finish_reason == "context" else len(result.token_ids) <= 6
-    for context in (1, 129, 64.0, "64"):
+    wrong: tuple[Any, ...] = (1, 129, 64.0, "64")
+    for context in wrong:
         with pytest.raises(ArgumentError, match=f"context is {context!r}.*128"):
             export(str(folder), "cpu", context=context, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
@@ -252,7 +257,9 @@ def spoil_tokenizer(folder: Path) -> None:
         (spoil_tokenizer, TokenizerError, r"tokenizer\.json"),
     ],
 )
-def test_bad_folders_leave_no_bundle(folder: Path, tmp_path: Path, spoil, error, message: str) -> None:
+def test_bad_folders_leave_no_bundle(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], error: type[PPDError], message: str
+) -> None:
     shutil.copytree(folder, tmp_path / "model")
     spoil(tmp_path / "model")
     with pytest.raises(error, match=message):
@@ -264,7 +271,7 @@ def test_bad_arguments_leave_no_bundle(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tree.json").write_text(json_from_tree(Tree(2, {2: (Node((), 2), Node((0,), 2))})))
     save_prompt_tokens(torch.randn(3, 16), tmp_path / "narrow", "tiny")
     save_prompt_tokens(torch.randn(3, 32), tmp_path / "three", "tiny")
-    out, model = tmp_path / "b", str(folder)
+    defaults: dict[str, Any] = {"model": str(folder), "target": "cpu", "out": tmp_path / "b"}
     cases: list[tuple[type[PPDError], dict[str, str | None]]] = [
         (ArgumentError, {"target": "jetson-orion"}),
         (ArgumentError, {"precision": "int3"}),
@@ -279,15 +286,14 @@ def test_bad_arguments_leave_no_bundle(folder: Path, tmp_path: Path) -> None:
     ]
     for error, changed in cases:
         with pytest.raises(error):
-            export(**{"model": model, "target": "cpu", "out": out} | changed)
+            export(**defaults | changed)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["narrow", "three", "tree.json"]
 
 
 def test_failing_check_leaves_no_bundle(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = exporter.record
-
-    def perturbed(*args):
+    def perturbed(*args: Any) -> Recording:
         reference = record(*args)
+        assert reference.logits is not None
         reference.logits[5] += 0.01
         return reference
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,7 +29,7 @@ def test_a_bundle_from_a_gguf_file_has_its_tokenizer_and_digest_and_generates_as
     assert f"tiny (llama) from tiny.gguf, SHA-256 {digest}" in describe_bundle(bundle)
     assert Tokenizer.from_str((bundle.folder / "tokenizer.json").read_text("utf-8")).encode("ae").ids == [29]
     assert (bundle.folder / "chat_template.jinja").read_text("utf-8") == "{{ messages }}"
-    original = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    original: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     ids = original.generate(torch.tensor([[5, 9, 30]]), max_new_tokens=12, do_sample=False)
     assert (
         runtime.load(bundle.folder, threads=1).generate([5, 9, 30], max_new_tokens=12).token_ids == ids[0, 3:].tolist()

@@ -5,6 +5,7 @@ decoder (which the export itself checks), both fp32.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_decoder_equals_transformers(feature: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_export_equals_transformers(feature: str, tmp_path: Path) -> None:
-    theirs = save_tiny_model(feature, tmp_path / "model")
+    theirs: Any = save_tiny_model(feature, tmp_path / "model")
     report = export(str(tmp_path / "model"), "cpu", out=tmp_path / "bundle")
     check = report.bundle.manifest.check
     print(
@@ -64,9 +65,9 @@ def test_export_equals_transformers(feature: str, tmp_path: Path) -> None:
 
 
 def test_sharded_checkpoint_equals_single(tmp_path: Path) -> None:
-    theirs = save_tiny_model("llama_gqa", tmp_path, max_shard_size="20KB")
+    theirs: Any = save_tiny_model("llama_gqa", tmp_path, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
     config = read_config(tmp_path)
-    decoder = load_decoder(tmp_path, config, config.context, torch.float32)
+    decoder: Any = load_decoder(tmp_path, config, config.context, torch.float32)
     assert torch.equal(decoder.head.weight.T, theirs.lm_head.weight)
     assert torch.equal(decoder.blocks[1].mlp.down.weight.T, theirs.model.layers[1].mlp.down_proj.weight)

@@ -13,7 +13,9 @@ import pytest
 
 from ppd import runtime
 from ppd.build.config import BuildSettings
-from ppd.build.engine import add_lowered_graph, profiles_for, serialize_engine
+from ppd.build.engine import add_lowered_graph
+from ppd.build.network import profiles_for
+from ppd.build.serialize import serialize_engine
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
 from ppd.export import exporter

@@ -1,6 +1,7 @@
 """Weights on their way into a graph: numbers that 16 bits do not hold are told as such."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import ppd
 from ppd.errors import ExportError
 from ppd.export.forms import Forms
-from ppd.export.weights import ExportedWeights
+from ppd.export.weights import ExportedWeights, ReadableWeights
 from ppd.models.config import read_config
 
 NAME = "blocks.0.mlp.down.weight"
@@ -25,7 +26,8 @@ class Weights:
 
 
 def exported(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return ExportedWeights(Weights(weight), CONFIG, Forms("fp16", for_tensorrt=False), dtype).exported(NAME)
+    one = cast("ReadableWeights", Weights(weight))
+    return ExportedWeights(one, CONFIG, Forms("fp16", for_tensorrt=False), dtype).exported(NAME)
 
 
 @pytest.mark.parametrize("value", [65600.0, -1e5, 3e38])

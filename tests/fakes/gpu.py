@@ -142,7 +142,7 @@ class FakeGpu:
         self.memory: dict[int, tuple[Any, int]] = {}
         self.plans: dict[bytes, tuple[Any, int]] = {}
         self.calls: Counter[str] = Counter()
-        self.recording: list[Callable[[], None]] | None = None
+        self.recording: list[Callable[[], object]] | None = None
         self.invalid = False
 
     def build(self, bundle: Bundle, max_rows: int) -> bytes:
@@ -176,7 +176,7 @@ class FakeGpu:
     def require_stream(self, stream: int) -> None:
         assert stream == _STREAM
 
-    def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
+    def do(self, call: str, action: Callable[[], object]) -> tuple[Status]:
         assert hasattr(self.entered, "done"), f"{call} in a thread that has no context"
         self.calls[call] += 1
         action() if self.recording is None else self.recording.append(action)
@@ -217,7 +217,7 @@ class FakeGpu:
                 (given.dstDevice + i * given.dstPitch, given.srcDevice + i * given.srcPitch, given.WidthInBytes)
                 for i in range(given.Height)
             ]
-            return self.do("cuMemcpy2DAsync", lambda: [self.copy(*run) for run in runs] and None)
+            return self.do("cuMemcpy2DAsync", lambda: [self.copy(*run) for run in runs])
 
         def end_capture(_stream: int) -> Any:
             recorded, self.recording = self.recording, None
@@ -228,12 +228,12 @@ class FakeGpu:
             self.calls["cuStreamBeginCapture"] += 1
             return (ok,)
 
-        def destroy(graph: list[Callable[[], None]]) -> Any:
+        def destroy(graph: list[Callable[[], object]]) -> Any:
             self.graphs = [other for other in self.graphs if other is not graph]
             return self.do("cuGraphExecDestroy", lambda: None)
 
-        def launch(graph: list[Callable[[], None]], _stream: int) -> Any:
-            return self.do("cuGraphLaunch", lambda: [action() for action in graph] and None)
+        def launch(graph: list[Callable[[], object]], _stream: int) -> Any:
+            return self.do("cuGraphLaunch", lambda: [action() for action in graph])
 
         module.__dict__.update(
             CUresult=Status,
@@ -397,7 +397,7 @@ class Context:
         self.addresses: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.profile: int | None = None
-        self.recorded: list[Callable[[], None]] | None = None
+        self.recorded: list[Callable[[], object]] | None = None
 
     @property
     def captured(self) -> bool:

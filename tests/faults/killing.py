@@ -9,6 +9,7 @@ from typing import Any
 
 from ppd import staging
 from ppd.errors import PPDError
+from ppd.files import exchange
 
 _CHANGES = frozenset(
     ["fcntl.flock", *(f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "chmod", "link"))]
@@ -45,13 +46,12 @@ def _run_until(operation: Callable[[], object], at: int) -> None:
         if count == at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    exchange = staging.exchange
-
     def counted(one: Any, other: Any) -> bool:  # a call of the C library, which no audit event tells of
         step()
         return exchange(one, other)
 
-    staging.exchange = counted
+    module: Any = staging
+    module.exchange = counted
     sys.addaudithook(lambda event, arguments: step() if _changes(event, arguments) else None)
     _end_with(operation)
 

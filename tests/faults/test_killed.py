@@ -45,7 +45,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_measure", lambda *_: ([[1]], known, 1))
     monkeypatch.setattr(calibration, "_load", lambda *_: model)
     monkeypatch.setattr(calibration, "bench", lambda *_, **__: REPORT)
-    monkeypatch.setattr(calibration.datetime, "datetime", type("Never", (), {"now": lambda _: Never()}))
+    monkeypatch.setattr("ppd.calibrate.calibrate.datetime.datetime", type("Never", (), {"now": lambda _: Never()}))
 
 
 class Never:

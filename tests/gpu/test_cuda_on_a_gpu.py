@@ -150,7 +150,7 @@ class _OnTheGpu(FakeGpu):
     def require_stream(self, stream: int) -> None:
         self.stream = stream
 
-    def do(self, call: str, action: Callable[[], None]) -> tuple[Status]:
+    def do(self, call: str, action: Callable[[], object]) -> tuple[Status]:
         self.calls[call] += 1
         try:
             with torch.cuda.stream(torch.cuda.ExternalStream(self.stream)), torch.device("cuda"):

@@ -84,9 +84,9 @@ def write_tokenizer(file: Path, model: str, tokens: list[str], types: list[int],
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     for name, value in values.items():
-        add = {int: writer.add_uint32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array}.get(
-            type(value)
-        )
+        adders: dict[type, Callable[[str, Any], None]]
+        adders = {int: writer.add_uint32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array}
+        add = adders.get(type(value))
         if add is not None:
             add(f"tokenizer.ggml.{name}", value)
     writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 1), np.float16))

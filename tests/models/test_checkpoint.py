@@ -55,7 +55,7 @@ def test_decoder_is_frozen(folder: Path) -> None:
 
 
 class Bomb:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (os.mkdir, ("exploded",))
 
 
@@ -119,8 +119,9 @@ def test_bad_shard_index(folder: Path, index: str) -> None:
 
 @pytest.mark.parametrize("feature", ["llama_biases", "qwen3_bias"])
 def test_projections_that_read_the_same_rows_stand_side_by_side(feature: str, tmp_path: Path) -> None:
-    theirs = save_tiny_model(feature, tmp_path).model.layers[1]
-    ours = load(tmp_path).blocks[1]
+    model: Any = save_tiny_model(feature, tmp_path)
+    decoder: Any = load(tmp_path)
+    theirs, ours = model.model.layers[1], decoder.blocks[1]
 
     for one, parts in (
         (ours.attention.qkv, [getattr(theirs.self_attn, f"{name}_proj") for name in "qkv"]),

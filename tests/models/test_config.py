@@ -23,7 +23,7 @@ BASE: dict[str, Any] = {
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-def parse(**fields: Any):
+def parse(**fields: Any) -> ModelConfig:
     return config_from_hf(BASE | fields, {})
 
 

@@ -116,7 +116,7 @@ def _without(name: str) -> Callable[[dict[str, Tensor]], None]:
     return lambda tensors: tensors.__delitem__(name)
 
 
-SPOILT: dict[str, tuple[Callable[[dict[str, Tensor]], None], str]] = {
+SPOILT: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "a layer missing": (
         _without("blocks.1.prompt.product.up"),
         r"blocks\.1\.prompt\.product\.up is missing, expected \[8, 64\]",

@@ -91,7 +91,7 @@ class Stub:
 
     def call(self, thing: int, function: int, *arguments: Any) -> int:
         """Call a virtual function of an object that Python derived; texts are bytes."""
-        texts = [ctypes.cast(a, ctypes.c_void_p) if isinstance(a, bytes) else a for a in arguments]
+        texts = [ctypes.cast(ctypes.c_char_p(a), ctypes.c_void_p) if isinstance(a, bytes) else a for a in arguments]
         return int(self.library.stub_call(thing, function, *(texts + [None] * 3)[:3]))
 
 

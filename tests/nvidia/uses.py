@@ -124,7 +124,7 @@ def _of_file(path: Path) -> Iterator[Use]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             owner = _path(node.args[0], instances)
             if owner is not None and isinstance(node.args[1], ast.Constant):
-                yield Use(f"{owner}.{node.args[1].value}".lstrip("."), where, is_optional=True)
+                yield Use(f"{owner}.{node.args[1].value!s}".lstrip("."), where, is_optional=True)
         if not isinstance(node, ast.Attribute) or (found := _path(node, instances)) in (None, ""):
             continue
         call = calls.get(id(node))

@@ -75,6 +75,7 @@ def test_where_drafting_pays_the_tree_and_its_speed_follow_from_acceptance_and_c
     assert estimate.acceptance_length == pytest.approx(chain.acceptance_length)
     rows = [rows.num_rows for _, rows in sorted(tree.rows.items())]
     assert estimate.speedup == pytest.approx(chain.acceptance_length / chain.mean(estimate.curve.at(rows)))
+    assert estimate.speedup is not None
     assert estimate.speedup > 1
     assert estimate.marginals == Marginals(probabilities=marginals, source="made up")
     assert estimate.curve == nearest_curve("cpu", "int8", BILLION.num_parameters)

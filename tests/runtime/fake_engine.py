@@ -10,11 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
+import ppd
 from ppd.bundle import Bundle, file_entry, tree_info
 from ppd.decision import GIVEN, Decision
 from ppd.manifest import CheckInfo, FileEntry, Manifest, PromptTokensInfo
-from ppd.models.registry import load_registry
+from ppd.runtime.engines.base import Engine, Ids, Logits
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS, capacity_for, causal_state
 from ppd.tree import Node, Tree
@@ -30,6 +32,7 @@ WIDE = Tree(
 """A tree with siblings, prompt rows and depth in its one state."""
 NUM_TOP_IDS = 10
 UNWRITTEN = -(10**6)
+TINYPY = Path(ppd.__file__).parent / "models" / "tinypy"
 
 
 class FakeEngine:
@@ -51,7 +54,7 @@ class FakeEngine:
         self.cache = np.full(capacity_for(num_rows, self.context), UNWRITTEN)
         self.cache[:num_kept] = kept
 
-    def run(self, input_ids, state: int, cache_len: int, head_rows):
+    def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:
         num_rows = len(input_ids)
         assert cache_len + num_rows <= self.context + MAX_ROWS
         self.runs.append((state, cache_len, num_rows))
@@ -64,7 +67,7 @@ class FakeEngine:
         self._logits = np.array(rows, np.float32)
         return np.argsort(-self._logits, axis=1, kind="stable")[:, :NUM_TOP_IDS]
 
-    def logits(self, index: int):
+    def logits(self, index: int) -> Logits:
         return self._logits[index]
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
@@ -72,12 +75,12 @@ class FakeEngine:
             assert row >= destination
             self.cache[cache_len + destination] = self.cache[cache_len + row]
 
-    def answer(self, sequence: Sequence[int]):
+    def answer(self, sequence: Sequence[int]) -> npt.NDArray[np.float64]:
         """Logits after a sequence of tokens: float64 [V]."""
         key = hashlib.sha256(repr((self.seed, list(sequence[-3:]))).encode()).digest()
         return np.random.default_rng(list(key)).normal(size=self.vocab_size) * 2
 
-    def guess(self, sequence: Sequence[int], distance: int):
+    def guess(self, sequence: Sequence[int], distance: int) -> npt.NDArray[np.float64]:
         """Logits of the prompt row that guesses `distance` tokens further than the row's own answer: float64 [V]."""
         tokens = list(sequence)
         for _ in range(distance):
@@ -85,7 +88,7 @@ class FakeEngine:
         noise = self.answer([*tokens, distance])  # so that the right id is not always the best guess
         return self.answer(tokens) + 0.4 * noise
 
-    def _row(self, input_ids, state: int, cache_len: int, row: int):
+    def _row(self, input_ids: Ids, state: int, cache_len: int, row: int) -> npt.NDArray[np.float64]:
         visible = np.flatnonzero(self.mask[state, row, : len(input_ids)])
         order = visible[np.argsort(self.depth[state, visible], kind="stable")]
         assert self.depth[state, order].tolist() == list(range(len(order))), "a row sees its path, without gaps"
@@ -100,12 +103,19 @@ class FakeEngine:
         return self.guess(tokens, num_prompts)
 
 
-def naive_greedy(engine: FakeEngine, prompt: Sequence[int], num_tokens: int) -> list[int]:
+def naive_greedy(engine: Engine, prompt: Sequence[int], num_tokens: int) -> list[int]:
     """What plain decoding emits, from the model's definition alone."""
+    assert isinstance(engine, FakeEngine)
     tokens = list(prompt)
     for _ in range(num_tokens):
         tokens.append(int(np.argmax(engine.answer(tokens).astype(np.float32))))
     return tokens[len(prompt) :]
+
+
+def fake_of(model: Model) -> FakeEngine:
+    """The engine of a `fake_model`."""
+    assert isinstance(model.engine, FakeEngine)
+    return model.engine
 
 
 def fake_model(
@@ -122,7 +132,7 @@ def fake_model(
 ) -> Model:
     """A `Model` around a `FakeEngine`; with the embedded model's tokenizer if asked for, or files of a folder."""
     if tokenizer:
-        folder = load_registry()["tinypy"].folder
+        folder = TINYPY
         files = {"tokenizer.json": file_entry(folder, "tokenizer.json")}
     manifest = Manifest(
         model=model_info(name="fake", vocab_size=vocab_size),

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from ppd.errors import ArgumentError, TokenizerError
@@ -12,7 +14,10 @@ TEMPLATE = """{{ bos_token }}
 
 
 def test_render() -> None:
-    messages = [{"role": "user", "content": " Hé "}, {"role": "assistant", "content": "x", "extra": {"k": "é"}}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": " Hé "},
+        {"role": "assistant", "content": "x", "extra": {"k": "é"}},
+    ]
     rendered = render_chat(TEMPLATE, messages, {"bos_token": "<s>"})
     assert rendered == '<s><user>Hé<assistant>x{"k": "é"}<assistant>'
 
@@ -20,12 +25,13 @@ def test_render() -> None:
 def test_rendering_equals_transformers() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "a < b & 'c'"},
         {"role": "assistant", "content": "x", "extra": {"k": "<é>"}},
     ]
     template = TEMPLATE + "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
-    theirs, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, bos_token="<s>")
+    render: Any = render_jinja_template
+    theirs, _ = render([messages], chat_template=template, add_generation_prompt=True, bos_token="<s>")
     assert render_chat(template, messages, {"bos_token": "<s>"}) == theirs[0]
 
 
@@ -58,7 +64,7 @@ def test_template_cannot_reach_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("messages", [[], ["x"], [{"role": "user"}], [{"content": "x"}], [{"role": 1, "content": "x"}]])
-def test_messages_are_checked(messages: list[object]) -> None:
+def test_messages_are_checked(messages: list[Any]) -> None:
     with pytest.raises(ArgumentError, match="expected"):
         plain_messages(messages)
 

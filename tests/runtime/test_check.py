@@ -103,7 +103,7 @@ def test_ids_may_swap_at_a_near_tie_only(parts: tuple[OnnxRuntimeEngine, Bundle,
     # A place where the two best are as close as the tolerance of logits allows to write them down as equal.
     ids, logits = reference.top_ids.copy(), reference.top_logits.copy()
     gaps = logits[:, 0, :-2] - logits[:, 0, 1:-1]
-    position, rank = np.unravel_index(gaps.argmin(), gaps.shape)
+    position, rank = map(int, np.unravel_index(gaps.argmin(), gaps.shape))
     assert gaps.min() < PRECISIONS["fp32"].tolerance * scale
     places = [rank, rank + 1] if gap == 0 else [0, 1]
     position = position if gap == 0 else int(gaps[:, 0].argmax())

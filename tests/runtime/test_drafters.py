@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,7 @@ def test_choosing_changes_no_token(
 ) -> None:
     model, token = fake_model(tree, vocab_size=words + NUM_TOP_IDS), st.integers(0, words + NUM_TOP_IDS - 1)
     prompts = data.draw(st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=3), label="prompts")
+    options: list[dict[str, Any]]
     options = [{"max_new_tokens": 24, "temperature": temperature, "seed": seed} for seed in range(len(prompts))]
     plain = [model.generate(prompt, **option, draft=False) for prompt, option in zip(prompts, options, strict=True)]
     known = data.draw(st.lists(st.lists(token, min_size=2, max_size=8), max_size=4), label="known")

@@ -5,6 +5,7 @@ expected on these prompts.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,7 @@ def greedy(shared_dir: Path) -> dict[str, list[int]]:
     with FileLock(shared_dir / "greedy.lock"):
         if not cache.exists():
             folder = load_registry()["tinypy"].folder
+            assert folder is not None
             theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
             answers = {}
@@ -80,7 +82,7 @@ def test_ppd_equals_plain_equals_transformers(
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_sampling_with_a_seed_equals_plain(prompt: str, tinypy: Model, wide: Model) -> None:
     seed = PROMPTS.index(prompt)
-    kwargs = ({"temperature": 0.8}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9})[seed % 2]
+    kwargs: dict[str, Any] = ({"temperature": 0.8}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9})[seed % 2]
     plain = tinypy.generate(prompt, max_new_tokens=128, seed=seed, draft=False, **kwargs)
     for model in (tinypy, wide):
         drafted = model.generate(prompt, max_new_tokens=128, seed=seed, draft=True, **kwargs)

@@ -1,6 +1,7 @@
 """The generation loop on an engine without weights: drafting changes the number of passes and nothing else."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,18 @@ from hypothesis import strategies as st
 
 from ppd.errors import ArgumentError, EngineError, TokenizerError
 from ppd.planning.hand_made import hand_made_tree
+from ppd.runtime.engines.base import Ids
+from ppd.runtime.result import Result
 from ppd.signature import MAX_ROWS
 from ppd.tree import Tree
-from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
+from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, fake_of, naive_greedy
 from tests.strategies import trees
+
+
+def length_of(result: Result) -> float:
+    """Tokens a step; the answer has some steps."""
+    assert result.stats.acceptance_length is not None
+    return result.stats.acceptance_length
 
 
 @settings(deadline=None, max_examples=60)
@@ -44,7 +53,13 @@ def test_sampling_equals_plain_decoding(
     tree: Tree, seed: int, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     model = fake_model(tree)
-    kwargs = {"max_new_tokens": 20, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    kwargs: dict[str, Any] = {
+        "max_new_tokens": 20,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
     assert model.generate([1, 2], **kwargs).token_ids == model.generate([1, 2], draft=False, **kwargs).token_ids
 
 
@@ -62,7 +77,7 @@ def test_the_time_to_the_first_token_has_the_encoding_in_it() -> None:
 def test_drafting_saves_passes() -> None:
     model = fake_model(WIDE)
     result = model.generate([1, 2, 3], max_new_tokens=50)
-    assert result.stats.acceptance_length > 1.5
+    assert length_of(result) > 1.5
     assert max(result.stats.accepted_per_step) == 3
 
 
@@ -147,7 +162,7 @@ def test_tree_none_never_drafts_with_prompt_tokens() -> None:
     model = fake_model(Tree.none(3))
     assert model.sources() == {"lookup"}
     assert "ppd" not in model.generate([1, 2], max_new_tokens=6).stats.by_source
-    assert model.engine.runs[0] == (4, 0, 2)
+    assert fake_of(model).runs[0] == (4, 0, 2)
     with pytest.raises(ArgumentError, match="no prompt rows"):
         model.generate([1], draft=True)
 
@@ -155,8 +170,8 @@ def test_tree_none_never_drafts_with_prompt_tokens() -> None:
 def test_measured_choice_is_what_auto_does() -> None:
     assert fake_model(WIDE, draft=False).generate([1, 2, 3], max_new_tokens=20).stats.acceptance_length == 1
     forced = fake_model(WIDE, draft=False).generate([1, 2, 3], max_new_tokens=20, draft=True)
-    assert forced.stats.acceptance_length > 1
-    assert fake_model(WIDE, draft=True).generate([1, 2, 3], max_new_tokens=20).stats.acceptance_length > 1
+    assert length_of(forced) > 1
+    assert length_of(fake_model(WIDE, draft=True).generate([1, 2, 3], max_new_tokens=20)) > 1
 
 
 @pytest.mark.parametrize("num_prompt_tokens", [1, 2, 3, 7])
@@ -164,7 +179,7 @@ def test_hand_made_tree_drafts_in_every_state(num_prompt_tokens: int) -> None:
     tree = hand_made_tree(num_prompt_tokens)
     assert tree.drafts
     result = fake_model(tree).generate([3], max_new_tokens=50)
-    assert result.stats.acceptance_length > 1.1
+    assert length_of(result) > 1.1
 
 
 def test_typical_acceptance_is_lossy_but_bounded() -> None:
@@ -184,7 +199,7 @@ def test_typical_acceptance_is_lossy_but_bounded() -> None:
 
 def test_prompt_is_checked() -> None:
     model = fake_model(WIDE)
-    for prompt, message in (
+    refused: tuple[tuple[Any, str], ...] = (
         ([], "no tokens"),
         ([40], "token id 40"),
         ([-1], "token id -1"),
@@ -194,17 +209,20 @@ def test_prompt_is_checked() -> None:
         (5, "expected text, token ids or messages"),
         (b"abc", "expected text, token ids or messages"),
         ({"role": "user", "content": "x"}, "expected text, token ids or messages"),
-    ):
+    )
+    for prompt, message in refused:
         with pytest.raises(ArgumentError, match=message):
             model.generate(prompt)
     with pytest.raises(ArgumentError, match="either a prompt or messages"):
         model.generate()
     with pytest.raises(ArgumentError, match="either a prompt or messages"):
         model.generate([1], messages=[{"role": "user", "content": "x"}])
-    for messages in ([], 5, [1, 2], "text"):
+    no_messages: tuple[Any, ...] = ([], 5, [1, 2], "text")
+    for messages in no_messages:
         with pytest.raises(ArgumentError, match="object"):
             model.generate(messages=messages)
-    assert len(model.generate(np.array([1, 2]), max_new_tokens=3).token_ids) == 3
+    array: Any = np.array([1, 2])
+    assert len(model.generate(array, max_new_tokens=3).token_ids) == 3
 
 
 def test_without_tokenizer_text_is_refused_and_ids_work() -> None:
@@ -243,15 +261,16 @@ def test_logits_that_are_not_finite_are_an_error_in_every_step(draft: bool, valu
     model, calls = fake_model(WIDE), 0
     run = model.engine.run
 
-    def spoilt(*arguments: object) -> np.ndarray:
+    def spoilt(*arguments: Any) -> Ids:
         nonlocal calls
         calls += 1
         best = run(*arguments)
         if calls == step:
-            model.engine._logits[:] = value
+            fake_of(model)._logits[:] = value
         return best
 
-    model.engine.run = spoilt
+    engine: Any = model.engine
+    engine.run = spoilt
     with pytest.raises(EngineError, match="not finite"):
         model.generate([1, 2, 3], max_new_tokens=30, draft=draft)
     assert calls == step
@@ -261,6 +280,7 @@ def test_logits_that_are_not_finite_are_an_error_in_every_step(draft: bool, valu
 def test_ids_that_the_vocabulary_has_not_are_an_error() -> None:
     model = fake_model(WIDE)
     run = model.engine.run
-    model.engine.run = lambda *arguments: run(*arguments) + 10**6
+    engine: Any = model.engine
+    engine.run = lambda *arguments: run(*arguments) + 10**6
     with pytest.raises(EngineError, match="not finite"):
         model.generate([1, 2, 3], max_new_tokens=3)

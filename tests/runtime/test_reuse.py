@@ -1,8 +1,9 @@
 """Reuse: what the cache holds of a prompt is not run again, and no token changes, whatever came before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from ppd.calibrate.latency import measure_latency
 from ppd.errors import EngineError
 from ppd.runtime.engines import open_engine
 from ppd.runtime.model import Model
+from ppd.runtime.plans import StepPlan
 from ppd.runtime.session import Session
+from ppd.runtime.verify import Accepted
 from ppd.signature import MAX_ROWS, MIN_CAPACITY
 from ppd.tree import load_tree
 from tests.fakes.gpu import FakeGpu, install, with_engine
-from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, naive_greedy
+from tests.runtime.fake_engine import WIDE, FakeEngine, fake_model, fake_of, naive_greedy
 from tests.runtime.real_models import WIDE_TREE, model_with_tree
 
 PROMPT = [1, 2, 3]
@@ -40,7 +43,7 @@ def common(left: list[int], right: list[int]) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
-def rows_run(model: Model, prompt: list[int], **options: object) -> int:
+def rows_run(model: Model, prompt: list[int], **options: Any) -> int:
     """Rows of the prefill of a generation that reuses, and whose tokens have to be those of a fresh one."""
     engine = model.engine
     assert isinstance(engine, FakeEngine)
@@ -98,7 +101,7 @@ def test_without_reuse_every_row_is_run() -> None:
     model = fake_model(WIDE)
     for _ in range(2):
         assert model.generate(PROMPT, max_new_tokens=3).stats.reused_tokens == 0
-    assert [run for run in model.engine.runs if run[0] == 3] == [(3, 0, 5)] * 2
+    assert [run for run in fake_of(model).runs if run[0] == 3] == [(3, 0, 5)] * 2
 
 
 def test_drafting_after_plain_decoding_and_the_other_way_round() -> None:
@@ -116,7 +119,7 @@ def test_new_rows_are_cut_into_chunks() -> None:
     model.generate(text[:700], max_new_tokens=3)
     model.generate(text[:700], max_new_tokens=1)  # the cache holds the prompt alone
     assert rows_run(model, text, max_new_tokens=3) == 1200 + 2
-    chunks = [rows for state, _, rows in model.engine.runs if state == 3]
+    chunks = [rows for state, _, rows in fake_of(model).runs if state == 3]
     assert chunks == [MAX_ROWS - 2, MAX_ROWS - 2, 180 + 2]
 
 
@@ -198,11 +201,11 @@ def test_after_measuring_acceptance() -> None:
 def test_whoever_steps_the_root_is_the_last_token_decided(wide_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, commit, roots = Session.step, Session.commit, list[int]()
 
-    def checked_step(session, plan, tokens):
+    def checked_step(session: Session, plan: StepPlan, tokens: Sequence[int]) -> None:
         roots.append(int(tokens[0]))
         step(session, plan, tokens)
 
-    def checked_commit(session, accepted, num_tokens):
+    def checked_commit(session: Session, accepted: Accepted, num_tokens: int) -> None:
         assert roots[-1] == session.history[-1]
         commit(session, accepted, num_tokens)
 
@@ -228,7 +231,7 @@ def texts(tinypy: Model) -> list[list[int]]:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("wide", [False, True], ids=["narrow", "wide"])
 def test_turns_of_the_embedded_model_have_the_tokens_of_fresh_runs(
-    tinypy: Model, texts: list[list[int]], tmp_path: Path, wide: bool, options: dict[str, object]
+    tinypy: Model, texts: list[list[int]], tmp_path: Path, wide: bool, options: dict[str, Any]
 ) -> None:
     model = model_with_tree(tinypy.bundle, load_tree(WIDE_TREE), tmp_path) if wide else tinypy
     options = {"draft": True, **options}

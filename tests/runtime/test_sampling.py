@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,8 @@ GOLDEN = {
 )
 def test_processing_equals_transformers(seed: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
     logits = np.random.default_rng(seed).normal(size=50).astype(np.float32) * 3
-    scores = torch.from_numpy(logits).double()[None]
-    warpers = [TemperatureLogitsWarper(temperature)]
+    scores: Any = torch.from_numpy(logits).double()[None]
+    warpers: list[Any] = [TemperatureLogitsWarper(temperature)]
     warpers += [TopKLogitsWarper(top_k)] if top_k else []
     warpers += [TopPLogitsWarper(top_p)] if top_p else []
     for warper in warpers:

@@ -1,6 +1,7 @@
 """Slots: conversations in turns keep their caches, the least recently used makes room, and no token changes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ FIRST, SECOND, THIRD = [1, 2, 3, 4, 5, 6], [1, 2, 13, 14, 15, 16], [21, 22, 23, 
 class Exchanging(FakeEngine):
     """A fake engine that puts caches aside."""
 
-    def exchange_cache(self, cache):
+    def exchange_cache(self, cache: Any) -> Any:
         before, self.cache = self.cache, cache if cache is not None else self.cache[:0]
         return before
 

@@ -15,6 +15,7 @@ from ppd.export.exporter import export
 from ppd.models.registry import load_registry
 from ppd.ngrams import build_table
 from ppd.runtime import Model, load
+from ppd.runtime.options import Draft
 from ppd.tree import Tree
 from tests.infos import RECORD
 from tests.runtime.fake_engine import WIDE, fake_model
@@ -75,7 +76,7 @@ def test_what_is_asked_for_is_what_is_drafted_from(decision: Decision, tmp_path:
     assert model.sources(False) == frozenset()
     assert model.sources(True) == {"ppd"}
     for source in ("ppd", "lookup", "table"):
-        assert model.sources(source) == model.sources([source]) == {source}  # type: ignore[arg-type]
+        assert model.sources(source) == model.sources([source]) == {source}
     assert model.sources(("table", "ppd")) == {"ppd", "table"}
     assert model.sources({"ppd", "lookup", "table"}) == ALL
 
@@ -103,7 +104,9 @@ def test_what_is_no_source_is_refused(draft: object) -> None:
 
 
 def test_drafting_in_any_case_and_a_given_tree_draft_at_every_step() -> None:
-    for model, draft in ((model_with(measured(False)), True), (model_with(given(None)), "auto")):
+    cases: tuple[tuple[Model, Draft], ...]
+    cases = ((model_with(measured(False)), True), (model_with(given(None)), "auto"))
+    for model, draft in cases:
         assert set(model.generate([1, 2, 3], max_new_tokens=9, draft=draft).stats.source_per_step) == {"ppd"}
     unknown = model_with(UNMEASURED).generate([1, 2, 3], max_new_tokens=9, draft="ppd")
     assert set(unknown.stats.source_per_step) == {"plain"}  # nobody knows what untrained prompt tokens are worth

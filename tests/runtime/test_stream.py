@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -83,14 +84,15 @@ def test_interrupted_step_frees_the_model_and_leaves_it_usable(model: Model, err
     expected = model.generate(PROMPT, max_new_tokens=20).token_ids
     run, calls = model.engine.run, 0
 
-    def interrupted(*args):
+    def interrupted(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise error
         return run(*args)
 
-    model.engine.run = interrupted
+    engine: Any = model.engine
+    engine.run = interrupted
     with pytest.raises(error):
         model.generate(PROMPT, max_new_tokens=20)
     stream = model.stream(PROMPT, max_new_tokens=20)
@@ -147,7 +149,7 @@ def test_a_stream_may_be_closed_by_another_thread(model: Model) -> None:
 def test_closing_waits_for_the_step_that_runs(model: Model) -> None:
     run, running, concurrent = model.engine.run, 0, 0
 
-    def slow(*args):
+    def slow(*args: Any) -> Any:
         nonlocal running, concurrent
         running += 1
         concurrent = max(concurrent, running)
@@ -155,7 +157,8 @@ def test_closing_waits_for_the_step_that_runs(model: Model) -> None:
         running -= 1
         return run(*args)
 
-    model.engine.run = slow
+    engine: Any = model.engine
+    engine.run = slow
     stream = model.stream(PROMPT, max_new_tokens=40)
     reader = threading.Thread(target=lambda: list(stream))
     reader.start()

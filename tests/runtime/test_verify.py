@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from hypothesis import given
@@ -78,18 +79,22 @@ def test_typical_breaks_ties_by_probability() -> None:
     assert accepted.tokens == [6, 2]
 
 
+def rows_of(rows: Mapping[int, dict[int, float]]) -> Callable[[int], Distribution]:
+    return lambda row: distribution(rows[row])
+
+
 def test_typical_threshold() -> None:
     chain = [(1,), ()]
     for p, expected in ((0.089, [0]), (0.091, [0, 1])):  # low entropy: ε decides
         rows = {0: {5: p, 6: 1 - p}, 1: {1: 1.0}}
         assert TYPICAL_DELTA * math.exp(-distribution(rows[0]).entropy()) > TYPICAL_EPSILON
-        assert verify_typical(chain, [0, 5], lambda row, r=rows: distribution(r[row]), lambda *_: 0).nodes == expected
+        assert verify_typical(chain, [0, 5], rows_of(rows), lambda *_: 0).nodes == expected
     n = 40  # high entropy: δ·exp(-H) = 0.3 / 40 decides
     for p, expected in ((0.006, [0]), (0.009, [0, 1])):
         rows = {0: {5: p} | {100 + i: (1 - p) / n for i in range(n)}, 1: {1: 1.0}}
         threshold = TYPICAL_DELTA * math.exp(-distribution(rows[0]).entropy())
         assert (p > threshold) == (expected == [0, 1])
-        assert verify_typical(chain, [0, 5], lambda row, r=rows: distribution(r[row]), lambda *_: 0).nodes == expected
+        assert verify_typical(chain, [0, 5], rows_of(rows), lambda *_: 0).nodes == expected
 
 
 def test_typical_refuses_ids_that_were_filtered_out() -> None:

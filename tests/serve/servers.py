@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,9 @@ def serving(bundle: Path, *flags: object, before: str = "") -> Iterator[Server]:
         assert found, (line, said)
         yield Server(process, found[0])
     finally:
+        process.terminate()  # it ends by itself, so that a coverage run has its lines
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
         process.kill()
         process.wait()
         reader.join()

@@ -11,7 +11,7 @@ from ppd import runtime
 from ppd.runtime.model import Model
 from tests.serve.servers import NAME, Server
 
-MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "def fibonacci(n):"}]
+MESSAGES: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "def fibonacci(n):"}]
 TEXT = "import os\nimport sys\n\ndef main():"
 SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
@@ -68,6 +68,7 @@ def test_a_prompt_may_be_token_ids(client: openai.OpenAI, model: Model) -> None:
     for prompt in (ids, [ids], [TEXT]):
         answer = client.completions.create(model=NAME, prompt=prompt)
         assert answer.choices[0].text == model.generate(TEXT, max_new_tokens=16).text
+        assert answer.usage is not None
         assert answer.usage.completion_tokens == 16  # as in OpenAI's interface
 
 
@@ -104,6 +105,7 @@ def test_log_probabilities_are_those_of_the_runtime(client: openai.OpenAI, model
     given: dict[str, Any] = {"model": NAME, "messages": MESSAGES, "max_tokens": 16, "temperature": 0.7, "seed": 5}
     answer = client.chat.completions.create(**given, logprobs=True, top_logprobs=3)
     told = answer.choices[0].logprobs.content
+    assert expected.logprobs is not None
     assert [each.logprob for each in told] == pytest.approx([each.logprob for each in expected.logprobs], abs=1e-5)
     assert [len(each.top_logprobs) for each in told] == [3] * 16
     assert b"".join(bytes(each.bytes) for each in told).decode() == answer.choices[0].message.content
@@ -117,7 +119,7 @@ def test_log_probabilities_are_those_of_the_runtime(client: openai.OpenAI, model
 
 def test_log_probabilities_of_a_completion_have_their_older_form(client: openai.OpenAI) -> None:
     answer = client.completions.create(model=NAME, prompt=TEXT, max_tokens=12, logprobs=2)
-    told = answer.choices[0].logprobs
+    told: Any = answer.choices[0].logprobs
     assert "".join(told.tokens) == answer.choices[0].text
     assert told.text_offset == [len("".join(told.tokens[:place])) for place in range(12)]
     assert all(max(top.values()) == value for top, value in zip(told.top_logprobs, told.token_logprobs, strict=True))
@@ -144,7 +146,7 @@ def test_the_extension_tells_how_an_answer_was_drafted(client: openai.OpenAI, mo
 
 def test_a_traced_step_has_its_tree_and_what_was_accepted(client: openai.OpenAI) -> None:
     body = {"ppd": {"draft": True, "trace": True}}
-    answer = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=40, extra_body=body)
+    answer: Any = client.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=40, extra_body=body)
     first, *steps = answer.model_extra["ppd"]["trace"]
     assert (first["source"], len(first["tokens"])) == ("prompt", 1)
     previous = first["tokens"][-1]["id"]
@@ -166,16 +168,16 @@ def test_nothing_is_added_unless_it_is_asked_for(client: openai.OpenAI) -> None:
 
 def test_messages_of_tools_and_variables_reach_the_template(client: openai.OpenAI, model: Model) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [
+    messages: list[Any] = [
         {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "3"},
     ]
     as_templates_know = [{**messages[0], "role": "system"}, *messages[1:]]
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    tools: list[Any] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     expected = model.generate(messages=as_templates_know, max_new_tokens=8, tools=tools)
-    answer = client.chat.completions.create(
+    answer: Any = client.chat.completions.create(
         model=NAME,
         messages=messages,
         max_completion_tokens=8,
@@ -188,11 +190,11 @@ def test_messages_of_tools_and_variables_reach_the_template(client: openai.OpenA
 
 
 def test_a_conversation_that_goes_on_is_read_on(client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "class Stack:\n    def push(self, item):"}]
-    first = client.chat.completions.create(model=NAME, messages=messages, max_tokens=12)
+    messages: list[Any] = [{"role": "user", "content": "class Stack:\n    def push(self, item):"}]
+    first: Any = client.chat.completions.create(model=NAME, messages=messages, max_tokens=12)
     longer = [*messages, {"role": "assistant", "content": first.choices[0].message.content}]
     client.chat.completions.create(model=NAME, messages=[{"role": "user", "content": "import re"}], max_tokens=4)
-    second = client.chat.completions.create(
+    second: Any = client.chat.completions.create(
         model=NAME, messages=[*longer, {"role": "user", "content": "x"}], max_tokens=4
     )
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens - 2
@@ -200,6 +202,7 @@ def test_a_conversation_that_goes_on_is_read_on(client: openai.OpenAI) -> None:
 
 def test_the_model_is_listed(client: openai.OpenAI, model: Model) -> None:
     (listed,) = client.models.list().data
+    assert listed.model_extra is not None
     assert (listed.id, listed.object, listed.owned_by) == (NAME, "model", "ppd")
     assert listed.model_extra["ppd"]["context"] == model.bundle.manifest.context
     assert client.models.retrieve(NAME).id == NAME
@@ -212,6 +215,7 @@ def test_health_and_metrics(server: Server, client: openai.OpenAI) -> None:
     names = ("ppd_generated_tokens_total", "ppd_prompt_tokens_total", "ppd_step_tokens_total", "ppd_steps_total")
     before = [server.metric(name) for name in names]
     answer = client.completions.create(model=NAME, prompt=TEXT, max_tokens=9)
+    assert answer.usage is not None
     tokens, prompt, step_tokens, steps = (server.metric(name) - old for name, old in zip(names, before, strict=True))
     assert (tokens, prompt, step_tokens) == (9, answer.usage.prompt_tokens, 8)
     assert 1 <= steps <= 8

@@ -92,7 +92,7 @@ def run(name: str, out: Path, kill_after: float | None = None) -> tuple[bool, fl
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_commands_that_are_killed_at_random(tinypy_bundle: Path, tmp_path: Path, name: str) -> None:
-    place, counts = tmp_path / "place", Counter[str]()
+    place, counts = tmp_path / "place", Counter[tuple[str, str]]()
     out = place / "out"
 
     def prepare() -> str:

@@ -1,6 +1,7 @@
 """The engine `torch`: rebuilt from the bundle alone, equal to ONNX Runtime; its cache keeps what it was given."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,7 +56,7 @@ def test_a_cache_that_grows_keeps_its_rows(wide_bundle: Path) -> None:
         engine.run(text[120:], causal, 120, np.array([19]))
         answers.append(engine.logits(0))
 
-    assert np.array_equal(*answers)
+    assert np.array_equal(answers[0], answers[1])
 
 
 def replace_weight(bundle: Path, name: str, parts: dict[str, np.ndarray], nodes: list[onnx.NodeProto]) -> None:
@@ -82,7 +83,7 @@ def test_quantised_weights_are_read_however_their_scales_lie(stored: str, tinypy
     values = random.integers(-128, 128, shape, np.int8)
     scales = random.random(scale_shape, np.float32) if scale_shape else np.array(0.25, np.float32)
     parts, zero = {"_q": values, "_scale": scales}, np.float32(0)
-    attributes = {"output": {"axis": 1}, "block": {"axis": 0, "block_size": 16}}.get(stored, {})
+    attributes: dict[str, Any] = {"output": {"axis": 1}, "block": {"axis": 0, "block_size": 16}}.get(stored, {})
     names = [f"{key}_q", f"{key}_scale"]
     if stored == "block":
         parts["_zero_point"] = random.integers(-8, 8, scale_shape, np.int8)

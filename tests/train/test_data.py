@@ -42,7 +42,7 @@ def test_documents_stand_one_after_the_other_with_eos_between(model: Path, tmp_p
     ids = torch.cat([held_out.text.ids, train.text.ids]).flatten()
     w0, w1, end = (WORDS.index(word) for word in ("w0", "w1", "</s>"))
     assert ids.tolist() == ([w0] * 50 + [end] + [w1] * 50)[: len(ids)]
-    assert (train.text.first.max(), train.text.end.min()) == (0, 16)
+    assert (int(train.text.first.max()), int(train.text.end.min())) == (0, 16)
 
 
 def test_a_document_that_is_held_out_is_never_trained_on(model: Path, tmp_path: Path) -> None:

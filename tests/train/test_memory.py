@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_7_and_13_billions_in_16_bits_fit_a_gpu_of_40_gb(config: ModelConfig, we
 
 
 def test_more_of_anything_takes_more() -> None:
-    def step(**changed: int) -> int:
+    def step(**changed: Any) -> int:
         return training_memory(LLAMA_7B, TrainOptions(steps=1, **changed), weight_bytes=2, product_bytes=2).step
 
     assert step(batch_size=16) == 2 * step()
@@ -119,7 +120,7 @@ def test_16_bits_stay_16_bits_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_stored_type_is_read_from_the_checkpoint(tmp_path: Path) -> None:
-    model = save_tiny_model("llama", tmp_path)
+    model: Any = save_tiny_model("llama", tmp_path)
     assert stored_dtype(tmp_path, read_config(tmp_path)) == torch.float32
     model.to(torch.float16).save_pretrained(tmp_path)
     assert stored_dtype(tmp_path, read_config(tmp_path)) == torch.float16

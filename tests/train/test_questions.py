@@ -101,7 +101,7 @@ def workshop_of(model: Path, cache: Path, lines: list[str] | None = None) -> Wor
     config = read_config(model)
     accelerator = Accelerator()
     decoder = load_frozen(model, config, torch.float32, accelerator.device)
-    return open_workshop(decoder, accelerator, cache, [].append if lines is None else lines.append)
+    return open_workshop(decoder, accelerator, cache, ([] if lines is None else lines).append)
 
 
 def test_questions_follow_the_seed_and_are_written_once_as_data(

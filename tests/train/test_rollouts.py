@@ -179,8 +179,8 @@ def test_a_damaged_cache_is_made_again(decoder: Decoder, tmp_path: Path) -> None
 
 
 def test_a_line_says_twice_a_minute_how_far_rollouts_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, stages, lines = [0.0], [], []
-    monkeypatch.setattr(rollouts.time, "monotonic", lambda: now[0])
+    now, stages, lines = [0.0], list[str](), list[str]()
+    monkeypatch.setattr("ppd.train.rollouts.time.monotonic", lambda: now[0])
     told = rollouts.Told("train", 9, stages.append, lines.append)
 
     for now[0], done in ((10.0, 1), (31.0, 2), (50.0, 3), (62.0, 4)):
@@ -202,7 +202,7 @@ def test_slices_of_several_processes_make_the_whole_in_order(count: int, monkeyp
     taken: list[list[list[int]]] = []
     monkeypatch.setattr("ppd.train.sharing.gather_object", lambda mine: taken.append(mine) or mine)
     for index in range(3):
-        share_out(Process(index, 3), range(count), lambda mine: [10 * i for i in mine])  # type: ignore[arg-type]
+        share_out(Process(index, 3), range(count), lambda mine: [10 * i for i in mine])
 
     slices = [part for (part,) in taken]
     assert max(map(len, slices)) - min(map(len, slices)) <= 1

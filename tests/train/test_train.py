@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import peft
 import pytest
@@ -269,7 +270,8 @@ def test_the_folder_holds_a_table_of_what_the_model_says_after_its_own_tokens(
 def test_the_table_knows_the_end_of_an_answer_and_what_its_first_token_followed(tmp_path: Path) -> None:
     rollouts = Sequences(torch.tensor([[5, 6, 7, 8, 9, 2, 0, 0]]), torch.tensor([3]), torch.tensor([5]))
     decoder = SimpleNamespace(embedding=torch.nn.Embedding(10, 1))
-    (tmp_path / NGRAMS_FILE).write_bytes(_ngrams(SimpleNamespace(sets={"rollouts": rollouts}, decoder=decoder)))
+    prepared: Any = SimpleNamespace(sets={"rollouts": rollouts}, decoder=decoder)
+    (tmp_path / NGRAMS_FILE).write_bytes(_ngrams(prepared))
     table = NgramTable(tmp_path / NGRAMS_FILE)
 
     assert [table.guess(-1, -1, token)[0] for token in range(10)] == [0, 0, 0, 0, 0, 0, 7, 8, 9, 2]
@@ -348,6 +350,6 @@ def test_bad_data_leaves_no_folder_behind(model: Path, tmp_path: Path) -> None:
         ({"dtype": "float16"}, "expected auto or float32 or bfloat16"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changed: dict[str, object], words: str) -> None:
+def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         TrainOptions(**{"steps": 6} | changed)

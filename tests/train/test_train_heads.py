@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,6 +61,7 @@ def test_a_head_projects_the_state_and_a_residual_block_of_it(feature: str, proj
 
     module = heads.module
     assert isinstance(module, MedusaHeads)
+    assert module.residual.bias is not None
     for b, g, j in torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(M)).tolist():
         x = decoder.norm(prefix.hidden[b, hung_on[b, g]])
         w, bias = (part[..., j * HIDDEN : (j + 1) * HIDDEN] for part in (module.residual.weight, module.residual.bias))
@@ -172,7 +174,7 @@ def test_options_that_make_no_sense_are_refused(changed: dict[str, str], words: 
 
 
 def test_a_projection_of_its_own_for_each_head_is_what_takes_memory(model: Path) -> None:
-    def trained(**changed: str) -> int:
+    def trained(**changed: Any) -> int:
         config = read_config(model)
         return training_memory(config, TrainOptions(steps=1, **changed), weight_bytes=4, product_bytes=4).trained
 

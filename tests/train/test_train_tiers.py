@@ -12,6 +12,7 @@ from ppd.train import steps as steps_module
 from ppd.train.guessers import PromptTokens
 from ppd.train.memory import training_memory
 from ppd.train.packed import run_prefix, run_prompt_rows
+from ppd.train.steps import StepProgress
 from ppd.train.trainer import train
 from tests.random_prompt_layers import RANKS, M, random_layers
 from tests.train.tiny_runs import decoder_of, options
@@ -56,7 +57,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     whole = train(str(model), [text], tmp_path / "whole", options(tier=tier, rank=8))
     monkeypatch.setattr(steps_module, "_CHECKPOINT_SECONDS", 0.0)
 
-    def stop(step: object) -> None:
+    def stop(step: StepProgress) -> None:
         if step.step == 3:
             raise KeyboardInterrupt
 

@@ -6,6 +6,7 @@ import sys
 import time
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -60,7 +61,7 @@ def test_the_head_is_what_the_packages_own_reader_finds(small: Path) -> None:
 def test_values_of_every_type_are_read(tmp_path: Path) -> None:
     writer = GGUFWriter(tmp_path / "values.gguf", "llama")
     writer.add_custom_alignment(64)
-    values = {
+    values: dict[str, Any] = {
         "UINT8": 200,
         "INT8": -3,
         "UINT16": 60000,

@@ -1,6 +1,7 @@
 """Shape and weights of GGUF files: what the decoder makes of them, against transformers."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_an_unreadable_tensor_is_found_when_the_file_is_opened(tmp_path: Path) -
 
 def test_opening_reads_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tiny_gguf("llama_gqa", tmp_path, "Q8_0")
-    sizes = []
+    sizes: list[int] = []
     real = gguf.dequantize
     monkeypatch.setattr(gguf, "dequantize", lambda data, kind: sizes.append(data.size) or real(data, kind))
 
@@ -200,7 +201,9 @@ def test_metadata_that_change_what_is_computed_are_refused_by_name(
         if isinstance(value, list):
             writer.add_array(key, value)
         elif value is not None:
-            {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)](key, value)
+            writers: dict[type, Callable[[str, Any], None]]
+            writers = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+            writers[type(value)](key, value)
 
     file = tiny_gguf("llama", tmp_path, change=change)
     with pytest.raises(ModelError, match=message) as caught:

@@ -89,7 +89,7 @@ def test_smollm2_knows_the_capital_of_france() -> None:
     decoder = load_decoder(FILE, read_config(FILE), 64, torch.float32)
     with torch.no_grad():
         hidden = decoder(decoder.embedding(ids), torch.arange(ids.shape[1])[None])
-        best = decoder.logits(hidden[:, -1]).argmax().item()
+        best = int(decoder.logits(hidden[:, -1]).argmax())
     assert tokenizer().decode([best]) == " Paris"
 
 

@@ -150,7 +150,7 @@ def test_a_file_that_names_no_cut_has_the_default_one(gpt2: Tokenizer, tmp_path:
     ],
 )
 def test_bos_and_eos_are_added_as_the_file_says(
-    gpt2: Tokenizer, tmp_path: Path, pre: str, values: dict[str, bool], before: list[int], after: list[int]
+    gpt2: Tokenizer, tmp_path: Path, pre: str, values: dict[str, Any], before: list[int], after: list[int]
 ) -> None:
     file = write_byte_level(tmp_path / "t.gguf", gpt2, pre=pre, bos_token_id=1, eos_token_id=2, **values)
     _, found = read(file)
@@ -287,7 +287,7 @@ def test_added_tokens_are_found_before_anything_else_and_fillers_are_left_out(ll
     [({}, [1], []), ({"add_bos_token": False}, [], []), ({"add_eos_token": True}, [1], [2])],
 )
 def test_sentencepiece_adds_bos_and_eos_as_the_file_says(
-    llama: Pair, tmp_path: Path, values: dict[str, bool], before: list[int], after: list[int]
+    llama: Pair, tmp_path: Path, values: dict[str, Any], before: list[int], after: list[int]
 ) -> None:
     _, found = read(write_sentencepiece(tmp_path / "t.gguf", llama, **values))
     assert found.encode("x").ids == [*before, *llama.original.encode("x"), *after]

@@ -1,6 +1,6 @@
 """A draft model: whatever it guesses, tokens are plain decoding's; and it is asked where it pays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -35,6 +35,10 @@ def always(_count: int, _reach: float) -> bool:
     return True
 
 
+def until(count: int) -> Callable[[int, float], bool]:
+    return lambda so_far, _reach: so_far < count
+
+
 @pytest.mark.parametrize("tree", [True, False])
 @given(data=st.data())
 def test_it_guesses_what_the_draft_model_writes_whatever_the_text_became(tree: bool, data: st.DataObject) -> None:
@@ -43,7 +47,7 @@ def test_it_guesses_what_the_draft_model_writes_whatever_the_text_became(tree: b
     for _ in range(4):
         drafts.judge(text)
         count = data.draw(st.integers(0, 5))
-        drafts.guess(text, lambda so_far, _reach, count=count: so_far < count)
+        drafts.guess(text, until(count))
 
         assert len(drafts.tokens) == len(drafts.reach) >= max(1, count)
         assert drafts.tokens == naive_greedy(engine, text, len(drafts.tokens))

@@ -192,7 +192,7 @@ def times(**changed: object) -> str:
         *({"acceptance_json": accepted(chances=[wrong] * NUM_KINDS)} for wrong in (float("nan"), "a", None)),
     ],
 )
-def test_a_damaged_record_is_one_line(tmp_path: Path, changed: dict[str, str]) -> None:
+def test_a_damaged_record_is_one_line(tmp_path: Path, changed: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"the record of its calibration is damaged .*; export") as caught:
         worth_of(calibrated(tmp_path, **changed))
     assert "\n" not in str(caught.value)

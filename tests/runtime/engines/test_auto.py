@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import pytest
@@ -69,7 +70,7 @@ def test_another_package_may_bring_an_engine(
     monkeypatch.syspath_prepend(tmp_path)
     bundle = open_bundle(tinypy_bundle, verify=False)
 
-    engine = open_engine(bundle, "theirs", threads=1, exact=True)
+    engine: Any = open_engine(bundle, "theirs", threads=1, exact=True)
 
     assert (engine.options.threads, engine.options.exact) == (1, True)
     assert len(Model(bundle, engine).generate([5, 6], max_new_tokens=3).token_ids) == 3

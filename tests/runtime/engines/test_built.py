@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def bundle(own_bundle: Path) -> Bundle:
 
 def with_engine(bundle: Bundle, **changes: object) -> tuple[Bundle, EngineInfo]:
     """The bundle with an engine for `DEVICE`; `changes` apply to its record before the key is made."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "key": "",
         "flavour": "tensorrt",
         "version": "10.15.1",
@@ -136,7 +137,7 @@ def test_a_record_that_was_edited_is_refused(bundle: Bundle) -> None:
 def test_the_key_depends_on_everything_but_what_a_build_finds_out_or_may_choose(bundle: Bundle, name: str) -> None:
     _, info = with_engine(bundle)
     value = getattr(info, name)
-    other = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else f"{value} other"
+    other: Any = not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else f"{value} other"
 
     same = engine_key(dataclasses.replace(info, **{name: other})) == info.key
 

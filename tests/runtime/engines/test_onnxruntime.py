@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,8 @@ def test_engine_names_and_threads_are_checked(tinypy_bundle: Path) -> None:
     bundle = open_bundle(tinypy_bundle)
     with pytest.raises(ArgumentError, match=r"no engine is called 'onyx'.*onnxruntime"):
         open_engine(bundle, "onyx")
-    for threads in (0, -1, 1.5, True, 100_000):
+    wrong: tuple[Any, ...] = (0, -1, 1.5, True, 100_000)
+    for threads in wrong:
         with pytest.raises(ArgumentError, match="threads"):
             open_engine(bundle, threads=threads)
     assert "onnxruntime" in open_engine(bundle, "onnxruntime", threads=2).name
