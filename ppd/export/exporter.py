@@ -138,7 +138,7 @@ def export(
     config = read_config(source.path)
     progress(STAGES[1])
     with open_weights(source.path, config) as opened:
-        forms = Forms(resolved_precision, preset.compute_capability is not None, opened.groups)
+        forms = Forms(resolved_precision, preset.compute_capability is not None, opened.groups, opened.asymmetric)
         parts = load_parts(
             source,
             config,
