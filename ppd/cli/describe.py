@@ -305,6 +305,7 @@ def describe_fixed_cache(info: EngineInfo, manifest: Manifest) -> str:
 def describe_engine(info: EngineInfo) -> str:
     """One line about a built engine."""
     where = f"on {info.gpu}" if info.gpu is not None else "ahead of time"
+    where += f" in the power mode {info.power_mode}" if info.power_mode else ""
     checked = "checked against the reference" if info.checked else "unchecked: run ppd check on the device"
     attention = "attention may run in parts" if info.decomposable or info.lowered else "fused attention"
     scratch = "" if info.scratch_bytes is None else f" and {info.scratch_bytes / 1e6:.1f} MB of scratch memory"

@@ -82,14 +82,17 @@ def context_notes(target: Target, model: ModelInfo, precision: str, context: int
         notes.append(
             f"the context is {context} tokens, {target.name}'s default, of the model's {wanted}: see --context"
         )
-    rows, item_bytes = max_capacity(context), _item_bytes(target, precision)
-    cache = rows * kv_bytes_per_row(model, item_bytes)
+    if target.compute_capability is None or target.bandwidth_gbs is None:
+        return tuple(notes)
+    rows = max_capacity(context)
+    cache = rows * kv_bytes_per_row(model, _item_bytes(target, precision))
     share = cache / (model.num_parameters * PRECISIONS[precision].bytes_per_weight)
-    if target.compute_capability is not None and target.bandwidth_gbs is not None and share >= MUCH_OF_WEIGHTS:
+    cache_ms = cache / target.bandwidth_gbs / 1e6
+    if share >= MUCH_OF_WEIGHTS and cache_ms >= OVERHEAD_MS:
         notes.append(
             f"TensorRT from 10.15 on, and TensorRT-RTX, read the cache of all {rows} rows in every step, however short "
-            f"the text is: {cache / 1e6:.0f} MB, {share:.0%} of the weights, {cache / target.bandwidth_gbs / 1e6:.2g} "
-            f"ms at {target.bandwidth_gbs:g} GB/s; give a smaller --context if that is enough"
+            f"the text is: {cache / 1e6:.0f} MB, {share:.0%} of the weights, {cache_ms:.2g} ms at "
+            f"{target.bandwidth_gbs:g} GB/s; give a smaller --context if that is enough"
         )
     return tuple(notes)
 

@@ -76,5 +76,7 @@ def test_a_cache_that_costs_much_of_a_step_is_noted_with_its_time() -> None:
 
     assert f"all 8704 rows in every step, however short the text is: {size / 1e6:.0f} MB, 18% of the weights" in note
     assert f"{size / 200e9 * 1e3:.2g} ms at 200 GB/s" in note
+    tiny = dataclasses.replace(BILLION, num_parameters=1_000_000, num_layers=1)
+    assert context_notes(ORIN, tiny, "fp16", 512, 512) == ()  # much of the weights, and no time
     assert context_notes(find_target("cpu"), BILLION, "int8", 8192, 8192) == ()
     assert context_notes(find_target("raspberry-pi-5"), BILLION, "int8", 8192, 8192) == ()
