@@ -117,7 +117,7 @@ def export(
             the registry knows, else the training-free default; "none" for that default.
         precision: "auto" for the target's, or a name of `PRECISIONS`.
         tree: "auto", a tree file, or "none" for plain decoding.
-        context: Tokens that prompt and answer may fill; None for the model's own.
+        context: Tokens that prompt and answer may fill; None for the model's own, or the target's if that is smaller.
         out: The bundle's folder; None for MODEL-TARGET in the working directory.
         force: Replace an existing bundle.
         progress: Called with each of `STAGES` as it begins, and with the phases of an engine's build.
