@@ -20,7 +20,7 @@ from ppd.precision import PRECISIONS, GraphType, Precision, rounding_of, tie_gap
 from ppd.signature import MAX_ROWS, MAX_TOP_IDS
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_SCHEMA = 3
+MANIFEST_SCHEMA = 4
 _NO_DIGEST = "0" * 64
 _MAX_BYTES = 1 << 50
 _MAX_ID = 1 << 31
@@ -77,7 +77,8 @@ class PromptTokensInfo:
     """The folded prompt tokens.
 
     `status` is "trained", or "untrained" for the mean of the token embeddings; "none", with a count of 0, in a bundle
-    with guess heads.
+    with guess heads. `tier` is "tokens" where embeddings are all that was trained, else "vectors" or "low-rank of
+    16", with what every layer adds; `num_parameters` and `size_bytes` count both.
     """
 
     count: int
@@ -85,6 +86,8 @@ class PromptTokensInfo:
     source: str
     revision: str | None
     size_bytes: int
+    tier: str
+    num_parameters: int
 
     def __post_init__(self) -> None:
         _require_ranges(self, {"count": (0, MAX_ROWS - 1)})

@@ -97,7 +97,7 @@ def _cost(model: Model, source: str) -> Cost:
     size_bytes = prompts.size_bytes + tables
     if prompts.status != "trained":
         return Cost(size_bytes)
-    return Cost(size_bytes, prompts.count * manifest.model.hidden_size, _training_seconds(manifest))
+    return Cost(size_bytes, prompts.num_parameters, _training_seconds(manifest))
 
 
 def _training_seconds(manifest: Manifest) -> float | None:

@@ -106,7 +106,8 @@ def _guesser(manifest: Manifest) -> str:
     if heads is not None:
         kind = f"{heads.kind}, projection {heads.projection}"
         return f"guess heads    {heads.count} trained ({kind}; {heads.source}{_at(heads.revision)})"
-    return f"prompt tokens  {prompts.count} {prompts.status} ({prompts.source}{_at(prompts.revision)})"
+    tier = "" if prompts.tier == "tokens" else f"{prompts.tier}; "
+    return f"prompt tokens  {prompts.count} {prompts.status} ({tier}{prompts.source}{_at(prompts.revision)})"
 
 
 def _cannot_lines(bundle: Bundle) -> list[str]:

@@ -28,6 +28,13 @@ def train(
         ),
     ] = "prompt-tokens",
     prompt_tokens: Annotated[int, typer.Option(metavar="M", help="Number of prompt tokens, or of heads.")] = 3,
+    tier: Annotated[
+        str,
+        typer.Option(
+            help="Prompt tokens: tokens, their embeddings alone; vectors, more in every layer; low-rank, adapters."
+        ),
+    ] = "tokens",
+    rank: Annotated[int, typer.Option(metavar="R", help="Of the change of attention, in --tier low-rank.")] = 16,
     heads_projection: Annotated[
         str,
         typer.Option(help="Heads: shared, the model's own LM head behind each; or full, one of its own, as published."),
@@ -66,6 +73,8 @@ def train(
     options = TrainOptions(
         method=method,
         num_prompt_tokens=prompt_tokens,
+        tier=tier,
+        rank=rank,
         heads_projection=heads_projection,
         num_layers=layers,
         steps=steps,

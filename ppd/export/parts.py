@@ -18,9 +18,10 @@ from ppd.export.fold import stored_bytes
 from ppd.manifest import TRAINING_SECONDS, CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
 from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
-from ppd.models.config import ModelConfig
+from ppd.models.config import ModelConfig, PromptLayersConfig
 from ppd.models.guess_heads_folder import base_model_of_heads, holds_guess_heads, load_guess_heads
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
+from ppd.models.prompt_layers_folder import load_prompt_layers
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.ngrams import NgramTable
 from ppd.planning.for_target import ChosenTree, training_seconds, tree_for_target
@@ -43,7 +44,7 @@ class Parts:
         context: Tokens that prompt and answer may fill.
         dtype: The graph's type for what is not quantised.
         prompt_tokens: float32 [m, hidden]; None where guess heads are in their place, which the configuration has.
-        heads: The weights of guess heads by name, float32; empty without.
+        added: The weights of guess heads or prompt layers by the decoder's names, float32; empty without.
         trained: Where prompt tokens or guess heads came from; None if prompt tokens are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
         notes: What its user should know.
@@ -60,7 +61,7 @@ class Parts:
     num_top_ids: int
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor | None
-    heads: dict[str, torch.Tensor]
+    added: dict[str, torch.Tensor]
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
@@ -78,8 +79,8 @@ class Parts:
     @property
     def added_parameters(self) -> int:
         """Numbers that were added to the model."""
-        tensors = self.heads.values() if self.prompt_tokens is None else [self.prompt_tokens]
-        return sum(tensor.numel() for tensor in tensors)
+        table = () if self.prompt_tokens is None else (self.prompt_tokens,)
+        return sum(tensor.numel() for tensor in (*table, *self.added.values()))
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -137,13 +138,17 @@ def load_parts(
     trained: PromptTokensSource | None = None
     if prompt_tokens != "none":
         trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
-    table, heads = None, dict[str, torch.Tensor]()
+    table, added = None, dict[str, torch.Tensor]()
     if trained is not None and holds_guess_heads(trained.folder):
         guess_heads, heads = load_guess_heads(trained.folder, config)
         config, count = dataclasses.replace(config, guess_heads=guess_heads), guess_heads.count
+        added = {f"{GUESS_HEADS_PREFIX}{name}": tensor for name, tensor in heads.items()}
     else:
         table = _prompt_tokens(trained, config, weights, given_tree)
         count = len(table)
+        if trained is not None and (found := load_prompt_layers(trained.folder, config, count)) is not None:
+            prompt_layers, added = found
+            config = dataclasses.replace(config, prompt_layers=prompt_layers)
     num_parameters = weights.num_parameters
     sha256 = sha256_of(source.path) if source.path.is_file() else None
     info = model_info(source, config, num_parameters, sha256)
@@ -169,7 +174,7 @@ def load_parts(
         num_top_ids=num_top_ids,
         tokenizer=tokenizer,
         prompt_tokens=table,
-        heads=heads,
+        added=added,
         trained=trained,
         ngrams=_ngrams(trained, config.vocab_size),
         chosen=chosen,
@@ -266,14 +271,24 @@ def manifest_from_parts(parts: Parts, staging: Path) -> Manifest:
 
 def _prompt_tokens_info(parts: Parts) -> PromptTokensInfo:
     if parts.prompt_tokens is None:
-        return PromptTokensInfo(count=0, status="none", source="", revision=None, size_bytes=0)
+        return PromptTokensInfo(
+            count=0, status="none", source="", revision=None, size_bytes=0, tier="", num_parameters=0
+        )
     return PromptTokensInfo(
         count=len(parts.prompt_tokens),
         status="trained" if parts.trained else "untrained",
         source=parts.trained.source if parts.trained else "mean of the token embeddings",
         revision=parts.trained.revision if parts.trained else None,
-        size_bytes=parts.prompt_tokens.nbytes,
+        size_bytes=parts.added_parameters * parts.dtype.itemsize,
+        tier=_tier(parts.config.prompt_layers),
+        num_parameters=parts.added_parameters,
     )
+
+
+def _tier(layers: PromptLayersConfig | None) -> str:
+    if layers is None:
+        return "tokens"
+    return f"low-rank of {layers.rank}" if layers.rank else "vectors"
 
 
 def _guess_heads_info(parts: Parts, staging: Path) -> GuessHeadsInfo | None:

@@ -75,7 +75,8 @@ def _answers(decoder: Decoder, ids: torch.Tensor, hung_on: torch.Tensor, prompt_
     positions = torch.cat([text, after + 1 + place])
     with torch.no_grad():
         x = torch.cat([decoder.embedding(ids), prompt_tokens.repeat(len(hung_on), 1)])[None]
-        hidden = decoder(x, positions[None], mask[None, None])
+        places = torch.cat([torch.zeros_like(text), place + 1])
+        hidden = decoder(x, positions[None], mask[None, None], prompt_rows=decoder.prompt_rows(places[None]))
         rows = torch.cat([hidden[0, hung_on, None], hidden[0, length:].view(len(hung_on), m, -1)], 1)
         return decoder.logits(rows)
 

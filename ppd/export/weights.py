@@ -20,7 +20,7 @@ from ppd.export.quantise import Form, Quantised, quantise, storable, taken_over
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
 from ppd.models.packed import PackedWeight
-from ppd.signature import GUESS_HEADS_PREFIX, PARAMETER_PREFIX
+from ppd.signature import PARAMETER_PREFIX
 
 _MAX_FLOAT16 = torch.finfo(torch.float16).max
 
@@ -50,19 +50,19 @@ class UntiedWeights:
         return self._weights.packed(name)
 
 
-class WeightsWithHeads:
-    """Weights of a model with guess heads, which its checkpoint does not have.
+class WeightsWithAdded:
+    """Weights of a model with guess heads or prompt layers, which its checkpoint does not have.
 
     Args:
-        heads: The guess heads' own, by name.
+        added: These, by the decoder's names.
     """
 
-    def __init__(self, weights: ReadableWeights, heads: Mapping[str, Tensor]) -> None:
-        self._weights, self._heads = weights, {f"{GUESS_HEADS_PREFIX}{name}": heads[name] for name in heads}
+    def __init__(self, weights: ReadableWeights, added: Mapping[str, Tensor]) -> None:
+        self._weights, self._added = weights, added
 
     def read(self, name: str) -> Tensor:
         """As `ReadableWeights.read`."""
-        return self._heads[name] if name in self._heads else self._weights.read(name)
+        return self._added[name] if name in self._added else self._weights.read(name)
 
     def packed(self, name: str) -> PackedWeight:
         """As `ReadableWeights.packed`."""

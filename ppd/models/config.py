@@ -63,6 +63,8 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 _MAX_FLOAT = 3e38
+MAX_RANK = 1024
+"""Of a prompt layer."""
 
 # Fields that change what a model computes, with the values that leave it a plain Llama; the first is what is expected.
 # A family that supports one has an attribute of its name, which is true.
@@ -125,11 +127,29 @@ class GuessHeadsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLayersConfig:
+    """What prompt rows get in every layer, besides their embeddings.
+
+    Attributes:
+        count: m, the number of prompt tokens.
+        rank: r, of the change of queries, keys and values; 0 for a vector alone.
+    """
+
+    count: int
+    rank: int
+
+    def __post_init__(self) -> None:
+        ranges = {"count": (1, MAX_ROWS - 1), "rank": (0, MAX_RANK)}
+        require_ranges(self, ranges, ModelError, after=" in prompt layers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """A decoder's shape. Sizes are in elements, the context in tokens.
 
     Attributes:
         guess_heads: Those that were trained for the model; None for a checkpoint as it is.
+        prompt_layers: The same of what prompt rows get in every layer.
     """
 
     architecture: str
@@ -151,6 +171,7 @@ class ModelConfig:
     context: int
     eos_ids: tuple[int, ...]
     guess_heads: GuessHeadsConfig | None = None
+    prompt_layers: PromptLayersConfig | None = None
 
     def __post_init__(self) -> None:
         require_ranges(self, SIZES, ModelError, after="; check config.json")

@@ -12,6 +12,7 @@ from ppd.models.guess_heads import guess_heads_of
 from ppd.models.linear import Linear
 from ppd.models.operators import attend, rotate
 from ppd.models.past import GraphCache, NoPast, Past
+from ppd.models.prompt_layers import PromptLayer, PromptRows
 from ppd.signature import MAX_ROWS, causal_state, max_capacity, num_states
 
 Rotary = tuple[Tensor, Tensor, Tensor]
@@ -29,9 +30,14 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past) -> Tensor:
-        """[B, N, hidden] → [B, N, hidden]; `mask` and `past` as for `Decoder.forward`."""
-        parts = self.qkv(x).split(self.sizes, -1)
+    def forward(
+        self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past, prompt_rows: PromptRows | None = None
+    ) -> Tensor:
+        """[B, N, hidden] → [B, N, hidden]; `mask`, `past` and `prompt_rows` as for `Decoder.forward`."""
+        joined = self.qkv(x)
+        if prompt_rows is not None:
+            joined = prompt_rows.projected(self.layer, x, joined)
+        parts = joined.split(self.sizes, -1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)  # [B, heads, N, D]
         q, k = rotate(self.q_norm(q), *rotary), rotate(self.k_norm(k), *rotary)
         # Norms compute in float32 where products are narrower (autocast).
@@ -66,11 +72,17 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.residual_multiplier = config.residual_multiplier
+        self.prompt = None if config.prompt_layers is None else PromptLayer(config, config.prompt_layers)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary, mask: Tensor | None, past: Past, prompt_rows: PromptRows | None = None
+    ) -> Tensor:
         """As `Attention.forward`."""
-        x = x + self._scaled(self.attention(self.attention_norm(x), rotary, mask, past))
-        return x + self._scaled(self.mlp(self.mlp_norm(x)))
+        x = x + self._scaled(self.attention(self.attention_norm(x), rotary, mask, past, prompt_rows))
+        added = self._scaled(self.mlp(self.mlp_norm(x)))
+        if prompt_rows is not None:
+            added = added + prompt_rows.vectors(self.attention.layer)
+        return x + added
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_multiplier == 1 else x * self.residual_multiplier
@@ -99,7 +111,14 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        past: Past | None = None,
+        prompt_rows: PromptRows | None = None,
+    ) -> Tensor:
         """Run all layers.
 
         Args:
@@ -108,14 +127,27 @@ class Decoder(nn.Module):
             mask: bool [B or 1, 1, N, columns], true where row r sees column c; the past says what the columns are.
                 None is causal: the rows are the last columns, and each sees those up to its own.
             past: Keys and values of earlier rows; it may keep these. None: the columns are the rows.
+            prompt_rows: Which rows are prompt rows, and what each layer gives them. None: none, or their embeddings
+                are all they have.
 
         Returns:
             Hidden states before the final norm, [B, N, hidden].
         """
         past = NoPast() if past is None else past
         for block in self.blocks:
-            x = block(x, (self.cos, self.sin, positions), mask, past)
+            x = block(x, (self.cos, self.sin, positions), mask, past, prompt_rows)
         return x
+
+    def prompt_rows(self, places: Tensor) -> PromptRows | None:
+        """The prompt rows of a pass, with this decoder's own prompt layers; None if it has none.
+
+        Args:
+            places: int64 [B, N], j for prompt row j, 0 for a row of text.
+        """
+        if self.config.prompt_layers is None:
+            return None
+        layers = (block.get_submodule("prompt") for block in self.blocks)
+        return PromptRows(places, layers, self.embedding.weight.dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: [..., hidden] → [..., V]."""
@@ -174,7 +206,9 @@ class StepGraph(nn.Module):
         mask = (offset < 0) | (in_step & tree.index_select(1, offset.clamp(0, num_rows - 1)))  # [N, S]
         positions = cache_len + self.tree_depth[:, :num_rows].index_select(0, state)  # [1, N]
         cache = GraphCache(kv, cache_len)
-        hidden = self.decoder(self._embed(input_ids), positions, mask[None, None], cache)
+        places = (input_ids - (self.decoder.config.vocab_size - 1)).clamp(min=0)
+        prompt_rows = self.decoder.prompt_rows(places)
+        hidden = self.decoder(self._embed(input_ids), positions, mask[None, None], cache, prompt_rows)
         rows = hidden.index_select(1, head_rows)
         if self.decoder.guess_heads is None:
             logits = self.decoder.logits(rows)

@@ -102,7 +102,7 @@ _MODEL = _Wanted(
     remedy="or pass a folder that holds config.json and the weights: --model path/to/folder",
 )
 _PROMPT_TOKENS = _Wanted(
-    files=("adapter_config.json", "guess_heads_config.json", "ngrams.bin"),
+    files=("adapter_config.json", "guess_heads_config.json", "prompt_layers.safetensors", "ngrams.bin"),
     weights=(("adapter_model.safetensors",), ("adapter_model.bin",), ("guess_heads.safetensors",)),
     error=PromptTokensError,
     remedy="or pass a folder with adapter_config.json and adapter_model.safetensors: --prompt-tokens path/to/folder",

@@ -3,6 +3,7 @@
 A method is a subclass of `Guesser`; steps, checkpoints, evaluation and reports are the same for all.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,10 +14,14 @@ from ppd.models.config import GuessHeadsConfig
 from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import KINDS
 from ppd.models.guess_heads_folder import save_guess_heads
+from ppd.models.prompt_layers_folder import save_prompt_layers
 from ppd.train.losses import weighted_loss
 from ppd.train.options import TrainOptions
 from ppd.train.packed import Prefix, logits_at, positions_ahead, rows_at, run_prefix, run_prompt_rows
 from ppd.train.weights import products
+
+_PRODUCTS_RATE = 0.1
+"""Of the learning rate of prompt tokens and vectors, whose numbers are as large as those of hidden states."""
 
 
 class Guesser(nn.Module):
@@ -46,6 +51,10 @@ class Guesser(nn.Module):
         """Write what `ppd-export --prompt-tokens` takes."""
         raise NotImplementedError
 
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """What is trained, in groups, with the part of the learning rate that each takes."""
+        return [(list(self.parameters()), 1.0)]
+
     def forward(self, ids: Tensor, hung_on: Tensor) -> Tensor:
         """Loss of groups hung on positions int64 [B, G] of sequences int64 [B, T]."""
         assert self._options is not None
@@ -58,25 +67,37 @@ class Guesser(nn.Module):
 
 
 class PromptTokens(Guesser):
-    """The table of prompt tokens.
+    """The table of prompt tokens, and what they get in every layer where the tier has it.
 
     Args:
         start: [m, hidden].
         options: None where nothing is trained.
+        layers: A `PromptLayer` for each layer of the model, or none.
     """
 
-    def __init__(self, decoder: Decoder, start: Tensor, options: TrainOptions | None = None) -> None:
+    def __init__(
+        self, decoder: Decoder, start: Tensor, options: TrainOptions | None = None, layers: Iterable[nn.Module] = ()
+    ) -> None:
         super().__init__(decoder, options)
         self.count = len(start)
         self.weight = nn.Parameter(start.clone())
+        self.layers = nn.ModuleList(layers)
 
     def guess(self, prefix: Prefix, hung_on: Tensor) -> Tensor:
         """As `Guesser.guess`."""
-        return self.decoder.logits(run_prompt_rows(self.decoder, prefix, self.weight, hung_on))
+        return self.decoder.logits(run_prompt_rows(self.decoder, prefix, self.weight, hung_on, self.layers))
 
     def save(self, folder: Path, base_model: str) -> None:
         """As `Guesser.save`."""
         save_prompt_tokens(self.weight.detach().float(), folder, base_model)
+        save_prompt_layers(self.layers, folder)
+
+    def rates(self) -> list[tuple[list[nn.Parameter], float]]:
+        """As `Guesser.rates`."""
+        vectors, products = list[nn.Parameter](), list[nn.Parameter]()
+        for name, weight in self.layers.named_parameters():
+            (products if ".product." in name else vectors).append(weight)
+        return [([self.weight, *vectors], 1.0), (products, _PRODUCTS_RATE)]
 
 
 class Heads(Guesser):

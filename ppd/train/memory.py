@@ -7,9 +7,10 @@ import torch
 
 from ppd.errors import ArgumentError
 from ppd.memory import GB, host_memory
-from ppd.models.config import GuessHeadsConfig, ModelConfig
+from ppd.models.config import GuessHeadsConfig, ModelConfig, PromptLayersConfig
 from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA
+from ppd.models.prompt_layers import PromptLayer
 from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
 from ppd.train.options import DRAFT_MODEL, TrainOptions
@@ -67,7 +68,7 @@ def training_memory(
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
     positions = 4 * max_capacity(config.context) * config.head_dim  # cosines and sines
-    rows, num_trained = groups * m, m * config.hidden_size
+    rows, num_trained = groups * m, m * config.hidden_size + _num_prompt_layer_weights(config, options.prompt_layers)
     if options.method == MEDUSA:
         rows, num_trained = 0, _num_head_weights(config, options.guess_heads)  # no rows but those of the text
     elif options.method == DRAFT_MODEL:
@@ -97,6 +98,13 @@ def training_memory(
 def _num_head_weights(config: ModelConfig, heads: GuessHeadsConfig) -> int:
     with torch.device("meta"):
         return sum(weight.numel() for weight in KINDS[heads.kind](config, heads).parameters())
+
+
+def _num_prompt_layer_weights(config: ModelConfig, layers: PromptLayersConfig | None) -> int:
+    if layers is None:
+        return 0
+    with torch.device("meta"):
+        return config.num_layers * sum(weight.numel() for weight in PromptLayer(config, layers).parameters())
 
 
 def _num_layer_weights(config: ModelConfig) -> int:

@@ -4,16 +4,19 @@ from dataclasses import dataclass
 
 from ppd.arguments import whole
 from ppd.errors import ArgumentError
-from ppd.models.config import GuessHeadsConfig
+from ppd.models.config import MAX_RANK, GuessHeadsConfig, PromptLayersConfig
 from ppd.models.guess_heads import MEDUSA, PROJECTIONS, SHARED
 from ppd.train.losses import LOSSES
 
 PROMPT_TOKENS, DRAFT_MODEL = "prompt-tokens", "draft-model"
 METHODS = (PROMPT_TOKENS, MEDUSA, DRAFT_MODEL)
+TOKENS, VECTORS, LOW_RANK = "tokens", "vectors", "low-rank"
+TIERS = (TOKENS, VECTORS, LOW_RANK)
 RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
 DTYPES = ("auto", "float32", "bfloat16")
+_COUNTS = ("steps", "batch_size", "groups", "length", "num_rollouts", "num_prompt_tokens", "num_layers", "rank")
 _LEARNING_RATES = {PROMPT_TOKENS: 2e-2, MEDUSA: 1e-2, DRAFT_MODEL: 1e-3}
 
 
@@ -25,6 +28,10 @@ class TrainOptions:
         method: "prompt-tokens"; "medusa": heads on the last hidden state (arXiv 2401.10774), the model frozen; or
             "draft-model": some of the model's layers, on its own embedding and under its own LM head, which imitate it.
         num_prompt_tokens: m, prompt tokens or heads.
+        tier: Of prompt tokens. "tokens": their embeddings alone, as published. "vectors": besides, a vector for each of
+            them in every layer. "low-rank": besides these, a change of rank `rank` of their queries, keys and values in
+            every layer. A larger tier guesses better for more bytes; text passes none.
+        rank: Of "low-rank".
         heads_projection: For heads. "shared": the model's own LM head projects for all of them, and only their residual
             blocks are trained. "full": each has a projection of its own, as published, that starts as the LM head.
         num_layers: Of a draft model. They start as layers of the model, from the first to the last.
@@ -52,6 +59,8 @@ class TrainOptions:
 
     method: str = PROMPT_TOKENS
     num_prompt_tokens: int = 3
+    tier: str = TOKENS
+    rank: int = 16
     heads_projection: str = SHARED
     num_layers: int = 2
     steps: int | None = None
@@ -75,7 +84,7 @@ class TrainOptions:
             raise ArgumentError("give --minutes or --steps, one of them")
         if self.minutes is not None and not 0 < self.minutes < float("inf"):
             raise ArgumentError(f"minutes is {self.minutes}; expected a number above 0")
-        for name in ("num_prompt_tokens", "steps", "batch_size", "groups", "length", "num_rollouts", "num_layers"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None:
                 number = whole(value)
@@ -88,6 +97,8 @@ class TrainOptions:
             )
         if self.num_prompt_tokens > 64:
             raise ArgumentError(f"num_prompt_tokens is {self.num_prompt_tokens}; expected at most 64")
+        if self.rank > MAX_RANK:
+            raise ArgumentError(f"rank is {self.rank}; expected at most {MAX_RANK}")
         if self.length < 2 * self.num_prompt_tokens + 8:
             raise ArgumentError(
                 f"length is {self.length}; {self.num_prompt_tokens} prompt tokens need at least "
@@ -104,17 +115,23 @@ class TrainOptions:
         return _LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     @property
+    def prompt_layers(self) -> PromptLayersConfig | None:
+        """What is trained in every layer; None where embeddings are all."""
+        if self.tier == TOKENS:
+            return None
+        return PromptLayersConfig(count=self.num_prompt_tokens, rank=self.rank if self.tier == LOW_RANK else 0)
+
+    @property
     def guess_heads(self) -> GuessHeadsConfig:
         """The heads that are trained, where the method has any."""
         return GuessHeadsConfig(kind=MEDUSA, count=self.num_prompt_tokens, projection=self.heads_projection)
 
     def _require_known_names(self) -> None:
         lists = {"method": METHODS, "heads_projection": PROJECTIONS, "loss": tuple(LOSSES), "init": INITS}
-        lists |= {"source": SOURCES, "recipe": RECIPES, "dtype": DTYPES}
+        lists |= {"tier": TIERS, "source": SOURCES, "recipe": RECIPES, "dtype": DTYPES}
         for name, known in lists.items():
             if getattr(self, name) not in known:
                 raise ArgumentError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(known)}")
-        if self.method != PROMPT_TOKENS and self.recipe != RECIPES[0]:
-            raise ArgumentError(
-                f"recipe is {self.recipe!r}, which is for prompt tokens; leave it out with {self.method}"
-            )
+        for name, plain in (("recipe", RECIPES[0]), ("tier", TOKENS)):
+            if self.method != PROMPT_TOKENS and (value := getattr(self, name)) != plain:
+                raise ArgumentError(f"{name} is {value!r}, which is for prompt tokens; leave it out with {self.method}")

@@ -7,13 +7,15 @@ The keys and values of the tokens do not depend on prompt tokens, so one pass wi
 teacher as well. Only the prompt rows run with gradient, and no weight requires one.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppd.models.decoder import Decoder
 from ppd.models.past import GrowingCache, SharedPrefix
+from ppd.models.prompt_layers import PromptRows
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ def run_prefix(decoder: Decoder, ids: Tensor) -> Prefix:
     return Prefix(ids, cache, decoder(decoder.embedding(ids).float(), positions, past=cache))
 
 
-def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hung_on: Tensor) -> Tensor:
+def run_prompt_rows(
+    decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hung_on: Tensor, layers: Iterable[nn.Module] = ()
+) -> Tensor:
     """The pass over prompt rows.
 
     Args:
         prompt_tokens: [m, hidden], trained.
         hung_on: int64 [B, G], position that each group hangs on.
+        layers: Prompt layers, one for each layer of the model; none where embeddings are all that is trained.
 
     Returns:
         Hidden states before the final norm, [B, G, m, hidden].
@@ -57,7 +62,10 @@ def run_prompt_rows(decoder: Decoder, prefix: Prefix, prompt_tokens: Tensor, hun
     sees_own = (row[:, None] // m == row // m) & (row[:, None] >= row)  # [G·m, G·m]
     mask = torch.cat([sees_tokens, sees_own.expand(batch, -1, -1)], -1)[:, None]  # [B, 1, G·m, T + G·m]
     x = prompt_tokens.repeat(groups, 1).expand(batch, -1, -1)
-    hidden: Tensor = decoder(x, positions, mask, SharedPrefix(prefix.cache))
+    places = row.expand(batch, -1) % m + 1
+    made = list(layers)
+    prompt_rows = PromptRows(places, made, x.dtype) if made else None
+    hidden: Tensor = decoder(x, positions, mask, SharedPrefix(prefix.cache), prompt_rows)
     return hidden.view(batch, groups, m, -1)
 
 

@@ -17,6 +17,7 @@ from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
 from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource, resolve_model
+from ppd.models.prompt_layers import started_layers
 from ppd.train.data import HELD_OUT_PERCENT, Part, Sequences, split_records
 from ppd.train.draft_layers import DraftLayers, require_fewer_layers
 from ppd.train.guessers import Guesser, Heads, PromptTokens
@@ -108,7 +109,9 @@ def start_guesser(prepared: Prepared, options: TrainOptions) -> Guesser:
         return Heads(prepared.decoder, options.guess_heads, options)
     if options.method == DRAFT_MODEL:
         return DraftLayers(prepared.decoder, prepared.source, options.num_layers, options)
-    return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options)
+    layers = options.prompt_layers
+    made = () if layers is None else started_layers(prepared.decoder.config, layers, options.seed)
+    return PromptTokens(prepared.decoder, initial_tokens(prepared, options), options, made)
 
 
 def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:

@@ -23,7 +23,7 @@ from ppd.train.prepare import Data
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
 _OF_ALL = ("loss", "source", "batch_size", "groups", "length", "peak_learning_rate", "temperature", "dtype")
 _SHOWN = {
-    PROMPT_TOKENS: ("recipe", "init", *_OF_ALL),
+    PROMPT_TOKENS: ("recipe", "init", "tier", "rank", *_OF_ALL),
     MEDUSA: ("heads_projection", *_OF_ALL),
     DRAFT_MODEL: ("num_layers", *_OF_ALL),
 }

@@ -82,7 +82,8 @@ def train_steps(
         saved: Called in the main process behind every checkpoint.
         tell: Called with a line at every tenth.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=options.peak_learning_rate, betas=_BETAS, weight_decay=0.0)
+    trained = [{"params": weights, "part": part} for weights, part in module.rates() if weights]
+    optimizer = torch.optim.AdamW(trained, lr=options.peak_learning_rate, betas=_BETAS, weight_decay=0.0)
     settings = _settings(module, sets, options)
     step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
     prepared, optimizer = accelerator.prepare(module, optimizer)
@@ -126,9 +127,13 @@ def train_steps(
 def _take_step(
     module: nn.Module, optimizer: Any, accelerator: Accelerator, batch: tuple[Tensor, Tensor], rate: float
 ) -> float:
-    """Forward, backward and update; returns the loss."""
+    """Forward, backward and update; returns the loss.
+
+    Args:
+        rate: The learning rate, of which each group takes its part.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["part"] * rate
     loss = module(*(tensor.to(accelerator.device) for tensor in batch))
     accelerator.backward(loss)
     optimizer.step()

@@ -24,7 +24,9 @@ from tests.random_heads import random_heads_bundle
 from tests.runtime.fake_engine import WIDE, fake_model
 
 TREE = "ppd, at every step"
-TRAINED = PromptTokensInfo(count=2, status="trained", source="", revision=None, size_bytes=8)
+TRAINED = PromptTokensInfo(
+    count=2, status="trained", source="", revision=None, size_bytes=8, tier="tokens", num_parameters=8
+)
 
 
 def model_with(

@@ -135,7 +135,13 @@ def fake_model(
         graph_type="float32",
         target="cpu",
         prompt_tokens=PromptTokensInfo(
-            count=tree.num_prompt_tokens, status="untrained", source="", revision=None, size_bytes=0
+            count=tree.num_prompt_tokens,
+            status="untrained",
+            source="",
+            revision=None,
+            size_bytes=0,
+            tier="tokens",
+            num_parameters=0,
         ),
         tree=tree_info(tree, "test"),
         decision=Decision(draft=draft, basis=GIVEN, record=None),

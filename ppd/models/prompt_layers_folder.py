@@ -1,0 +1,90 @@
+"""Trained prompt layers on disk: `prompt_layers.safetensors` beside the prompt tokens that they were trained with.
+
+Its tensors bear the decoder's names, `blocks.0.prompt.vectors.table` and so on.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ppd.errors import PPDError, PromptTokensError
+from ppd.files import write_atomically
+from ppd.models.config import ModelConfig, PromptLayersConfig
+from ppd.models.prompt_layers import PromptLayer
+
+PROMPT_LAYERS_FILE = "prompt_layers.safetensors"
+
+
+def save_prompt_layers(layers: Iterable[nn.Module], folder: Path) -> None:
+    """Write prompt layers in float32; without any, a file of an earlier run is removed.
+
+    Args:
+        layers: One for each layer of the model, or none.
+    """
+    tensors = {
+        _name(i, name): weight.detach().to("cpu", torch.float32).contiguous()
+        for i, layer in enumerate(layers)
+        for name, weight in layer.named_parameters()
+    }
+    if not tensors:
+        (folder / PROMPT_LAYERS_FILE).unlink(missing_ok=True)
+        return
+    write_atomically(folder / PROMPT_LAYERS_FILE, save(tensors, metadata={"format": "pt"}))
+
+
+def load_prompt_layers(
+    path: Path, model: ModelConfig, count: int
+) -> tuple[PromptLayersConfig, dict[str, Tensor]] | None:
+    """Read the prompt layers that belong to prompt tokens.
+
+    Args:
+        path: Folder of the prompt tokens, or their file.
+        count: m, the number of prompt tokens.
+
+    Returns:
+        What they are, and their weights by the decoder's names, float32; None where there are none.
+
+    Raises:
+        PromptTokensError: The file is damaged, or of another model or other prompt tokens.
+    """
+    file = (path if path.is_dir() else path.parent) / PROMPT_LAYERS_FILE
+    if not file.is_file():
+        return None
+    try:
+        tensors = load(file.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PromptTokensError(f"{file} is not a readable safetensors file ({error!s:.200}); copy it again") from error
+    layers = _config_of(tensors, count, file)
+    with torch.device("meta"):
+        one = PromptLayer(model, layers)
+    shapes = {name: list(weight.shape) for name, weight in one.named_parameters()}
+    expected = {_name(i, name): shape for i in range(model.num_layers) for name, shape in shapes.items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        wrong = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise PromptTokensError(
+            f"{file}: {wrong:.60} is {found.get(wrong, 'missing')!s:.60}, expected "
+            f"{expected.get(wrong, 'no such tensor')}; it is of another model or of other prompt tokens: train again"
+        )
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise PromptTokensError(f"{file}: {name} holds NaN, infinite values or whole numbers; train it again")
+    return layers, {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _config_of(tensors: dict[str, Tensor], count: int, file: Path) -> PromptLayersConfig:
+    """What a file holds, by the first layer; every other shape is held against it."""
+    up = tensors.get(_name(0, "product.up"))
+    rank = 0 if up is None else up.shape[0] if up.ndim else 1
+    try:
+        return PromptLayersConfig(count=count, rank=rank)
+    except PPDError as error:
+        raise PromptTokensError(f"{file}: {error}; train the prompt tokens again") from error
+
+
+def _name(layer: int, name: str) -> str:
+    return f"blocks.{layer}.prompt.{name}"
