@@ -1,15 +1,16 @@
 """Time to first token and tokens per second of `ppd serve` with 1, 4 and 16 clients, plain and drafted, in turns.
 
-    python benchmarks/serve.py BUNDLE [--gguf FILE]
+    python benchmarks/serve.py BUNDLE [--gguf FILE] [--llama-server PATH|URL]
 
-With a GGUF file of the same model, llama.cpp's `llama-server` is measured beside it, where it is installed. Clients ask
-one question after the other; the figures are of all clients together.
+With a GGUF file of the same model, llama.cpp's server is measured beside it: the one of the package xllamacpp, which is
+installed in an environment of its own under `--work`; with `--llama-server` a program `llama-server`, or one that
+answers at a URL already (it needs no file). Clients ask one question after the other; the figures are of all clients
+together. On a busy machine give OMP_WAIT_POLICY=passive, or llama.cpp's server waits for its own threads for minutes.
 """
 
 import argparse
 import json
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -19,15 +20,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+from rivals.participant import RivalError
+from rivals.prepare import HERE, server_python
 
 from ppd.documents import embedded_prompts
 
 NAME = "bench"
 CLIENTS = (1, 4, 16)
 START_SECONDS = 120
+SLOTS, CONTEXT = 4, 8192
+"""Conversations that llama.cpp's server answers at once, and tokens that they share."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,19 @@ def started(command: list[str], url: str | None) -> Iterator[str]:
     """A server, until the block ends.
 
     Args:
+        command: Starts it; empty if it runs already.
         url: Where it answers; None if it says so itself.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
+    if not command:
+        assert url is not None
+        yield url
+        return
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, text=True)  # noqa: S603
     try:
         if url is None:
             assert process.stdout is not None
-            found = re.search(r"http://\S+", process.stdout.readline())
+            found = re.search(r"http://[^\s\"]+", process.stdout.readline())
             if found is None:
                 sys.exit(f"{' '.join(command)} does not start; run it to see why")
             url = found[0]
@@ -104,11 +116,26 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def rival(gguf: str, threads: int) -> tuple[list[str], str]:
-    """The command that starts llama.cpp's server, and where it answers."""
-    port = free_port()
-    flags = ["--model", gguf, "--port", str(port), "--threads", str(threads), "--parallel", "4"]
-    return ["llama-server", *flags], f"http://127.0.0.1:{port}"
+def rival(server: str | None, gguf: str | None, threads: int, work: Path) -> tuple[list[str], str | None] | None:
+    """The command that starts llama.cpp's server, and where it answers, if it does not say so itself.
+
+    Args:
+        server: A URL, or a program; None for the package xllamacpp.
+    """
+    if server is not None and server.startswith("http"):
+        return [], server
+    if gguf is None:
+        return None
+    if server is not None:
+        port = free_port()
+        flags = ["--model", gguf, "--port", str(port), "--threads", str(threads), "--parallel", str(SLOTS)]
+        return [server, *flags, "--ctx-size", str(CONTEXT)], f"http://127.0.0.1:{port}"
+    try:
+        python = server_python(work)
+    except RivalError as error:
+        sys.exit(f"cannot install xllamacpp ({error}); give --llama-server a program or a URL")
+    options = [str(threads), str(CONTEXT), "plain", str(SLOTS)]
+    return [python, str(HERE / "llama_server.py"), gguf, *options], None
 
 
 def main() -> None:
@@ -116,6 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--gguf")
+    parser.add_argument("--llama-server", metavar="PATH|URL")
+    parser.add_argument("--work", type=Path, default=Path("build/race"))
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--requests", type=int, default=16)
@@ -130,10 +160,11 @@ def main() -> None:
         ("plain", [*ours, "--threads", str(given.threads)], None, plain),
         ("drafted", [*ours, "--threads", str(given.threads)], None, drafted),
     ]
-    if given.gguf and shutil.which("llama-server"):
-        ways.append(("llama-server", *rival(given.gguf, given.threads), {}))
+    theirs = rival(given.llama_server, given.gguf, given.threads, given.work.resolve())
+    if theirs is not None:
+        ways.append(("llama.cpp's server", *theirs, {"cache_prompt": False}))
     print("| way | clients | first token, ms | tokens/s |\n|---|---|---|---|")
-    for clients in CLIENTS:
+    for clients in given.clients:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in ways}
         for _ in range(given.turns):
             for name, command, url, extra in ways:

@@ -57,20 +57,24 @@ class Participant:
             self.close()
             raise
 
-    def ask(self, prompt: Sequence[int], new_tokens: int) -> Answer:
+    def ask(self, prompt: Sequence[int], new_tokens: int, stop: Sequence[int] = ()) -> Answer:
         """Let it continue a prompt.
+
+        Args:
+            stop: Ids that end an answer before it has as many tokens.
 
         Raises:
             RivalError: It died, or gave another number of tokens.
         """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"prompt": list(prompt), "new_tokens": new_tokens}) + "\n")
+            question = {"prompt": list(prompt), "new_tokens": new_tokens, "stop": list(stop)}
+            self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # reading says what it died of
         answer = Answer(**self._read())
-        if len(answer.ids) != new_tokens:
+        if len(answer.ids) != new_tokens and answer.ids[-1] not in stop:
             raise RivalError(f"gave {len(answer.ids)} tokens instead of {new_tokens}")
         return answer
 

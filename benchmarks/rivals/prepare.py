@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 
 from rivals.participant import RivalError, last_line
 
 HERE = Path(__file__).parent
 PYTHON_PACKAGES = ("onnxruntime-genai==0.18.0", "gguf==0.19.0")
+SERVER_PACKAGES = ("xllamacpp==2026.10.11549",)
 NODE_LLAMA_CPP = "3.21.1"
 _PREBUILT = {("Linux", "x86_64"): "linux-x64", ("Linux", "aarch64"): "linux-arm64"}
 _MODEL_FILES = {".onnx", ".data", ".bin", ".gguf", ".safetensors"}
@@ -79,17 +81,16 @@ class Workshop:
         Raises:
             RivalError: It could not be installed.
         """
-        folder = self.work / "venv"
-        python = folder / "bin" / "python"
-        done = folder / "packages.txt"
-        if not done.exists() or done.read_text("utf-8") != " ".join(PYTHON_PACKAGES):
-            shutil.rmtree(folder, ignore_errors=True)
-            self.run([sys.executable, "-m", "venv", str(folder)])
-            self.run([str(python), "-m", "pip", "install", "--disable-pip-version-check", *PYTHON_PACKAGES])
-            site = next(folder.glob("lib/python*/site-packages"))
-            (site / "zz_borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")
-            done.write_text(" ".join(PYTHON_PACKAGES), "utf-8")
-        return str(python)
+        return _environment(self.work / "venv", PYTHON_PACKAGES)
+
+    @cached_property
+    def server_python(self) -> str:
+        """The Python of an environment with llama.cpp's server.
+
+        Raises:
+            RivalError: It could not be installed.
+        """
+        return server_python(self.work)
 
     @cached_property
     def node(self) -> Path:
@@ -117,13 +118,7 @@ class Workshop:
         Raises:
             RivalError: It failed.
         """
-        log = self.work / "prepare.log"
-        with log.open("wb") as output:
-            code = subprocess.run(  # noqa: S603  # a fixed command
-                list(command), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self.environment}
-            ).returncode
-        if code != 0:
-            raise RivalError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {last_line(log)}")
+        _run(command, self.work / "prepare.log", self.environment)
 
     def made(self, name: str, make: Callable[[Path], None]) -> Path:
         """A file or folder of this model, made under another name first, so that half a one is never taken."""
@@ -137,6 +132,39 @@ class Workshop:
         return path
 
 
+def server_python(work: Path) -> str:
+    """The Python of an environment with llama.cpp's server, for which there are wheels for Linux and macOS.
+
+    Raises:
+        RivalError: It could not be installed.
+    """
+    return _environment(work / "server-venv", SERVER_PACKAGES)
+
+
+def _environment(folder: Path, packages: Sequence[str]) -> str:
+    """The Python of an environment with some packages, made once, which borrows all others from this one."""
+    python, done, log = folder / "bin" / "python", folder / "packages.txt", folder.with_name("prepare.log")
+    if not done.exists() or done.read_text("utf-8") != " ".join(packages):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _run([sys.executable, "-m", "venv", str(folder)], log)
+        only_wheels = ["--disable-pip-version-check", "--only-binary", ":all:"]
+        _run([str(python), "-m", "pip", "install", *only_wheels, *packages], log)
+        site = next(folder.glob("lib/python*/site-packages"))
+        (site / "zz_borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")
+        done.write_text(" ".join(packages), "utf-8")
+    return str(python)
+
+
+def _run(command: Sequence[str], log: Path, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    with log.open("wb") as output:
+        code = subprocess.run(  # noqa: S603  # a fixed command
+            list(command), stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        ).returncode
+    if code != 0:
+        raise RivalError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {last_line(log)}")
+
+
 def ours(shop: Workshop, precision: str) -> Ready:
     """A bundle without prompt tokens, so that its size is the model's own."""
     out = shop.models / f"ppd-{precision}"
@@ -144,16 +172,33 @@ def ours(shop: Workshop, precision: str) -> Ready:
         command = [sys.executable, "-m", "ppd", "export", "--model", str(shop.model), "--gpu", "cpu"]
         command += ["--precision", precision, "--prompt-tokens", "none", "--tree", "none", "--out", str(out)]
         shop.run([*command, "--force"])
-    return Ready([sys.executable, str(HERE / "ours.py"), str(out), str(shop.threads)], out)
+    return drafting(shop, out, "plain")
 
 
-def llama_cpp(shop: Workshop, kind: str) -> Ready:
-    """llama.cpp with a GGUF file of one of write_gguf.py's kinds."""
-    node = shop.node
+def drafting(shop: Workshop, bundle: Path, way: str) -> Ready:
+    """A bundle that decodes plainly, or drafts."""
+    return Ready([sys.executable, str(HERE / "ours.py"), str(bundle), str(shop.threads), way], bundle)
+
+
+def gguf(shop: Workshop, kind: str) -> Path:
+    """A GGUF file of one of write_gguf.py's kinds."""
     write = [shop.python, str(HERE / "write_gguf.py"), str(shop.model), kind]
-    file = shop.made(f"{kind}.gguf", lambda part: shop.run([*write, str(part)]))
+    return shop.made(f"{kind}.gguf", lambda part: shop.run([*write, str(part)]))
+
+
+def llama_cpp(shop: Workshop, kind: str, way: str = "plain") -> Ready:
+    """llama.cpp in Node, decoding plainly or with its predictor of tokens from the prompt ("lookup")."""
+    node = shop.node
+    file = gguf(shop, kind)
     script = [str(HERE / "llama_cpp.mjs"), str(node), str(file)]
-    return Ready(["node", *script, str(shop.threads), str(shop.context)], file)
+    return Ready(["node", *script, str(shop.threads), str(shop.context), way], file)
+
+
+def llama_server(shop: Workshop, kind: str, way: str) -> Ready:
+    """llama.cpp's server, decoding plainly or with one of its guesses from text."""
+    python, file = shop.server_python, gguf(shop, kind)
+    options = [str(shop.threads), str(shop.context), way]
+    return Ready([python, str(HERE / "llama_server.py"), str(file), *options], file)
 
 
 def genai(shop: Workshop, precision: str) -> Ready:
@@ -181,6 +226,12 @@ def _with_architectures(model: Path, out: Path) -> None:
 def transformers(shop: Workshop) -> Ready:
     """The folder itself, in fp32."""
     return Ready([sys.executable, str(HERE / "hf.py"), str(shop.model), str(shop.threads)], shop.model)
+
+
+def transformers_generate(shop: Workshop, way: str) -> Ready:
+    """`generate` of transformers on the folder itself, in fp32: plainly, with prompt lookup, or with an assistant."""
+    command = [sys.executable, str(HERE / "hf_generate.py"), str(shop.model), str(shop.threads), way]
+    return Ready(command, shop.model)
 
 
 RACERS: Mapping[str, Callable[[Workshop], Ready]] = {

@@ -63,6 +63,10 @@ def train(
     dtype: Annotated[
         str, typer.Option(help="The frozen weights: float32, bfloat16, or auto: 16 bits stay so on a GPU.")
     ] = "auto",
+    devices: Annotated[
+        int,
+        typer.Option(metavar="N", help="GPUs to spread the frozen model's layers over, where one does not hold them."),
+    ] = 1,
     quiet: QuietOption = False,
 ) -> None:
     """Train prompt tokens, or heads, for a frozen model, on a CPU or GPUs (accelerate launch -m ppd train …)."""
@@ -101,6 +105,7 @@ def train(
             options,
             resume=resume,
             force=force,
+            devices=devices,
             stage=lambda name: show(name, None),
             tell=lambda line: None if quiet else print(line, flush=True),
             progress=lambda p: show(f"step {p.step}, loss {p.loss:.3f}", p.share),

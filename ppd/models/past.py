@@ -94,9 +94,11 @@ class GrowingCache:
         """
         places = torch.arange(len(index), device=index.device)
         moved = places[index != places]
-        for layer, filled in enumerate(self._filled):
-            for kept in self._kv[layer]:
-                kept[moved, :, :filled] = kept[index[moved], :, :filled]
+        taken = index[moved]
+        for (k, v), filled in zip(self._kv, self._filled, strict=True):
+            to, came_from = moved.to(k.device), taken.to(k.device)  # layers may lie on several devices
+            for kept in (k, v):
+                kept[to, :, :filled] = kept[came_from, :, :filled]
         self._kv = [(k[: len(index)], v[: len(index)]) for k, v in self._kv]
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -55,16 +55,19 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: ModelConfig, options: TrainOptions, *, weight_bytes: int, product_bytes: int
+    config: ModelConfig, options: TrainOptions, *, weight_bytes: int, product_bytes: int, devices: int = 1
 ) -> TrainingMemory:
-    """The memory of a run on one device, libraries apart.
+    """The memory of a run on a device, libraries apart.
 
     Args:
         weight_bytes: Size of an element of the weights, 2 or 4.
         product_bytes: The same of a step's products, 2 or 4.
+        devices: So many share the layers. None holds more than is said: the most layers, and all that the first has.
     """
     length, m = min(options.length, config.context), options.num_prompt_tokens
     groups = 1 if options.recipe == "one-group" else options.groups
+    at_once = rollouts_at_once(config, length, weight_bytes)
+    config = dataclasses.replace(config, num_layers=-(-config.num_layers // devices))
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
     positions = 4 * max_capacity(config.context) * config.head_dim  # cosines and sines
@@ -83,7 +86,6 @@ def training_memory(
     rows = EVALUATED_GROUPS * m if rows else 0
     figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, rows, weight_bytes, with_gradient=False)
     figures += 4 * _FIGURE_TABLES * EVALUATED_AT_ONCE * EVALUATED_GROUPS * m * config.vocab_size
-    at_once = rollouts_at_once(config, length, weight_bytes)
     row = length * (_cached_bytes(config, weight_bytes) + _token_bytes(config, weight_bytes))
     row += 4 * _ROLLOUT_TABLES * config.vocab_size
     return TrainingMemory(
@@ -118,21 +120,26 @@ def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int) -> int:
     return max(1, min(_MOST_ROLLOUTS_AT_ONCE, fitting))
 
 
-def require_memory(memory: TrainingMemory, device: torch.device) -> str:
+def require_memory(memory: TrainingMemory, *devices: torch.device) -> str:
     """A line that says what a run takes.
 
+    Args:
+        devices: Each has to have as much.
+
     Raises:
-        ArgumentError: The device has not as much.
+        ArgumentError: One has less.
     """
-    has = available_memory(device)
-    if has is None:
-        return f"memory: {memory}"
+    found = [has for device in devices if (has := available_memory(device)) is not None]
+    each = f" on each of {len(devices)} devices" if len(devices) > 1 else ""
+    if not found:
+        return f"memory: {memory}{each}"
+    has, kind = min(found), devices[0].type
     if memory.peak > has:
         raise ArgumentError(
-            f"training takes {memory}, {device.type} has {has / GB:.1f} GB free; give a smaller --batch-size, --groups "
-            "or --length, or --dtype bfloat16; heads take least with --heads-projection shared"
+            f"training takes {memory}{each}, {kind} has {has / GB:.1f} GB free; give a smaller --batch-size, --groups "
+            "or --length, --dtype bfloat16, or more --devices; heads take least with --heads-projection shared"
         )
-    return f"memory: {memory} of {has / GB:.1f} GB free on {device.type}"
+    return f"memory: {memory}{each} of {has / GB:.1f} GB free on {kind}"
 
 
 def available_memory(device: torch.device) -> int | None:

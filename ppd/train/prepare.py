@@ -25,6 +25,7 @@ from ppd.train.memory import TrainingMemory, require_memory, training_memory
 from ppd.train.options import DRAFT_MODEL, TrainOptions
 from ppd.train.questions import user_turn, write_questions
 from ppd.train.rollouts import Told, Workshop, choose_prefixes, make_rollouts, open_workshop
+from ppd.train.spread import choose_devices
 from ppd.train.text import TextEncoder, open_encoder
 from ppd.train.weights import choose_dtype, has_bfloat16, load_frozen, stored_dtype
 
@@ -60,6 +61,7 @@ def prepare(
     stage: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     num_held_out: int = NUM_HELD_OUT,
+    devices: int = 1,
 ) -> Prepared:
     """Load the model, read the data and make the rollouts (or read those made before).
 
@@ -67,10 +69,17 @@ def prepare(
         data: Files and folders of text, or "self".
         stage: Called with what is being done.
         tell: Called with lines that stay: what will be done, and what was.
+        devices: GPUs that the model's layers are spread over.
 
     Raises:
         PPDError: The model or the data cannot be used, or the device has too little memory.
     """
+    over = choose_devices(devices, accelerator)
+    if len(over) > 1 and options.prompt_layers is not None:
+        raise ArgumentError(
+            f"devices is {devices} with tier {options.tier!r}; what layers give to prompt rows is trained with a model "
+            "on one device: leave --tier or --devices out"
+        )
     source = resolve_model(model)
     config = read_config(source.path)
     if options.method == DRAFT_MODEL:
@@ -83,8 +92,8 @@ def prepare(
     parts = None if records is None else split_records(records, encoder, length, tell)
     dtype = choose_dtype(options.dtype, stored_dtype(source.path, config), accelerator.device)
     tell(f"weights: {str(dtype).removeprefix('torch.')} on {accelerator.device.type}")
-    tell(require_memory(_memory(config, options, dtype, accelerator.device), accelerator.device))
-    decoder = load_frozen(source.path, config, dtype, accelerator.device)
+    tell(require_memory(_memory(config, options, dtype, over), *over))
+    decoder = load_frozen(source.path, config, dtype, *over)
     workshop = open_workshop(decoder, accelerator, cache, tell)
     if parts is None:
         stage("questions")
@@ -125,9 +134,13 @@ def initial_tokens(prepared: Prepared, options: TrainOptions) -> Tensor:
     return untrained_prompt_tokens(embedding, options.num_prompt_tokens)
 
 
-def _memory(config: ModelConfig, options: TrainOptions, dtype: torch.dtype, device: torch.device) -> TrainingMemory:
-    product_bytes = 2 if dtype == torch.bfloat16 or has_bfloat16(device) else 4
-    return training_memory(config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes)
+def _memory(
+    config: ModelConfig, options: TrainOptions, dtype: torch.dtype, devices: Sequence[torch.device]
+) -> TrainingMemory:
+    product_bytes = 2 if dtype == torch.bfloat16 or has_bfloat16(devices[0]) else 4
+    return training_memory(
+        config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes, devices=len(devices)
+    )
 
 
 def _own_questions(workshop: Workshop, encoder: TextEncoder, options: TrainOptions, length: int) -> list[Record]:

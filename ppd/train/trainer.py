@@ -37,6 +37,7 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
+    devices: int = 1,
     stage: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     progress: Callable[[StepProgress], None] = lambda _: None,
@@ -50,6 +51,7 @@ def train(
             and plot.
         resume: Continue the run in `out`, from its checkpoint if it has one.
         force: Start again, whatever `out` holds of an earlier run.
+        devices: GPUs of this process that the frozen model's layers are spread over, where one does not hold them.
         stage: Called with what is being done, before the steps and after.
         tell: Called, in the main process, with lines that stay: what will be done, and how it went.
 
@@ -62,7 +64,7 @@ def train(
         tell = say_nothing
     with _alone_in(out) if accelerator.is_main_process else contextlib.nullcontext():
         stage("read model and data")
-        prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell)
+        prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell, devices=devices)
         if force and not resume and accelerator.is_main_process:
             for name in (CHECKPOINT_FILE, *_FINISHED):
                 (out / name).unlink(missing_ok=True)

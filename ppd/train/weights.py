@@ -9,6 +9,7 @@ from torch import nn
 from ppd.models.checkpoint import load_decoder, open_weights
 from ppd.models.config import ModelConfig
 from ppd.models.decoder import Decoder
+from ppd.train.spread import spread
 
 _JUDGED = "blocks.0.mlp.down.weight"
 """The weight whose type counts as the checkpoint's: norms are often kept wider."""
@@ -37,8 +38,11 @@ def choose_dtype(asked: str, stored: torch.dtype, device: torch.device) -> torch
     return torch.bfloat16 if asked == "bfloat16" else torch.float32
 
 
-def load_frozen(path: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Decoder:
+def load_frozen(path: Path, config: ModelConfig, dtype: torch.dtype, *devices: torch.device) -> Decoder:
     """The decoder, its norms in float32 whatever the rest is: hidden states are, and cost little.
+
+    Args:
+        devices: Where it goes: its layers are spread over them.
 
     Raises:
         ModelError: As for `load_decoder`.
@@ -47,7 +51,7 @@ def load_frozen(path: Path, config: ModelConfig, dtype: torch.dtype, device: tor
     for module in decoder.modules():
         if isinstance(module, nn.RMSNorm):
             module.float()
-    return decoder.to(device)
+    return spread(decoder, devices)
 
 
 def products(decoder: Decoder, *, in_steps: bool = False) -> AbstractContextManager[None]:
