@@ -1,4 +1,4 @@
-# Every target sets itself up in .venv: it needs only Python 3.10+, make and a package index.
+# Every target sets itself up in .venv: it needs only Python 3.11+, make and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
 GPU_PYTHON ?= $(BIN)/python

@@ -1,7 +1,8 @@
 # JetPack 6.1 and 6.2: CUDA 12.6 and TensorRT 10.3 with its Python module are in NVIDIA's image; the driver is the board's.
+# On the board, with this file beside the bundle that ppd-export wrote, which holds the wheel:
 #
-#   docker build -t ppd -f docker/jetson-jp6.Dockerfile BUNDLE          # the folder with the wheel, made by ppd-export
-#   docker run --rm -it --runtime nvidia -v BUNDLE:/bundle ppd selftest /bundle
+#   docker build -t ppd -f jetson-jp6.Dockerfile BUNDLE
+#   docker run --rm -it --runtime nvidia -v "$PWD/BUNDLE:/bundle" ppd selftest /bundle
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}
 
@@ -11,7 +12,8 @@ RUN apt-get update \
 RUN python3 -m venv --system-site-packages /opt/ppd
 ENV PATH=/opt/ppd/bin:${PATH} XDG_CACHE_HOME=/bundle/.cache
 COPY ppd_edge-*.whl /tmp/
+# TensorRT is found and not imported: it wants the board's libnvdla_compiler.so, which --runtime nvidia brings.
 RUN pip install --no-cache-dir "$(ls /tmp/ppd_edge-*.whl)[tensorrt-jetson]" "cuda-python>=12.6.2.post1,<12.9" \
-    && python -c "import tensorrt; print('TensorRT', tensorrt.__version__)" \
+    && python -c "import importlib.util as i; assert i.find_spec('tensorrt'), 'no Python module of TensorRT'" \
     && ppd --version
 ENTRYPOINT ["ppd"]

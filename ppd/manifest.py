@@ -190,6 +190,7 @@ class EngineInfo:
         opt_level: What was asked for at its build; null for TensorRT's own.
         workspace: The same, in MiB.
         scratch_bytes: Scratch memory that the engine takes while it runs; null where it has not run.
+        power_mode: The board's while its kernels were timed; empty where it has none.
     """
 
     key: str
@@ -213,6 +214,7 @@ class EngineInfo:
     opt_level: int | None = None
     workspace: int | None = None
     scratch_bytes: int | None = None
+    power_mode: str = ""
 
     def __post_init__(self) -> None:
         rows = dict.fromkeys(("max_prefill_rows", "max_prefill_head_rows", "max_decode_rows"), (1, MAX_ROWS))

@@ -9,6 +9,8 @@ from ppd.manifest import ModelInfo
 GB = 10**9
 LARGE_MODEL = 200_000_000
 """Parameters above which a whole model in 32 bits is more than a small machine should hold for a moment."""
+MUCH_OF_WEIGHTS = 0.1
+"""Part of the weights, which every step reads, from which on reading something else is worth a note."""
 _MEMINFO = Path("/proc/meminfo")
 _WORKSPACE = 0.1
 """Part of the weights that an engine's workspace is taken to be before one is built: an assumption."""

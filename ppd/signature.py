@@ -81,9 +81,13 @@ def takes_fused_attention(head_dim: int) -> bool:
     return head_dim % FUSED_HEAD_MULTIPLE == 0
 
 
-def max_capacity(context: int) -> int:
-    """Largest S: a full step always fits behind a full context."""
-    return context + MAX_ROWS
+def max_capacity(context: int, max_rows: int = MAX_ROWS) -> int:
+    """Largest S: a full step always fits behind a full context.
+
+    Args:
+        max_rows: Largest step of an engine that takes smaller ones only.
+    """
+    return context + max_rows
 
 
 def capacity_for(num_rows: int, context: int) -> int:

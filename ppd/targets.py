@@ -41,7 +41,8 @@ class Target:
         throughput_tflops: Dense operations by precision as run, in 10^12/s: weight-only int8 and int4 compute in fp16
             on a GPU. Empty where it depends on the machine.
         power_modes: Power modes by name, the fastest last, where they matter; the figures are those of the fastest.
-        context: Cache length that memory is planned for; a model with less takes its own.
+        context: The context of a bundle for it unless another is asked for, where a long one is dear in memory and
+            time; a model with less takes its own. None for the model's own.
         tensorrt: The oldest TensorRT that the device may have, as "10.3+"; None where there is none.
         tensorrt_rtx: Whether TensorRT-RTX knows the compute capability.
         build: How an engine is built on the device; None without an NVIDIA GPU.
@@ -57,7 +58,7 @@ class Target:
     bandwidth_gbs: float | None = None
     throughput_tflops: dict[str, float] = field(default_factory=dict)
     power_modes: list[str] = field(default_factory=list)
-    context: int = 4096
+    context: int | None = None
     tensorrt: str | None = None
     tensorrt_rtx: bool = False
     build: BuildSteps | None = None

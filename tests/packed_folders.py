@@ -14,8 +14,12 @@ from tests.tiny_models import FEATURES, save_tiny_model
 FORMATS: dict[str, dict[str, Any]] = {
     "gptq": {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False},
     "gptq_v2": {"quant_method": "gptq", "bits": 4, "sym": True, "desc_act": False, "checkpoint_format": "gptq_v2"},
-    "awq": {"quant_method": "awq", "bits": 4, "zero_point": True, "version": "gemm"},
+    "awq": {"quant_method": "awq", "bits": 4, "zero_point": False, "version": "gemm"},
+    "gptq, asymmetric": {"quant_method": "gptq", "bits": 4, "sym": False, "desc_act": False},
+    "gptq_v2, asymmetric": {"quant_method": "gptq", "bits": 4, "sym": False, "checkpoint_format": "gptq_v2"},
+    "awq, asymmetric": {"quant_method": "awq", "bits": 4, "zero_point": True, "version": "gemm"},
 }
+SYMMETRIC = [name for name in FORMATS if "asymmetric" not in name]
 _FIELDS = {"hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 2}
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight outputs the lowest four bits hold, and so on
 
@@ -38,9 +42,12 @@ def save_packed_model(folder: Path, name: str, group: int) -> transformers.PreTr
         num_outputs, num_inputs = tensors.pop(key).shape
         numbers = rng.integers(0, 16, (num_inputs, num_outputs))
         scales = rng.uniform(0.01, 0.04, (num_inputs // group, num_outputs)).astype(np.float16)
-        whole = (numbers - 8) * np.repeat(scales.astype(np.float32), group, 0)
+        zeros = rng.integers(int(name.startswith("gptq,")), 16, scales.shape)
+        if name in SYMMETRIC:
+            zeros[:] = 8
+        whole = (numbers - np.repeat(zeros, group, 0)) * np.repeat(scales.astype(np.float32), group, 0)
         model.get_parameter(key).data = torch.from_numpy(whole.T.astype(np.float32).copy())
-        for kind, tensor in packed(name, numbers, scales, group).items():
+        for kind, tensor in packed(name, numbers, zeros, scales, group).items():
             tensors[key.replace("weight", kind)] = torch.from_numpy(tensor)
     save_file(tensors, file)
     model.save_pretrained(folder / "whole")
@@ -48,10 +55,11 @@ def save_packed_model(folder: Path, name: str, group: int) -> transformers.PreTr
     return model
 
 
-def packed(name: str, numbers: np.ndarray, scales: np.ndarray, group: int) -> dict[str, np.ndarray]:
-    """The tensors of one projection from its numbers 0..15, [in, out], whose zero points are 8."""
-    zeros = np.full(scales.shape, 7 if name == "gptq" else 8)
-    if name == "awq":
+def packed(name: str, numbers: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: int) -> dict[str, np.ndarray]:
+    """The tensors of one projection from its numbers 0..15, [in, out], and its zero points, [in / group, out]."""
+    if name.split(",")[0] == "gptq":
+        zeros = zeros - 1
+    if name.startswith("awq"):
         tensors = {"qweight": eights(numbers, _AWQ_ORDER), "qzeros": eights(zeros, _AWQ_ORDER)}
     else:
         in_order = tuple(range(8))

@@ -12,6 +12,7 @@ from ppd.precision import PRECISIONS
 from ppd.targets import Target, find_target, load_targets, resolve_precision
 
 CPU = find_target("cpu")
+ROOT = Path(__file__).parents[1]
 
 
 def test_every_preset_is_found_by_its_name_and_is_whole() -> None:
@@ -33,7 +34,8 @@ def test_every_figure_has_a_source() -> None:
         for name in ("compute_capability", "memory_gb", "bandwidth_gbs"):
             figures += [name] if getattr(target, name) is not None else []
         figures += ["power_modes"] if target.power_modes else []
-        assert {*figures, "precision", "context", "tensorrt", "tensorrt_rtx"} == target.sources.keys()
+        figures += ["context"] if target.context is not None else []
+        assert {*figures, "precision", "tensorrt", "tensorrt_rtx"} == target.sources.keys()
         assert all(target.sources.values())
 
 
@@ -75,6 +77,23 @@ def test_a_target_with_an_nvidia_gpu_says_how_to_build_on_it() -> None:
                 assert "./$wheel[" in command
             assert bool(target.build.power) == bool(target.power_modes)
             assert not any("$" in line.replace("$mode", "") for line in target.build.power)
+
+
+def test_the_guide_and_the_recipes_install_what_the_presets_say() -> None:
+    guide = (ROOT / "docs" / "deploy-jetson.md").read_text("utf-8")
+    recipes = {path.name: path.read_text("utf-8") for path in (ROOT / "docker").glob("*.Dockerfile")}
+    commands: dict[str, str] = {}
+    for target in load_targets().values():
+        commands |= target.build.install if target.build and target.power_modes else {}
+
+    assert len(commands) == 3
+    for system, command in commands.items():
+        line, pin = re.search(r"R\d\d", system), command.split(" ")[-1]
+        assert line is not None
+        (row,) = (row for row in guide.splitlines() if row.startswith(f"| {line.group()}: JetPack"))
+        assert re.sub(r"ppd_edge-[\w.-]+\.whl", "$wheel", row.split("`")[1]) == command
+        recipe = recipes["jetson-jp6.Dockerfile" if "JetPack 6" in system else "jetson-jp7.Dockerfile"]
+        assert pin in recipe or line.group() == "R39"  # the recipe is for every JetPack 7
 
 
 def test_presets_are_read_from_the_data_file() -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import onnx
 
+from ppd.board import read_board
 from ppd.build.config import BuildSettings
 from ppd.build.log import BuildLog
 from ppd.build.lower import lower
@@ -235,6 +236,7 @@ def _record(
         version=trt.__version__,
         gpu=gpu.name if gpu is not None else None,
         num_multiprocessors=gpu.num_multiprocessors if gpu is not None else None,
+        power_mode=read_board().power_mode if gpu is not None else "",
         compute_capability=capability,
         precision=manifest.precision,
         **dataclasses.asdict(profiles),

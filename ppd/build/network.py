@@ -83,7 +83,7 @@ def profiles_for(bundle: Bundle, max_rows: int | None = None, chunk: int | None 
     if not LEAST_CHUNK <= most <= manifest.max_rows:
         raise ArgumentError(f"chunk is {most}; expected {LEAST_CHUNK} to {manifest.max_rows} rows")
     return Profiles(
-        capacity=max_capacity(manifest.context),
+        capacity=max_capacity(manifest.context, max(most, rows)),
         max_prefill_rows=most,
         max_prefill_head_rows=min(most, recording_length(count) + count),
         max_decode_rows=rows,

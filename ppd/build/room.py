@@ -6,7 +6,7 @@ from ppd.errors import EngineError
 from ppd.memory import GB, HostMemory, Memory, host_memory, memory_of
 from ppd.precision import PRECISIONS
 from ppd.runtime.engines.cuda.device import Gpu
-from ppd.signature import WEIGHTS_FILE
+from ppd.signature import LOWERED_GRAPH_FILE, WEIGHTS_FILE
 from ppd.targets import Target
 
 _HOST_COPIES, _HOST_COPIES_QUANTISED = 3.0, 4.8
@@ -18,11 +18,14 @@ _LEAST_WORKSPACE = 256 * 2**20
 
 def engine_memory(bundle: Bundle, profiles: Profiles) -> Memory:
     """Device memory that the engine takes while it runs, without TensorRT's workspace."""
+    rows = max(profiles.max_prefill_rows, profiles.max_decode_rows)
+    # An engine of the lowered graph gives out a step's own rows beside the cache.
+    beside = rows if bundle.has(LOWERED_GRAPH_FILE) else 0
     return memory_of(
         bundle.manifest.model,
         weights=bundle.manifest.files[WEIGHTS_FILE].size_bytes,
         item_bytes=2 if bundle.manifest.graph_type == "float16" else 4,
-        capacity=profiles.capacity,
+        capacity=profiles.capacity + beside,
         head_rows=max(profiles.max_prefill_head_rows, profiles.max_decode_rows),
     )
 

@@ -8,7 +8,7 @@ from ppd.calibrate.record import TogetherInfo, measured_from_bundle, together_fr
 from ppd.cli.app import shown
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
-from ppd.memory import kv_bytes_per_row
+from ppd.memory import MUCH_OF_WEIGHTS, kv_bytes_per_row
 from ppd.runtime.abilities import cannot
 from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.signature import FUSED_HEAD_MULTIPLE, WEIGHTS_FILE, takes_fused_attention
@@ -16,9 +16,6 @@ from ppd.targets import load_targets
 from ppd.tree import Rows
 
 _GUESSERS = ("prompt tokens", "guess heads")
-
-_MUCH = 0.1
-"""Part of the weights, which every step reads, from which on reading something else is worth a note."""
 
 
 def describe_bundle(bundle: Bundle) -> str:
@@ -310,7 +307,7 @@ def describe_fixed_cache(info: EngineInfo, manifest: Manifest) -> str:
     """What the whole cache costs an engine that reads it in every step, beside the weights; "" if that is little."""
     size = info.capacity * kv_bytes_per_row(manifest.model, 2 if manifest.graph_type == "float16" else 4)
     share = size / manifest.files[WEIGHTS_FILE].size_bytes
-    if info.lowered or share < _MUCH:
+    if info.lowered or share < MUCH_OF_WEIGHTS:
         return ""
     return (
         f"note: each step reads the cache of all {info.capacity} rows, {size / 1e6:.0f} MB, {share:.0%} of the weights "
@@ -321,6 +318,7 @@ def describe_fixed_cache(info: EngineInfo, manifest: Manifest) -> str:
 def describe_engine(info: EngineInfo) -> str:
     """One line about a built engine."""
     where = f"on {info.gpu}" if info.gpu is not None else "ahead of time"
+    where += f" in the power mode {info.power_mode}" if info.power_mode else ""
     checked = "checked against the reference" if info.checked else "unchecked: run ppd check on the device"
     attention = "attention may run in parts" if info.decomposable or info.lowered else "fused attention"
     scratch = "" if info.scratch_bytes is None else f" and {info.scratch_bytes / 1e6:.1f} MB of scratch memory"

@@ -27,7 +27,10 @@ def export(
     tree: Annotated[
         str, typer.Option(metavar="auto|PATH|none", help="The tree to fold, or none for plain decoding only.")
     ] = "auto",
-    context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer; default: the model's own.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of prompt and answer; default: the model's own, on a Jetson at most 4096 or 2048."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder; default: MODEL-TARGET.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     as_json: JsonOption = False,

@@ -117,7 +117,7 @@ def export(
             the registry knows, else the training-free default; "none" for that default.
         precision: "auto" for the target's, or a name of `PRECISIONS`.
         tree: "auto", a tree file, or "none" for plain decoding.
-        context: Tokens that prompt and answer may fill; None for the model's own.
+        context: Tokens that prompt and answer may fill; None for the model's own, or the target's if that is smaller.
         out: The bundle's folder; None for MODEL-TARGET in the working directory.
         force: Replace an existing bundle.
         progress: Called with each of `STAGES` as it begins, and with the phases of an engine's build.
@@ -138,7 +138,7 @@ def export(
     config = read_config(source.path)
     progress(STAGES[1])
     with open_weights(source.path, config) as opened:
-        forms = Forms(resolved_precision, preset.compute_capability is not None, opened.groups)
+        forms = Forms(resolved_precision, preset.compute_capability is not None, opened.groups, opened.asymmetric)
         parts = load_parts(
             source,
             config,

@@ -4,7 +4,7 @@
 |---|---|---|
 | projections, int8 | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | projections, int4 | 4 bits, blocks with zero points | 4 bits, blocks |
-| the same, of GPTQ or AWQ | the checkpoint's numbers, zero points of 8 | the checkpoint's numbers |
+| the same, of GPTQ or AWQ | the checkpoint's numbers and zero points | the checkpoint's numbers, if symmetric |
 | LM head, projections of guess heads | 8 bits, blocks, no sign | 8 bits, a scale per output |
 | embedding | 8 bits, a scale per row | the graph's type |
 
@@ -35,11 +35,23 @@ class Forms:
 
     Attributes:
         groups: As of `ppd.models.checkpoint.Weights`; they count for projections of 4 bits.
+        asymmetric: The same.
+
+    Raises:
+        ExportError: Zero points would have to be taken over that the device does not take.
     """
 
     precision: str
     for_tensorrt: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
+    asymmetric: str = ""
+
+    def __post_init__(self) -> None:
+        if self.asymmetric and self.for_tensorrt and PRECISIONS[self.precision].bits == 4:
+            raise ExportError(
+                f"{self.asymmetric} has zero points other than 8, and TensorRT takes none in 4 bits: export with "
+                "--precision fp16 or int8, or get a symmetric checkpoint (sym true, zero_point false)"
+            )
 
     @property
     def quantise(self) -> bool:

@@ -25,6 +25,7 @@ from ppd.models.prompt_layers_folder import load_prompt_layers
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
 from ppd.ngrams import NgramTable
 from ppd.planning.for_target import ChosenTree, training_seconds, tree_for_target
+from ppd.planning.roofline import context_notes
 from ppd.precision import PRECISIONS
 from ppd.signature import GUESS_HEADS_PREFIX, MAX_ROWS, MAX_TOP_IDS, PARAMETER_PREFIX
 from ppd.targets import Target
@@ -88,8 +89,11 @@ def graph_dtype(precision: str, target: Target) -> torch.dtype:
     return kind
 
 
-def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
+def choose_context(config: ModelConfig, name: str, context: int | None, most: int | None = None) -> int:
     """The context asked for, or the model's own.
+
+    Args:
+        most: Largest context that is taken unasked, the target's; None for any.
 
     Raises:
         ArgumentError: The context is longer than the model's.
@@ -100,6 +104,8 @@ def choose_context(config: ModelConfig, name: str, context: int | None) -> int:
         if number is None or not 2 <= number <= config.context:
             raise ArgumentError(f"context is {context!r:.40}; {name} takes 2 to {config.context}")
         return number
+    if most is not None and config.context > most:
+        return most
     if config.context > _MAX_DEFAULT_CONTEXT:
         raise ModelError(f"{name} has a context of {config.context} tokens; give a smaller one with --context")
     return config.context
@@ -127,7 +133,7 @@ def load_parts(
     Raises:
         PPDError: An argument cannot be used.
     """
-    context = choose_context(config, source.name, context)
+    asked, context = context, choose_context(config, source.name, context, target.context)
     tokenizer = read_tokenizer(source.path, source.entry)
     trained: PromptTokensSource | None = None
     if prompt_tokens != "none":
@@ -175,6 +181,7 @@ def load_parts(
         notes=(
             *(tokenizer.notes if tokenizer is not None else ()),
             *(_other_base(trained, source) if trained is not None and prompt_tokens else ()),
+            *context_notes(target, info, precision, context, config.context if asked is None else context),
         ),
     )
 

@@ -96,17 +96,17 @@ def quantise(weight: Tensor, form: Form, inputs: Tensor | None = None) -> Quanti
     return Quantised(values, scales)
 
 
-def taken_over(values: Tensor, scales: Tensor, form: Form) -> Quantised:
+def taken_over(values: Tensor, zero_points: Tensor, scales: Tensor, form: Form) -> Quantised:
     """Numbers of 4 bits that a checkpoint has, without another rounding.
 
     Args:
-        values: int8 [out, in], -8..7.
+        values: int8 [out, in], 0..15.
+        zero_points: int8 [out, in / B], 0..15; all are 8 where the form has none.
         scales: [out, in / B].
     """
-    scales = scales.float()
     if not form.zero_points:
-        return Quantised(values, scales)
-    return Quantised((values + 8).to(torch.uint8), scales, torch.full(scales.shape, 8, dtype=torch.uint8))
+        return Quantised(values - 8, scales.float())
+    return Quantised(values.to(torch.uint8), scales.float(), zero_points.to(torch.uint8))
 
 
 def storable(found: Quantised, dtype: torch.dtype) -> Quantised:

@@ -199,7 +199,7 @@ class ExportedWeights:
             raise ExportError(
                 f"the weight {name} has negative scales, which TensorRT does not take; export with --precision fp16"
             )
-        return taken_over(packed.values, packed.scales, form)
+        return taken_over(packed.values, packed.all_zero_points(), packed.scales, form)
 
     def _reader(self, name: str, key: str) -> Callable[[], ir.TensorProtocol]:
         def read() -> ir.TensorProtocol:

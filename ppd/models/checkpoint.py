@@ -3,6 +3,7 @@
 So the peak is near one copy of them.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ _MODULES = {
 }
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _OUTSIDE_LAYERS = {"embedding.weight": _EMBEDDING, "norm.weight": "model.norm.weight", "head.weight": _HEAD}
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 _ROWS_AT_ONCE = 4096
 _IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # tables that old checkpoints store and every loader recomputes
 
@@ -121,6 +123,11 @@ class Weights:
         """A weight of `groups` as the checkpoint has it, its parts joined."""
         assert isinstance(self._source, PackedTensors)
         return joined([self._source.read(stored) for stored in self._shapes[name]])
+
+    @property
+    def asymmetric(self) -> str:
+        """A packed projection of the checkpoint with zero points other than 8; "" if there is none."""
+        return min(self._source.asymmetric, default="") if isinstance(self._source, PackedTensors) else ""
 
     @property
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -270,11 +277,8 @@ class _SafetensorsSource(Mapping[str, Tensor]):
 
 
 def _open_weights(folder: Path, stack: ExitStack) -> Mapping[str, Tensor]:
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        paths = [folder / single] if (folder / single).exists() else _shards(folder / index)
+    for single in ("model.safetensors", *_files_of_gptq(folder), "pytorch_model.bin"):
+        paths = [folder / single] if (folder / single).exists() else _shards(folder / f"{single}.index.json")
         if paths and single.endswith(".safetensors"):
             return _SafetensorsSource(paths, stack)
         if paths:
@@ -282,6 +286,19 @@ def _open_weights(folder: Path, stack: ExitStack) -> Mapping[str, Tensor]:
     raise ModelError(
         f"{folder} has no model.safetensors and no model.safetensors.index.json; expected the weights there"
     )
+
+
+def _files_of_gptq(folder: Path) -> list[str]:
+    """The file that AutoGPTQ calls by what is in it, such as gptq_model-4bit-128g.safetensors, whole or sharded.
+
+    Raises:
+        ModelError: There are several, and nothing says which is the model.
+    """
+    held = {path.name.removesuffix(".index.json") for path in folder.glob("gptq_model-*.safetensors*")}
+    names = sorted(name for name in held if name.endswith(".safetensors") and not _SHARD.search(name))
+    if len(names) > 1 and not (folder / "model.safetensors").exists():
+        raise ModelError(f"{folder} has {' and '.join(names)}; leave the one that config.json belongs to")
+    return names
 
 
 def _shards(index: Path) -> list[Path]:

@@ -206,11 +206,16 @@ def read_config(path: Path) -> ModelConfig:
 def read_hf_config(path: Path) -> dict[str, Any]:
     """The `config.json` of a folder as it is, or what that of a GGUF file would be.
 
+    Older tools write how they quantised into a file of its own, `quantize_config.json`.
+
     Raises:
         ModelError: It is missing or malformed.
     """
     if not path.is_file():
-        return _read_json(path / "config.json")
+        config, own = _read_json(path / "config.json"), path / "quantize_config.json"
+        if config.get("quantization_config") is None and own.exists():
+            config["quantization_config"] = {"quant_method": "gptq", **_read_json(own)}
+        return config
     with needs("export"):
         from ppd.models.gguf.config import config_from_gguf
         from ppd.models.gguf.file import read_gguf

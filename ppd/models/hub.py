@@ -81,6 +81,7 @@ _MODEL = _Wanted(
     files=(
         "config.json",
         "generation_config.json",
+        "quantize_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",

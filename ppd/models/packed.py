@@ -9,7 +9,8 @@ A projection [out, in] is three or four tensors, with g inputs in a group and ei
 | `scales` | [in / g, out] | the same |
 | `g_idx` | [in], the group of each input | none |
 
-The weight is (number - zero point) · scale. Symmetric weights have 8 for every zero point.
+The weight is (number - zero point) · scale. Symmetric weights have 8 for every zero point. GPTQ's first format stores
+one less than the zero point, so that it has 1 to 15 for them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from ppd.models.packing import Packing
 _PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """AWQ: in which four bits, counted from the lowest, each of eight outputs lies."""
 _ONE_OF_EACH = 0x11111111
+_MIDDLE, _MOST = 8, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,23 @@ class PackedWeight:
     """A projection's numbers as the checkpoint has them.
 
     Attributes:
-        values: int8 [out, in], -8..7.
+        values: int8 [out, in], 0..15.
+        zero_points: int8 [out, in / g], 0..15; None where all are 8.
         scales: [out, in / g], in the checkpoint's own type.
     """
 
     values: Tensor
+    zero_points: Tensor | None
     scales: Tensor
+
+    def all_zero_points(self) -> Tensor:
+        """The zero points, also where all are 8."""
+        return torch.full(self.scales.shape, _MIDDLE).to(torch.int8) if self.zero_points is None else self.zero_points
 
     def dequantise(self) -> Tensor:
         """What a whole checkpoint would have: float32 [out, in], exact."""
         numbers = self.values.view(*self.scales.shape, -1).float()
+        numbers.sub_(_MIDDLE if self.zero_points is None else self.zero_points[..., None])
         return numbers.mul_(self.scales[..., None].float()).view(self.values.shape)
 
 
@@ -52,11 +61,13 @@ class PackedTensors(Mapping[str, Tensor]):
 
     Attributes:
         modules: Packed projections, such as "model.layers.0.mlp.down_proj".
+        asymmetric: Those of them with zero points other than 8, once `check` has looked.
     """
 
     def __init__(self, source: Mapping[str, Tensor], packing: Packing) -> None:
         self._source, self.packing = source, packing
         self.modules = {name.removesuffix(".qweight") for name in source if name.endswith(".qweight")}
+        self.asymmetric = set[str]()
         self._kinds = ("qweight", "qzeros", "scales", *(("g_idx",) if packing.method == "gptq" else ()))
 
     def __getitem__(self, name: str) -> Tensor:
@@ -79,13 +90,17 @@ class PackedTensors(Mapping[str, Tensor]):
     def read(self, name: str) -> PackedWeight:
         """A packed weight's numbers; call `check` first."""
         module = name.removesuffix(".weight")
-        packed, scales = (self._source[f"{module}.{kind}"] for kind in ("qweight", "scales"))
-        if self.packing.method == "gptq":
-            numbers = _unpacked(packed.T)
-        else:
-            eights = _unpacked(packed).view(*packed.shape, len(_PLACES))
-            numbers = eights[..., list(_PLACES)].flatten(-2).T
-        return PackedWeight(numbers.contiguous().sub_(8), scales.T.contiguous())
+        packed, zeros, scales = (self._source[f"{module}.{kind}"] for kind in ("qweight", "qzeros", "scales"))
+        numbers = _unpacked(packed.T) if self.packing.method == "gptq" else self._by_outputs(packed).T
+        zero_points = None
+        if module in self.asymmetric:
+            zero_points = self._by_outputs(zeros).T.contiguous() + self.packing.shift
+        return PackedWeight(numbers.contiguous(), zero_points, scales.T.contiguous())
+
+    def _by_outputs(self, packed: Tensor) -> Tensor:
+        """The numbers of [n, out / 8]: int8 [n, out], 0..15."""
+        eights = _unpacked(packed).view(*packed.shape, len(_PLACES))
+        return (eights if self.packing.method == "gptq" else eights[..., list(_PLACES)]).flatten(-2)
 
     def idle_biases(self, expected: Mapping[str, tuple[int, ...]]) -> set[str]:
         """Biases of zeros that AutoGPTQ writes for projections without one.
@@ -103,8 +118,8 @@ class PackedTensors(Mapping[str, Tensor]):
             expected: Name of a whole weight → shape.
 
         Raises:
-            ModelError: A tensor is missing, of the wrong type or shape, or not symmetric, or its inputs are in another
-                order; the message names it.
+            ModelError: A tensor is missing, of the wrong type or shape, or not symmetric where the configuration says
+                so, or its inputs are in another order; the message names it.
         """
         for module in sorted(self.modules):
             name = f"{module}.weight"
@@ -145,14 +160,20 @@ class PackedTensors(Mapping[str, Tensor]):
                 )
 
     def _check_numbers(self, module: str) -> None:
-        """Refuse what the configuration may leave untold: zero points beside 8, and another order of inputs."""
-        zeros = self._source[f"{module}.qzeros"]
-        symmetric = torch.tensor(self.packing.stored_zero * _ONE_OF_EACH).to(torch.int32)
-        if not bool((zeros == symmetric).all()):
-            raise ModelError(
-                f"{module}.qzeros has zero points other than 8; expected symmetric weights: get a checkpoint that was "
-                "quantised so (sym true, zero_point false), or the model unquantised"
-            )
+        """Refuse zero points that the configuration or 4 bits do not allow, and another order of inputs."""
+        zeros, shift = self._source[f"{module}.qzeros"], self.packing.shift
+        if not bool((zeros == torch.tensor((_MIDDLE - shift) * _ONE_OF_EACH).to(torch.int32)).all()):
+            self.asymmetric.add(module)
+            if self.packing.symmetric:
+                raise ModelError(
+                    f"{module}.qzeros has zero points other than 8, where quantization_config says that none are: "
+                    "set sym or checkpoint_format to what they were written with, or get the model unquantised"
+                )
+            if bool((_unpacked(zeros) > _MOST - shift).any()):
+                raise ModelError(
+                    f"{module}.qzeros has zero points of 16, more than 4 bits hold; get the checkpoint in the format "
+                    "gptq_v2, or the model unquantised"
+                )
         groups = self._source.get(f"{module}.g_idx")
         if groups is not None and not torch.equal(groups, torch.arange(len(groups)).int() // self.packing.group):
             raise ModelError(
@@ -163,7 +184,11 @@ class PackedTensors(Mapping[str, Tensor]):
 
 def joined(parts: list[PackedWeight]) -> PackedWeight:
     """Projections side by side, along their outputs."""
-    return PackedWeight(torch.cat([part.values for part in parts]), torch.cat([part.scales for part in parts]))
+    zero_points = None
+    if any(part.zero_points is not None for part in parts):
+        zero_points = torch.cat([part.all_zero_points() for part in parts])
+    values, scales = (torch.cat([getattr(part, kind) for part in parts]) for kind in ("values", "scales"))
+    return PackedWeight(values, zero_points, scales)
 
 
 def _unpacked(packed: Tensor) -> Tensor:

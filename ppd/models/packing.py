@@ -7,20 +7,20 @@ from typing import Any
 from ppd.errors import ModelError
 
 _READ = (
-    "read are gptq and awq (gemm) of 4 bits, symmetric, in groups of 32, 64 or 128 inputs as they come: "
+    "read are gptq and awq (gemm) of 4 bits in groups of 32, 64 or 128 inputs as they come: "
     "get one of these, or the model unquantised"
 )
 _COMMON: Mapping[str, tuple[Any, ...]] = {"bits": (4,), "group_size": (128, 64, 32)}
 _EXPECTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "gptq": {
         **_COMMON,
-        "sym": (True,),
+        "sym": (True, False),
         "desc_act": (False,),
         "checkpoint_format": ("gptq", "gptq_v2"),
         "is_marlin_format": (False,),
         "pack_dtype": ("int32",),
     },
-    "awq": {**_COMMON, "version": ("gemm",)},
+    "awq": {**_COMMON, "zero_point": (True, False), "version": ("gemm",)},
 }
 """Method → field → what is read; the first of each is the default, but of those in `_COMMON`, which have none."""
 _ALIASES = {"checkpoint_format": "format", "version": "format"}
@@ -34,12 +34,14 @@ class Packing:
     Attributes:
         method: "gptq" or "awq".
         group: How many inputs share a scale.
-        stored_zero: What the files have for a zero point of 8: GPTQ's first format stores one less.
+        shift: How much less than a zero point the files have: GPTQ's first format stores one less.
+        symmetric: Whether every zero point is 8, as the configuration says.
     """
 
     method: str
     group: int
-    stored_zero: int = 8
+    shift: int = 0
+    symmetric: bool = True
 
     def __str__(self) -> str:
         return f"{self.method} of 4 bits in groups of {self.group}"
@@ -66,8 +68,10 @@ def packing_of(config: Mapping[str, Any]) -> Packing | None:
         if value not in accepted:
             expected = " or ".join(map(repr, accepted))
             raise ModelError(f"quantization_config.{field} is {value!r:.40}; expected {expected}: {_READ}")
-    is_first_format = method == "gptq" and _value(told, "checkpoint_format") != "gptq_v2"
-    return Packing(method, told["group_size"], 7 if is_first_format else 8)
+    is_gptq = method == "gptq"
+    is_first_format = is_gptq and _value(told, "checkpoint_format") != "gptq_v2"
+    symmetric = told.get("sym") is not False if is_gptq else told.get("zero_point") is False
+    return Packing(method, told["group_size"], int(is_first_format), symmetric)
 
 
 def _value(told: Mapping[str, Any], field: str) -> Any:

@@ -8,7 +8,7 @@ from ppd.decision import RooflineInfo
 from ppd.errors import ArgumentError
 from ppd.manifest import ModelInfo
 from ppd.measures import MILLISECONDS, LatencyCurve
-from ppd.memory import GB, kv_bytes_per_row, memory_of, with_workspace
+from ppd.memory import GB, MUCH_OF_WEIGHTS, kv_bytes_per_row, memory_of, with_workspace
 from ppd.precision import PRECISIONS
 from ppd.signature import max_capacity
 from ppd.targets import Target
@@ -69,6 +69,32 @@ def memory_warning(target: Target, model: ModelInfo, precision: str, context: in
         f"{need.cache / GB:.1f}, workspace {need.workspace / GB:.1f}); {target.name} has {target.memory_gb:g} GB: "
         "choose a smaller precision or --context"
     )
+
+
+def context_notes(target: Target, model: ModelInfo, precision: str, context: int, wanted: int) -> tuple[str, ...]:
+    """What the context of a bundle for an NVIDIA GPU should be known for: that it was cut, and what it costs a step.
+
+    Args:
+        wanted: The context without the target's default.
+    """
+    notes = []
+    if context < wanted:
+        notes.append(
+            f"the context is {context} tokens, {target.name}'s default, of the model's {wanted}: see --context"
+        )
+    if target.compute_capability is None or target.bandwidth_gbs is None:
+        return tuple(notes)
+    rows = max_capacity(context)
+    cache = rows * kv_bytes_per_row(model, _item_bytes(target, precision))
+    share = cache / (model.num_parameters * PRECISIONS[precision].bytes_per_weight)
+    cache_ms = cache / target.bandwidth_gbs / 1e6
+    if share >= MUCH_OF_WEIGHTS and cache_ms >= OVERHEAD_MS:
+        notes.append(
+            f"TensorRT from 10.15 on, and TensorRT-RTX, read the cache of all {rows} rows in every step, however short "
+            f"the text is: {cache / 1e6:.0f} MB, {share:.0%} of the weights, {cache_ms:.2g} ms at "
+            f"{target.bandwidth_gbs:g} GB/s; give a smaller --context if that is enough"
+        )
+    return tuple(notes)
 
 
 def _item_bytes(target: Target, precision: str) -> int:

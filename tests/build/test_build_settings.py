@@ -79,7 +79,9 @@ def test_an_engine_is_built_again_where_another_level_is_asked_for(folder: Path)
 
 @pytest.mark.usefixtures("quick")
 def test_a_chunk_bounds_the_prefill_of_the_engine(folder: Path) -> None:
-    assert build(folder, "tensorrt-rtx", target=ADA, chunk=64).max_prefill_rows == 64
+    info = build(folder, "tensorrt-rtx", target=ADA, chunk=64)
+    assert info.max_prefill_rows == 64
+    assert info.capacity == open_bundle(folder, verify=False).manifest.context + 64  # read in every step
     for chunk in (63, 513):
         with pytest.raises(ArgumentError, match=f"chunk is {chunk}; expected 64 to 512 rows"):
             build(folder, "tensorrt-rtx", target=ADA, chunk=chunk)

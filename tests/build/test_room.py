@@ -10,9 +10,10 @@ from ppd.build.network import profiles_for
 from ppd.build.room import build_memory, engine_memory, require_room
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
-from ppd.memory import HostMemory, host_memory
+from ppd.memory import HostMemory, host_memory, kv_bytes_per_row
 from ppd.runtime.engines.cuda.device import Gpu
 from ppd.targets import find_target
+from tests.fakes.gpu import with_engine
 
 GIB = 2**30
 BOARD = Gpu(
@@ -97,6 +98,16 @@ def test_the_cache_is_part_of_the_engine(tinypy_bundle: Path) -> None:
     bundle = weighing(tinypy_bundle, GIB)
 
     assert engine_memory(bundle, profiles_for(bundle)).total > GIB
+
+
+def test_new_rows_of_a_lowered_engine_are_part_of_it(tinypy_bundle: Path) -> None:
+    plain = weighing(tinypy_bundle, GIB)
+    lowered = with_engine(plain, lowered=True)
+    rows, model = profiles_for(plain).max_prefill_rows, plain.manifest.model
+
+    more = engine_memory(lowered, profiles_for(lowered)).total - engine_memory(plain, profiles_for(plain)).total
+
+    assert more == rows * kv_bytes_per_row(model, 2)
 
 
 def test_available_memory_is_read_as_the_system_counts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

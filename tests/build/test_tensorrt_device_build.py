@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ppd.board import Board
 from ppd.build import engine as tensorrt
 from ppd.build.engine import build
 from ppd.build.serialize import SerializedEngine, is_lowered_for
 from ppd.bundle import Bundle, open_bundle
+from ppd.cli.describe import describe_engine
 from ppd.errors import EngineError
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.engines.tensorrt.built import engine_role
@@ -90,6 +92,19 @@ def test_a_second_engine_is_checked_itself(folder: Path, gpu: FakeGpu) -> None:
     kept = open_bundle(folder).manifest
     assert kept.engines == [first]
     assert (folder / engine_role(first.key)).exists()
+
+
+def test_the_power_mode_is_recorded_and_makes_no_other_engine(
+    folder: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(folder, "tensorrt")
+    monkeypatch.setattr(tensorrt, "read_board", lambda: Board(power_mode="15W", fastest_mode="MAXN", clocks={}))
+
+    second = build(folder, "tensorrt", force=True)
+
+    assert (first.power_mode, second.power_mode) == ("", "15W")
+    assert second.key == first.key
+    assert "in the power mode 15W for compute" in describe_engine(second)
 
 
 @pytest.mark.parametrize(

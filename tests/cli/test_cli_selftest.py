@@ -11,7 +11,9 @@ from ppd.bundle import open_bundle
 from ppd.calibrate import selftest as testing
 from tests.cli.helpers import Run
 from tests.copies import link_bundle
-from tests.fakes.gpu import NAME, VERSION, FakeGpu, install
+from tests.fakes.driver import NAME
+from tests.fakes.gpu import FakeGpu, install
+from tests.fakes.tensorrt import VERSION
 
 
 def test_a_bundle_passes_on_the_cpu_and_all_of_it_is_in_the_json(

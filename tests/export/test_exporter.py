@@ -21,7 +21,7 @@ from ppd.decision import CALIBRATED
 from ppd.errors import ArgumentError, ExportError, ModelError, PPDError, PromptTokensError, TokenizerError, TreeError
 from ppd.export import exporter
 from ppd.export.exporter import STAGES, export
-from ppd.export.parts import load_parts
+from ppd.export.parts import choose_context, load_parts
 from ppd.export.record import record
 from ppd.models.adapter import save_prompt_tokens
 from ppd.models.checkpoint import open_weights
@@ -221,6 +221,15 @@ def test_enormous_context_asks_for_a_smaller_one(folder: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="--context"):
         export(str(tmp_path / "model"), "cpu", out=tmp_path / "b")
     assert export(str(tmp_path / "model"), "cpu", out=tmp_path / "b", context=64).bundle.manifest.context == 64
+
+
+@pytest.mark.parametrize(
+    ("asked", "most", "chosen"), [(None, 64, 64), (None, 4096, 128), (None, None, 128), (100, 64, 100)]
+)
+def test_a_target_bounds_the_context_that_nobody_asked_for(
+    folder: Path, asked: int | None, most: int | None, chosen: int
+) -> None:
+    assert choose_context(read_config(folder), "model", asked, most) == chosen
 
 
 def break_config(folder: Path) -> None:

@@ -19,7 +19,7 @@ from ppd.models.checkpoint import open_weights
 from ppd.models.config import read_config
 from ppd.runtime.engines import open_engine
 from ppd.signature import causal_state
-from tests.packed_folders import save_packed_model
+from tests.packed_folders import SYMMETRIC, save_packed_model
 
 QKV = "blocks.1.attention.qkv.weight"
 
@@ -45,7 +45,9 @@ def whole_weights(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize(("name", "group"), [("gptq", 64), ("awq", 128)])
+@pytest.mark.parametrize(
+    ("name", "group"), [("gptq", 64), ("awq", 128), ("awq, asymmetric", 64), ("gptq, asymmetric", 32)]
+)
 def test_an_int4_export_for_a_cpu_computes_with_the_checkpoint_unrounded(name: str, group: int, tmp_path: Path) -> None:
     theirs = save_packed_model(tmp_path, name, group)
     bundle = export(str(tmp_path / "packed"), "cpu", precision="int4", out=tmp_path / "bundle").bundle
@@ -54,8 +56,9 @@ def test_an_int4_export_for_a_cpu_computes_with_the_checkpoint_unrounded(name: s
     for weight, expected in whole_weights(tmp_path).items():
         numbers, scales, zeros = (stored[f"{weight}_{kind}"] for kind in ("q", "scale", "zero_point"))
         assert scales.shape == (expected.shape[1], expected.shape[0] // group)
-        assert (zeros.astype(int) == 8).all()
-        found = (numbers.astype(np.float32) - 8) * np.repeat(scales, group, 1)
+        assert (zeros.astype(int) == 8).all() == (name in SYMMETRIC)
+        steps = numbers.astype(np.float32) - np.repeat(zeros.astype(np.float32), group, 1)
+        found = steps * np.repeat(scales, group, 1)
         assert np.array_equal(found.T, expected), weight
 
     # PyTorch's reference: transformers' model of the unpacked folder, with the two tables that are rounded to 8 bits.
@@ -93,8 +96,24 @@ def test_an_int4_export_for_a_gpu_has_the_numbers_and_the_scales_of_the_files(
     assert blocks == {64}
 
 
-def test_an_fp32_export_has_the_weights_dequantised(tmp_path: Path) -> None:
-    save_packed_model(tmp_path, "awq", 32)
+def test_zero_points_are_refused_by_name_where_the_device_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_packed_model(tmp_path, "awq, asymmetric", 64)
+    monkeypatch.setattr(exporter, "finish_for_target", lambda *_: None)
+    down = r"model\.layers\.0\.mlp\.down_proj"
+    with pytest.raises(ExportError, match=rf"{down} has zero points other than 8, .* --precision fp16") as error:
+        export(str(tmp_path / "packed"), "rtx-4090", precision="int4", out=tmp_path / "bundle")
+    assert "\n" not in str(error.value)
+
+    stored = initializers(export(str(tmp_path / "packed"), "rtx-4090", precision="fp16", out=tmp_path / "b").bundle)
+    for weight, expected in whole_weights(tmp_path).items():
+        assert np.array_equal(stored[weight], expected.astype(np.float16))
+
+
+@pytest.mark.parametrize("name", ["awq", "awq, asymmetric"])
+def test_an_fp32_export_has_the_weights_dequantised(name: str, tmp_path: Path) -> None:
+    save_packed_model(tmp_path, name, 32)
     bundle = export(str(tmp_path / "packed"), "cpu", precision="fp32", out=tmp_path / "bundle").bundle
 
     stored = initializers(bundle)

@@ -22,7 +22,8 @@ from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
 from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.runtime.recording import load_recording
-from tests.fakes.gpu import FakeGpu, Status, with_engine
+from tests.fakes.driver import Status
+from tests.fakes.gpu import FakeGpu, with_engine
 
 pytestmark = pytest.mark.gpu
 PROMPT = list(range(5, 25))
@@ -55,6 +56,19 @@ def test_memory_is_zeroed_and_comes_back_as_it_was_copied(cuda: Cuda) -> None:
     cuda.copy_to_device(address, source)
 
     assert np.array_equal(read(cuda, address, 1000), source)
+
+
+def test_shared_memory_is_the_same_for_host_and_gpu(cuda: Cuda) -> None:
+    buffer, address = cuda.allocate_shared(1000)
+    assert not buffer.any()
+
+    cuda.fill_zero(address, 1000)
+    buffer[:] = np.random.default_rng(0).integers(0, 255, 1000, np.uint8)
+    assert np.array_equal(read(cuda, address, 1000), buffer)
+    cuda.copy_strided(address, 500, address + 500, 500, 500, 1)
+    cuda.synchronize()
+
+    assert np.array_equal(buffer[:500], buffer[500:])
 
 
 def test_too_much_memory_is_refused_and_nothing_is_broken_by_it(cuda: Cuda) -> None:

@@ -1,5 +1,6 @@
 """Packed checkpoints of 4 bits: what GPTQ and AWQ define is read exactly, and everything else is refused by name."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_a_projection_may_stay_whole_among_packed_ones(folders: dict[str, Path],
         ("gptq", {"bits": None}, "bits is None; expected 4"),
         ("gptq", {"group_size": -1}, "group_size is -1; expected 128 or 64 or 32"),
         ("gptq", {"group_size": 16}, "group_size is 16; expected"),
-        ("gptq", {"sym": False}, "sym is False; expected True"),
+        ("gptq", {"sym": "no"}, "sym is 'no'; expected True or False"),
         ("gptq", {"desc_act": True}, "desc_act is True; expected False"),
         ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'; expected 'gptq' or 'gptq_v2'"),
         ("gptq", {"format": "marlin"}, "checkpoint_format is 'marlin'"),
@@ -106,6 +107,7 @@ def test_a_projection_may_stay_whole_among_packed_ones(folders: dict[str, Path],
         ("gptq", {"quant_method": None}, "quant_method is None, which is not supported"),
         ("gptq", {"quant_method": ["gptq"]}, "quant_method is .'gptq'., which is not supported"),
         ("awq", {"bits": 8}, "bits is 8; expected 4"),
+        ("awq", {"zero_point": "no"}, "zero_point is 'no'; expected True or False"),
         ("awq", {"group_size": "128"}, "group_size is '128'; expected"),
         ("awq", {"version": "gemv_fast"}, "version is 'gemv_fast'; expected 'gemm'"),
         ("awq", {"version": "exllama"}, "version is 'exllama'; expected 'gemm'"),
@@ -138,7 +140,7 @@ def cut(kind: str) -> Change:
         (lambda w: w.pop(f"{DOWN}.qweight"), rf"lacks the tensor {DOWN}\.weight"),
         (lambda w: w.update({f"{DOWN}.qweight": w[f"{DOWN}.qweight"].float()}), rf"{DOWN}\.qweight is float32"),
         (lambda w: w.update({f"{DOWN}.scales": w[f"{DOWN}.scales"].int()}), rf"{DOWN}\.scales is int32"),
-        (lambda w: w[f"{DOWN}.qzeros"][0].sub_(1), rf"{DOWN}\.qzeros has zero points other than 8; expected symmetric"),
+        (lambda w: w[f"{DOWN}.qzeros"][0].sub_(1), rf"{DOWN}\.qzeros has zero points other than 8, where"),
         (lambda w: w.update({f"{DOWN}.weight": torch.ones(128, 256)}), rf"{DOWN} has both weight and qweight"),
         (lambda w: w.update({"model.norm.qweight": w[f"{DOWN}.qweight"].clone()}), r"model\.norm\.qweight is packed"),
         (lambda w: w.update({"model.extra.qweight": w[f"{DOWN}.qweight"].clone()}), r"the tensor model\.extra\.weight"),
@@ -164,6 +166,55 @@ def test_the_first_format_of_gptq_is_not_taken_for_the_second(folders: dict[str,
     folder = Path(shutil.copytree(folders["gptq"] / "packed", tmp_path / "own"))
     edit_config(folder, FORMATS["gptq_v2"] | {"group_size": 32})
     with pytest.raises(ModelError, match=r"qzeros has zero points other than 8"):
+        load(folder)
+
+
+def test_a_zero_point_that_4_bits_do_not_hold_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["gptq, asymmetric"] / "packed", tmp_path / "own"))
+    edit(folder, lambda w: w[f"{DOWN}.qzeros"][0].fill_(-1))
+    with pytest.raises(ModelError, match=rf"{DOWN}\.qzeros has zero points of 16, .* in the format gptq_v2"):
+        load(folder)
+
+
+def old_folder(source: Path, folder: Path) -> Path:
+    """A folder as AutoGPTQ wrote it: a file of weights by what it holds, and how it quantised in a file of its own."""
+    shutil.copytree(source, folder)
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-32g.safetensors")
+    told = FORMATS["gptq"] | {"group_size": 32, "damp_percent": 0.1}
+    del told["quant_method"]
+    (folder / "quantize_config.json").write_text(json.dumps(told), "utf-8")
+    edit_config(folder, None)
+    return folder
+
+
+def test_a_folder_of_older_tools_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = old_folder(folders["gptq"] / "packed", tmp_path / "own")
+    require_equal(folder, folders["gptq"] / "whole")
+
+    (folder / "quantize_config.json").write_text('{"bits": 3, "group_size": 32}', "utf-8")
+    with pytest.raises(ModelError, match=r"quantization_config\.bits is 3; expected 4"):
+        load(folder)
+
+
+def test_shards_of_older_tools_are_read_by_their_index(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = old_folder(folders["gptq"] / "packed", tmp_path / "own")
+    weights = load_file(folder / "gptq_model-4bit-32g.safetensors")
+    shards: dict[str, str] = {}
+    names = sorted(weights)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"gptq_model-4bit-32g-{number:05}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, folder / file)
+        shards |= dict.fromkeys(part, file)
+    (folder / "gptq_model-4bit-32g.safetensors").unlink()
+    (folder / "gptq_model-4bit-32g.safetensors.index.json").write_text(json.dumps({"weight_map": shards}), "utf-8")
+
+    require_equal(folder, folders["gptq"] / "whole")
+
+
+def test_several_files_of_older_tools_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = old_folder(folders["gptq"] / "packed", tmp_path / "own")
+    (folder / "gptq_model-8bit-32g.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"gptq_model-4bit-32g\.safetensors and gptq_model-8bit-32g\S+; leave"):
         load(folder)
 
 

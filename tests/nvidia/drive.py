@@ -14,6 +14,8 @@ cuda = Cuda()
 assert cuda.stream == 7
 source, result = cuda.allocate_pinned(1024), cuda.allocate_pinned(1024)
 source[:] = np.arange(1024) % 251
+shared, shared_address = cuda.allocate_shared(1024)
+assert shared_address == shared.ctypes.data
 address = cuda.allocate(1024, "a test")
 cuda.copy_to_device(address, source)
 cuda.copy_strided(address + 512, 64, address, 64, 32, 8)

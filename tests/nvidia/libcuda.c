@@ -30,7 +30,8 @@ int cuMemAlloc_v2(Address *address, size_t size) {
     return 0;
 }
 int cuMemFree_v2(Address address) { free((void *)address); return 0; }
-int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = malloc(size); return 0; }
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) { *address = malloc(size); return flags & ~2; }
+int cuMemHostGetDevicePointer_v2(Address *address, void *host, unsigned flags) { *address = (Address)host; return flags; }
 int cuMemFreeHost(void *address) { free(address); return 0; }
 int cuMemsetD8Async(Address to, unsigned char value, size_t size, void *stream) { memset((void *)to, value, size); return 0; }
 int cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t size, void *stream) { memcpy((void *)to, from, size); return 0; }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ppd.bundle import open_bundle
-from tests.fakes import gpu as fakes
+from tests.fakes import tensorrt as fakes
 from tests.fakes.gpu import FakeGpu
 from tests.nvidia.bindings import RTX
 from tests.nvidia.probe import outcome

@@ -7,7 +7,13 @@ import pytest
 
 from ppd.decision import RooflineInfo
 from ppd.errors import ArgumentError
-from ppd.planning.roofline import OVERHEAD_MS, curve_from_roofline, estimate_roofline, memory_warning
+from ppd.planning.roofline import (
+    OVERHEAD_MS,
+    context_notes,
+    curve_from_roofline,
+    estimate_roofline,
+    memory_warning,
+)
 from ppd.signature import max_capacity
 from ppd.targets import find_target
 from tests.infos import BILLION
@@ -55,3 +61,22 @@ def test_room_is_left_for_a_workspace_of_a_tenth_of_the_weights(room: float, fit
     target = dataclasses.replace(ORIN, memory_gb=(weights * (1 + room) + cache) / 1e9)
 
     assert (memory_warning(target, BILLION, "fp16", 2048) == "") == fits
+
+
+def test_a_context_that_a_target_cuts_is_noted() -> None:
+    assert context_notes(ORIN, BILLION, "fp16", 1024, 1024) == ()
+    (note,) = context_notes(ORIN, BILLION, "fp16", 1024, 8192)
+    assert note.startswith("the context is 1024 tokens, jetson-orin's default, of the model's 8192: see --context")
+
+
+def test_a_cache_that_costs_much_of_a_step_is_noted_with_its_time() -> None:
+    size = (8192 + 512) * 2 * 10 * 8 * 128 * 2
+
+    (note,) = context_notes(ORIN, BILLION, "fp16", 8192, 8192)
+
+    assert f"all 8704 rows in every step, however short the text is: {size / 1e6:.0f} MB, 18% of the weights" in note
+    assert f"{size / 200e9 * 1e3:.2g} ms at 200 GB/s" in note
+    tiny = dataclasses.replace(BILLION, num_parameters=1_000_000, num_layers=1)
+    assert context_notes(ORIN, tiny, "fp16", 512, 512) == ()  # much of the weights, and no time
+    assert context_notes(find_target("cpu"), BILLION, "int8", 8192, 8192) == ()
+    assert context_notes(find_target("raspberry-pi-5"), BILLION, "int8", 8192, 8192) == ()

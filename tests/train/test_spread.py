@@ -14,7 +14,6 @@ from accelerate.utils.operations import recursively_apply
 from ppd.errors import ArgumentError
 from ppd.models.config import ModelConfig, read_config
 from ppd.models.decoder import Decoder
-from ppd.train import spread as spreading
 from ppd.train.continuing import continue_prefixes
 from ppd.train.guessers import Guesser, Heads, PromptTokens
 from ppd.train.memory import require_memory, training_memory
@@ -94,6 +93,8 @@ def test_loss_gradient_and_rollouts_are_the_same(folder: Path) -> None:
         found.append((loss, module.weight.grad, rollouts))
     (loss, gradient, rollouts), (loss_2, gradient_2, rollouts_2) = found
     assert torch.equal(loss, loss_2)
+    assert gradient is not None
+    assert gradient_2 is not None
     assert torch.equal(gradient, gradient_2)
     assert rollouts == rollouts_2
 
@@ -135,7 +136,7 @@ def test_the_message_says_how_many_devices(monkeypatch: pytest.MonkeyPatch) -> N
     [(0, 1, "devices is 0"), (1.5, 1, "devices is 1.5"), (3, 1, "finds 2 GPUs"), (2, 2, "with 2 processes")],
 )
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, count: int, processes: int, reason: str) -> None:
-    monkeypatch.setattr(spreading.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     accelerator = cast("Accelerator", SimpleNamespace(num_processes=processes, device=CPU))
     with pytest.raises(ArgumentError, match=reason):
         choose_devices(count, accelerator)
@@ -143,7 +144,7 @@ def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, count: int, processes:
 
 
 def test_tiers_in_the_layers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spreading.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     accelerator = cast("Accelerator", SimpleNamespace(num_processes=1, device=CPU))
     with pytest.raises(ArgumentError, match="devices is 2 with tier 'vectors'"):
         prepare(str(folder), [], folder, dataclasses.replace(OPTIONS, tier="vectors"), accelerator, devices=2)

@@ -12,7 +12,8 @@ from ppd.runtime.engines.cuda import driver as drivers
 from ppd.runtime.engines.cuda.calls import Cuda
 from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.runtime.engines.cuda.driver import pin
-from tests.fakes.gpu import NAME, FakeGpu, Status, install
+from tests.fakes.driver import NAME, Status
+from tests.fakes.gpu import FakeGpu, install
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine, _float32_from
 from ppd.runtime.recording import load_recording
 from ppd.signature import causal_state, max_capacity
-from tests.fakes.gpu import NAME, VERSION, FakeGpu, install, with_engine
+from tests.fakes.driver import NAME
+from tests.fakes.gpu import FakeGpu, install, with_engine
+from tests.fakes.tensorrt import VERSION
 
 PROMPT = list(range(5, 25))
 
@@ -93,6 +95,21 @@ def test_a_step_allocates_nothing_and_is_one_graph(monkeypatch: pytest.MonkeyPat
     engine.run(np.array([5]), state, 2, np.array([0]))
 
     assert dict(gpu.calls - before) == {"cuGraphLaunch": 1, "cuStreamSynchronize": 1}
+
+
+@pytest.mark.parametrize("integrated", [True, False])
+def test_inputs_and_ids_are_copied_where_the_gpu_has_memory_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tinypy: Model, integrated: bool
+) -> None:
+    gpu = FakeGpu(bundle, integrated=integrated)
+    install(monkeypatch, gpu)
+    engine = open_engine(with_engine(bundle), "tensorrt")
+
+    got = Model(bundle, engine).generate(PROMPT, max_new_tokens=24, draft=True)
+
+    assert got.token_ids == tinypy.generate(PROMPT, max_new_tokens=24).token_ids
+    assert (gpu.calls["cuMemcpyHtoDAsync"] == 0) == integrated
+    assert gpu.calls["cuMemcpyDtoHAsync"] > 0  # logits, on both
 
 
 def test_a_step_that_cannot_be_captured_is_launched_plainly(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
@@ -179,6 +196,7 @@ def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -
         ({"version": "9.0"}, "version 9.0"),
         ({"tree_sha256": "0"}, "another tree"),
         ({"capacity": 64}, "room for 64 rows"),
+        ({"max_prefill_rows": 64, "capacity": 512 + 63}, "room for 575 rows, the context of 512 tokens needs 576"),
         ({"flavour": "tensorrt-rtx"}, "holds no tensorrt engine"),
     ],
 )

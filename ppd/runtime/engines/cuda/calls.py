@@ -71,11 +71,12 @@ class Cuda:
 
     def allocate_pinned(self, size_bytes: int) -> npt.NDArray[np.uint8]:
         """Page-locked host memory, zero-filled: uint8 [size_bytes]. It lives until `close`."""
-        address = int(self._call("cuMemHostAlloc", size_bytes, _DEFAULT_FLAGS))
-        self._pinned.append(address)
-        buffer = np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
-        buffer[:] = 0
-        return buffer
+        return self._allocate_host(size_bytes, _DEFAULT_FLAGS)
+
+    def allocate_shared(self, size_bytes: int) -> tuple[npt.NDArray[np.uint8], int]:
+        """The same, and the address by which the GPU reads and writes it: nothing has to be copied."""
+        buffer = self._allocate_host(size_bytes, self._api.CU_MEMHOSTALLOC_DEVICEMAP)
+        return buffer, int(self._call("cuMemHostGetDevicePointer", buffer.ctypes.data, _DEFAULT_FLAGS))
 
     def fill_zero(self, address: int, size_bytes: int) -> None:
         """Zero device memory, in the order of the stream."""
@@ -147,6 +148,13 @@ class Cuda:
             api.cuMemFreeHost(address)
         api.cuStreamDestroy(self._stream)
         self._graphs, self._device, self._pinned = [], [], []
+
+    def _allocate_host(self, size_bytes: int, flags: int) -> npt.NDArray[np.uint8]:
+        address = int(self._call("cuMemHostAlloc", size_bytes, flags))
+        self._pinned.append(address)
+        buffer = np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(address))
+        buffer[:] = 0
+        return buffer
 
     def _enter(self) -> None:
         """Make the context current, once a thread."""

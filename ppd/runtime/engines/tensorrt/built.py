@@ -33,6 +33,7 @@ _NOT_IN_KEY = (
     "opt_level",
     "workspace",
     "scratch_bytes",
+    "power_mode",
 )
 """What is found out by the build, or may be chosen for it: an engine built otherwise takes the place of the first."""
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
-from ppd.manifest import EngineInfo, Manifest
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
+from ppd.runtime.engines.tensorrt.buffers import LOGITS_AT_ONCE, Buffers
 from ppd.runtime.engines.tensorrt.built import find_engine_here, import_tensorrt, is_wide
 from ppd.runtime.engines.tensorrt.contexts import Contexts, Step
 from ppd.runtime.engines.tensorrt.kernels import kernels_of
@@ -40,38 +40,6 @@ _SPARE_STEPS = 4
 """Decode shapes kept besides those of the tree: a few of other callers."""
 _MEASURED_STEPS = 32
 """The same of an engine that is built for measuring: all shapes whose times are taken in turns, graphs captured."""
-LOGITS_AT_ONCE = 4
-"""Rows of logits that are fetched when one is asked for: a wait costs more than a few rows."""
-_WORD = np.dtype(np.int64).itemsize
-
-
-class _Buffers:
-    """Device addresses of the graph's tensors, and the pinned memory that they are copied from and to.
-
-    The four inputs lie in one block, so that one copy brings them; every tensor is aligned.
-    """
-
-    def __init__(self, cuda: Cuda, info: EngineInfo, manifest: Manifest, logits_row_bytes: int) -> None:
-        max_rows = max(info.max_prefill_rows, info.max_decode_rows)
-        max_head_rows = max(info.max_prefill_head_rows, info.max_decode_rows)
-        sizes = {STATE: 1, CACHE_LEN: 1, INPUT_IDS: max_rows, HEAD_ROWS: max_head_rows}
-        self._offsets, end = {}, 0
-        for name, size in sizes.items():
-            self._offsets[name] = end
-            end += aligned(size * _WORD)
-        self.host_inputs = cuda.allocate_pinned(end)
-        self.inputs = cuda.allocate(end, "a step's inputs")
-        num_ids = num_answers(max_head_rows, manifest.num_guess_heads) * manifest.num_top_ids
-        self.host_top_ids: Ids = cuda.allocate_pinned(num_ids * _WORD).view(np.int64)
-        self.host_logits = cuda.allocate_pinned(LOGITS_AT_ONCE * logits_row_bytes)
-        self.addresses = {name: self.inputs + offset for name, offset in self._offsets.items()}
-        self.addresses[TOP_IDS] = cuda.allocate(self.host_top_ids.nbytes, "the best ids")
-        self.addresses[LOGITS] = cuda.allocate(max_head_rows * logits_row_bytes, f"logits of {max_head_rows} rows")
-
-    def write(self, name: str, values: npt.ArrayLike, count: int) -> None:
-        """Put an input's values, int64 [count], into pinned memory."""
-        start = self._offsets[name]
-        self.host_inputs[start : start + count * _WORD].view(np.int64)[:] = values
 
 
 class TensorRTEngine:
@@ -89,12 +57,14 @@ class TensorRTEngine:
         trt, manifest = import_tensorrt(flavour), bundle.manifest
         self._info = info = find_engine_here(bundle, flavour)
         self._context = manifest.context
-        if info.capacity < max_capacity(manifest.context):
+        needed = max_capacity(manifest.context, max(info.max_prefill_rows, info.max_decode_rows))
+        if info.capacity < needed:
             raise EngineError(
                 f"the engine {info.key} has room for {info.capacity} rows, the context of {manifest.context} tokens "
-                f"needs {max_capacity(manifest.context)}; run ppd build {bundle.folder} --engine {flavour} --force"
+                f"needs {needed}; run ppd build {bundle.folder} --engine {flavour} --force"
             )
-        self.name = f"{flavour} {trt.__version__} ({current_gpu().name})"
+        gpu = current_gpu()
+        self.name = f"{flavour} {trt.__version__} ({gpu.name})"
         self._names, self._num_kv_heads = cache_names(manifest.model.num_layers), manifest.model.num_kv_heads
         self._num_top_ids, self._num_guess_heads = manifest.num_top_ids, manifest.num_guess_heads
         self._cuda = Cuda()
@@ -109,7 +79,7 @@ class TensorRTEngine:
         self._has_buckets = engine.get_tensor_shape(self._names[0])[2] < 0
         self._cache = DeviceCache(self._cuda, len(self._names), self._num_kv_heads, info.capacity, self._row_bytes)
         self._logits_row_bytes = manifest.model.vocab_size * self._logits_type.itemsize
-        self._buffers = _Buffers(self._cuda, info, manifest, self._logits_row_bytes)
+        self._buffers = Buffers(self._cuda, info, manifest, self._logits_row_bytes, shared=gpu.integrated)
         self._new_rows = self._allocate_new_rows() if info.lowered else 0
         self._prefill = self._contexts.new(PREFILL)
         num_spare = _MEASURED_STEPS if is_wide(info) else _SPARE_STEPS
@@ -218,10 +188,12 @@ class TensorRTEngine:
         return step
 
     def _enqueue(self, step: Step, top_ids: Ids) -> bool:
-        self._cuda.copy_to_device(self._buffers.inputs, self._buffers.host_inputs)
+        if not self._buffers.shared:
+            self._cuda.copy_to_device(self._buffers.inputs, self._buffers.host_inputs)
         if not step.context.execute_async_v3(self._cuda.stream):
             return False
-        self._cuda.copy_to_host(top_ids, self._buffers.addresses[TOP_IDS])
+        if not self._buffers.shared:
+            self._cuda.copy_to_host(top_ids, self._buffers.addresses[TOP_IDS])
         return True
 
     def _addresses(self, num_rows: int) -> dict[str, int]:
