@@ -25,7 +25,7 @@ from tests.runtime.fake_engine import WIDE, fake_model
 
 TREE = "ppd, at every step"
 TRAINED = PromptTokensInfo(
-    count=2, status="trained", source="", revision=None, size_bytes=8, tier="tokens", num_parameters=8
+    count=2, status="trained", source="", revision=None, size_bytes=8, tier="tokens", num_parameters=2
 )
 
 

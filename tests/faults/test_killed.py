@@ -13,8 +13,10 @@ import pytest
 from ppd import staging
 from ppd.bundle import open_bundle
 from ppd.calibrate import calibrate as calibration
+from ppd.calibrate.confirm import Confirmed, Predicted
 from ppd.calibrate.latency import Latency
 from ppd.calibrate.record import Measured
+from ppd.calibrate.replay import Replayed
 from ppd.changes import add_file, refold_tree
 from ppd.manifest import MANIFEST_FILE
 from ppd.measures import Marginals
@@ -42,9 +44,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     marginals = Marginals(probabilities=[[0.5, 0.1], [0.2, 0.1], [0.1, 0.1]], source="text", trials=[9, 9, 9])
     known = Measured(marginals=marginals, chances=[0.5] * NUM_KINDS, latency=latency)
     model = type("Model", (), {"engine": type("Engine", (), {"name": "made up"})})
-    monkeypatch.setattr(calibration, "_measure", lambda *_: ([[1]], known, 1))
+    played = Replayed(tokens=3, steps=2, time=1.0, plain_time=1.0)
+    monkeypatch.setattr(calibration, "_measure", lambda *_: ([[1]], known, [[1]]))
     monkeypatch.setattr(calibration, "_load", lambda *_: model)
-    monkeypatch.setattr(calibration, "bench", lambda *_, **__: REPORT)
+    monkeypatch.setattr(calibration, "confirm", lambda *_, **__: Confirmed(REPORT, REPORT))
+    monkeypatch.setattr(calibration, "predict", lambda *_: Predicted(played, played))
     monkeypatch.setattr("ppd.calibrate.calibrate.datetime.datetime", type("Never", (), {"now": lambda _: Never()}))
 
 

@@ -10,6 +10,7 @@ from ppd.errors import EngineError
 from ppd.runtime import Model
 from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
+from ppd.runtime.engines.shapes import shapes_of
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine, _float32_from
 from ppd.runtime.recording import load_recording
 from ppd.signature import causal_state, max_capacity
@@ -137,7 +138,8 @@ def test_contexts_of_old_shapes_and_their_graphs_are_dropped(monkeypatch: pytest
         for _ in range(2):
             engine.run(np.full(num_rows, 5), state, 0, np.arange(num_rows))
 
-    assert gpu.calls["cuGraphExecDestroy"] == 12 - 4
+    spare = [rows for rows in range(17, 29) if (rows, rows) not in shapes_of(bundle)]
+    assert gpu.calls["cuGraphExecDestroy"] == len(spare) - 4 > 0
 
 
 def test_an_engine_for_measuring_keeps_the_graphs_of_every_shape(
