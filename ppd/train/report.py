@@ -17,7 +17,7 @@ from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
-from ppd.train.options import DRAFT_MODEL, PROMPT_TOKENS, TrainOptions
+from ppd.train.options import DRAFT_MODEL, PROMPT_TOKENS, TOKENS, TrainOptions
 from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
@@ -87,6 +87,7 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
     what, title, layout = _TRAINED[options.method]
     others = ", ".join(f"{name.removeprefix('peak_')} {getattr(options, name)}" for name in _SHOWN[options.method])
     method = "" if options.method == PROMPT_TOKENS else f" --method {options.method}"
+    method += "" if options.tier == TOKENS else f" --tier {options.tier}"
     rows = []
     for name in report.trained:
         for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):

@@ -47,7 +47,7 @@ def test_a_run_trains_them_and_leaves_them_beside_the_prompt_tokens(
     assert config == PromptLayersConfig(count=M, rank=RANKS[tier])
     trained = "vectors.table" if tier == "vectors" else "product.up"
     assert all(bool(tensors[f"blocks.{i}.prompt.{trained}"].any()) for i in range(2))
-    assert f"tier {tier}" in (report.folder / "README.md").read_text("utf-8")
+    assert f" --tier {tier} " in (report.folder / "README.md").read_text("utf-8")
 
 
 @TIERS
