@@ -11,6 +11,7 @@ together. On a busy machine give OMP_WAIT_POLICY=passive, or llama.cpp's server 
 import argparse
 import json
 import re
+import shutil
 import socket
 import statistics
 import subprocess
@@ -127,6 +128,8 @@ def rival(server: str | None, gguf: str | None, threads: int, work: Path) -> tup
     if gguf is None:
         return None
     if server is not None:
+        if shutil.which(server) is None:
+            sys.exit(f"--llama-server is {server}, which is no program here; give its path, or a URL")
         port = free_port()
         flags = ["--model", gguf, "--port", str(port), "--threads", str(threads), "--parallel", str(SLOTS)]
         return [server, *flags, "--ctx-size", str(CONTEXT)], f"http://127.0.0.1:{port}"

@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def encode(bundle: Bundle, path: Path, per_category: int | None) -> tuple[list[s
     return [question.category for question in chosen], [encoder.encode(question.prompt, None) for question in chosen]
 
 
-def start(racers: Sequence[Speculator], shop: Workshop, prompt: list[int]) -> tuple[dict[str, Participant], list[str]]:
+def start(
+    racers: Sequence[Speculator], shop: Workshop, prompt: list[int], stop: Sequence[int]
+) -> tuple[dict[str, Participant], list[str]]:
     """Start the racers, each warmed up with a prompt.
 
     Returns:
@@ -58,7 +61,7 @@ def start(racers: Sequence[Speculator], shop: Workshop, prompt: list[int]) -> tu
             ready = racer.prepare(shop)
             log = shop.work / f"{racer.name.replace(' ', '-')}.log"
             running[racer.name] = Participant(ready.command, log, shop.environment)
-            running[racer.name].ask(prompt, _WARM_TOKENS)
+            running[racer.name].ask(prompt, _WARM_TOKENS, stop)
         except RivalError as error:
             left_out.append(f"{racer.name}: {error}")
             print(f"left out: {left_out[-1]}", flush=True)
@@ -77,6 +80,8 @@ def ask_all(
 ) -> None:
     """Ask everyone every question; a racer that fails is out, and so is what it has answered."""
     for number, prompt in enumerate(prompts):
+        if not running:
+            sys.exit(f"no racer is left: {'; '.join(left_out) or 'none was chosen'}")
         print(f"question {number + 1} of {len(prompts)}", flush=True)
         names = list(running)
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -136,7 +141,7 @@ def main() -> None:
         for racer in speculators(bundles, args.assistant.resolve() if args.assistant else None)
         if not args.only or any(text in racer.name for text in args.only)
     ]
-    running, left_out = start(racers, shop, prompts[0])
+    running, left_out = start(racers, shop, prompts[0], bundles[0].manifest.eos_ids)
     found = {racer.name: Asked(racer, running[racer.name].title) for racer in racers if racer.name in running}
     try:
         ask_all(running, found, left_out, prompts, args.max_new_tokens, bundles[0].manifest.eos_ids)

@@ -187,6 +187,7 @@ class Rows:
         A shorter branch is the beginning of a longer one, so that one folded tree serves every length, and none.
 
         Args:
+            length: At least 1.
             last: Prompt rows of the last candidate, at most those of the others.
         """
         count, step = len(self.nodes), 1 + prompts
@@ -197,10 +198,10 @@ class Rows:
                 *self.nodes,
                 *(Node((_NO_RANK,) * depth, prompts if depth < length else last) for depth in range(1, length + 1)),
             ),
-            node_rows=(*self.node_rows, *rows) if length else self.node_rows,
+            node_rows=(*self.node_rows, *rows),
             parents=(*self.parents, *(count + place - 1 if place else 0 for place in range(length))),
             first_prompts=(*self.first_prompts, *(row + 1 for row in rows)),
-            children=((*self.children[0], count), *self.children[1:], *below[1:], ()) if length else self.children,
+            children=((*self.children[0], count), *self.children[1:], *below[1:], ()),
             num_rows=self.num_rows + step * length - prompts + last,
             num_in_tree=self.num_in_tree,
         )

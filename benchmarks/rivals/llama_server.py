@@ -35,7 +35,10 @@ def open_model() -> tuple[str, Generate]:
         try:
             body = json.dumps({"prompt": prompt, "n_predict": new_tokens, **fields})
             connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
-            for line in connection.getresponse():
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                raise RuntimeError(f"HTTP {response.status}: {response.readline().decode(errors='replace').strip()}")
+            for line in response:
                 if line.startswith(b"data: {"):
                     yield from json.loads(line.removeprefix(b"data: ")).get("tokens", [])
         finally:

@@ -74,7 +74,7 @@ class Participant:
         except BrokenPipeError:
             pass  # reading says what it died of
         answer = Answer(**self._read())
-        if len(answer.ids) != new_tokens and answer.ids[-1] not in stop:
+        if len(answer.ids) != new_tokens and (not answer.ids or answer.ids[-1] not in stop):
             raise RivalError(f"gave {len(answer.ids)} tokens instead of {new_tokens}")
         return answer
 

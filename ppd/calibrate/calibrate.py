@@ -124,7 +124,7 @@ def calibrate(
         turns = max(2, -(-_CONFIRM_TURNS // min(len(ids), _CONFIRM_PROMPTS)))
         confirmed = confirm(model, ids[:_CONFIRM_PROMPTS], max_new_tokens=_NEW_TOKENS, turns=turns)
         progress(_RECORD)
-        predicted = predict(change.bundle, answers)
+        predicted = predict(change.bundle, answers)  # of more prompts than are confirmed: there is time to play them
         info = _info(model.engine.name, len(answers), predicted.tree, confirmed.tree)
         together = _together(change.bundle, predicted.together, confirmed.together)
         bundle = commit_calibration(

@@ -37,7 +37,9 @@ class Confirmed(NamedTuple):
 
 def every_source(bundle: Bundle) -> list[Source]:
     """Whose guesses a calibrated bundle verifies where its tree pays; without a draft model."""
-    has = {LOOKUP, tree_source(bundle), *[TABLE] * bundle.has(NGRAMS_FILE)}
+    has = {LOOKUP, tree_source(bundle)}
+    if bundle.has(NGRAMS_FILE):
+        has.add(TABLE)
     return [source for source in SOURCES if source in has]
 
 

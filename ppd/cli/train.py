@@ -34,7 +34,7 @@ def train(
             help="Prompt tokens: tokens, their embeddings alone; vectors, more in every layer; low-rank, adapters."
         ),
     ] = "tokens",
-    rank: Annotated[int, typer.Option(metavar="R", help="Of the change of attention, in --tier low-rank.")] = 16,
+    rank: Annotated[int, typer.Option(metavar="R", help="Of the change of attention; only with --tier low-rank.")] = 16,
     heads_projection: Annotated[
         str,
         typer.Option(help="Heads: shared, the model's own LM head behind each; or full, one of its own, as published."),

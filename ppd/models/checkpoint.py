@@ -296,7 +296,7 @@ def _files_of_gptq(folder: Path) -> list[str]:
     """
     held = {path.name.removesuffix(".index.json") for path in folder.glob("gptq_model-*.safetensors*")}
     names = sorted(name for name in held if name.endswith(".safetensors") and not _SHARD.search(name))
-    if len(names) > 1 and not (folder / "model.safetensors").exists():
+    if len(names) > 1 and not list(folder.glob("model.safetensors*")):
         raise ModelError(f"{folder} has {' and '.join(names)}; leave the one that config.json belongs to")
     return names
 

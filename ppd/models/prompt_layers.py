@@ -45,7 +45,7 @@ class Product(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """Rows [B, N, hidden], and 1 for a prompt row, [B, N, 1] → [B, N, queries + keys + values]."""
-        return torch.matmul(torch.matmul(x, self.down) * gate, self.up)
+        return torch.matmul(torch.matmul(x * gate, self.down), self.up)
 
 
 class PromptLayer(nn.Module):

@@ -17,6 +17,7 @@ from ppd.models.config import ModelConfig, PromptLayersConfig
 from ppd.models.prompt_layers import PromptLayer
 
 PROMPT_LAYERS_FILE = "prompt_layers.safetensors"
+_VECTORS = ".vectors.table"
 
 
 def save_prompt_layers(layers: Iterable[nn.Module], folder: Path) -> None:
@@ -24,7 +25,9 @@ def save_prompt_layers(layers: Iterable[nn.Module], folder: Path) -> None:
 
     Args:
         layers: One for each layer of the model, or none.
+        folder: Created if it does not exist.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         _name(i, name): weight.detach().to("cpu", torch.float32).contiguous()
         for i, layer in enumerate(layers)
@@ -73,6 +76,8 @@ def load_prompt_layers(
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise PromptTokensError(f"{file}: {name} holds NaN, infinite values or whole numbers; train it again")
+        if name.endswith(_VECTORS) and bool(tensor[0].any()):
+            raise PromptTokensError(f"{file}: {name} has numbers for rows of text, which get none; train it again")
     return layers, {name: tensor.float() for name, tensor in tensors.items()}
 
 

@@ -17,13 +17,13 @@ from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
-from ppd.train.options import DRAFT_MODEL, PROMPT_TOKENS, TOKENS, TrainOptions
+from ppd.train.options import DRAFT_MODEL, LOW_RANK, PROMPT_TOKENS, TOKENS, TrainOptions
 from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
 _OF_ALL = ("loss", "source", "batch_size", "groups", "length", "peak_learning_rate", "temperature", "dtype")
 _SHOWN = {
-    PROMPT_TOKENS: ("recipe", "init", "tier", "rank", *_OF_ALL),
+    PROMPT_TOKENS: ("recipe", "init", "tier", *_OF_ALL),
     MEDUSA: ("heads_projection", *_OF_ALL),
     DRAFT_MODEL: ("num_layers", *_OF_ALL),
 }
@@ -88,6 +88,7 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
     others = ", ".join(f"{name.removeprefix('peak_')} {getattr(options, name)}" for name in _SHOWN[options.method])
     method = "" if options.method == PROMPT_TOKENS else f" --method {options.method}"
     method += "" if options.tier == TOKENS else f" --tier {options.tier}"
+    method += f" --rank {options.rank}" if options.tier == LOW_RANK else ""
     rows = []
     for name in report.trained:
         for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):

@@ -234,11 +234,11 @@ def _restore(
         made_with = state["settings"]
     except Exception as error:  # the unpickler raises whatever a damaged stream leads it to
         raise ArgumentError(f"{path} is damaged ({type(error).__name__}); start again with --force") from error
-    for name, theirs in made_with.items():
-        if settings.get(name) != theirs:
+    for name in [*made_with, *settings]:
+        theirs, ours = made_with.get(name), settings.get(name)
+        if theirs != ours:
             raise ArgumentError(
-                f"{path} was made with {name} {theirs!r}, this run has {settings.get(name)!r}; give the same, or "
-                "--force"
+                f"{path} was made with {name} {theirs!r}, this run has {ours!r}; give the same, or --force"
             )
     module.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])

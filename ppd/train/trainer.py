@@ -14,6 +14,7 @@ from ppd.errors import ArgumentError, ExportError
 from ppd.files import remove_temporary, write_atomically
 from ppd.locks import LOCK_FILE, release_lock, say_nothing, take_lock
 from ppd.models.guess_heads_folder import GUESS_HEADS_CONFIG
+from ppd.models.prompt_layers_folder import PROMPT_LAYERS_FILE
 from ppd.ngrams import ORDERS, build_table
 from ppd.train.evaluate import Accuracy, evaluate
 from ppd.train.guessers import Guesser
@@ -66,7 +67,7 @@ def train(
         stage("read model and data")
         prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell, devices=devices)
         if force and not resume and accelerator.is_main_process:
-            for name in (CHECKPOINT_FILE, *_FINISHED):
+            for name in (CHECKPOINT_FILE, PROMPT_LAYERS_FILE, *_FINISHED):
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()

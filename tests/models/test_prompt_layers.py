@@ -136,6 +136,10 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda t: t["blocks.1.prompt.vectors.table"].fill_(float("nan")),
         r"blocks\.1\.prompt\.vectors\.table holds NaN",
     ),
+    "numbers for text": (
+        lambda t: t["blocks.1.prompt.vectors.table"][0].fill_(0.1),
+        r"1\.prompt\.vectors\.table has numbers for rows of text",
+    ),
     "whole numbers": (
         lambda t: t.update({"blocks.0.prompt.product.up": torch.ones(8, 64, dtype=torch.int32)}),
         r"blocks\.0\.prompt\.product\.up holds NaN, infinite values or whole numbers",

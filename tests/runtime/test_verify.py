@@ -49,12 +49,20 @@ def test_rows_ascend_and_tokens_follow_the_choices(tree: Tree, data: st.DataObje
     rows = tree.rows[tree.num_prompt_tokens]
     tokens = data.draw(st.lists(st.integers(0, 3), min_size=len(rows.nodes), max_size=len(rows.nodes)))
     choices = data.draw(st.lists(st.integers(0, 3), min_size=len(rows.nodes), max_size=len(rows.nodes)))
-    accepted = verify_exact(rows.children, tokens, lambda row: choices[row])
+    texts: list[tuple[int, ...]] = [()]
+    for node, parent in list(enumerate(rows.parents))[1:]:
+        texts.append((*texts[parent], tokens[node]))
+    by_text: dict[tuple[int, ...], int] = {}  # behind equal tokens the model answers the same
+
+    def choose(node: int) -> int:
+        return by_text.setdefault(texts[node], choices[node])
+
+    accepted = verify_exact(rows.children, tokens, choose)
     assert accepted.nodes == sorted(accepted.nodes)
-    assert accepted.tokens == [choices[row] for row in accepted.nodes]
+    assert accepted.tokens == [choose(node) for node in accepted.nodes]
     for parent, row in zip(accepted.nodes, accepted.nodes[1:], strict=False):
         assert rows.parents[row] == parent
-        assert tokens[row] == choices[parent]
+        assert tokens[row] == choose(parent)
     assert not any(tokens[child] == accepted.tokens[-1] for child in rows.children[accepted.nodes[-1]])
 
 

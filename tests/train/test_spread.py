@@ -137,14 +137,14 @@ def test_the_message_says_how_many_devices(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch, count: int, processes: int, reason: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    accelerator = cast("Accelerator", SimpleNamespace(num_processes=processes, device=CPU))
+    accelerator = cast("Accelerator", SimpleNamespace(num_processes=processes, device=GPUS[0]))
     with pytest.raises(ArgumentError, match=reason):
         choose_devices(count, accelerator)
-    assert choose_devices(1, accelerator) == [CPU]
+    assert choose_devices(1, accelerator) == [GPUS[0]]
 
 
 def test_tiers_in_the_layers_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    accelerator = cast("Accelerator", SimpleNamespace(num_processes=1, device=CPU))
+    accelerator = cast("Accelerator", SimpleNamespace(num_processes=1, device=GPUS[0]))
     with pytest.raises(ArgumentError, match="devices is 2 with tier 'vectors'"):
         prepare(str(folder), [], folder, dataclasses.replace(OPTIONS, tier="vectors"), accelerator, devices=2)

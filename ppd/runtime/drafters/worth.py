@@ -132,7 +132,9 @@ class _Correction:
         return self._given / self._expected
 
     def count(self, given: float, expected: float) -> None:
-        """Count a step."""
+        """Count a step; one of which nothing was expected says nothing."""
+        if expected <= 0:
+            return
         self._given = self._given * _MEMORY + given
         self._expected = self._expected * _MEMORY + expected
 
@@ -148,7 +150,7 @@ class TreeWorth:
     Guesses are worth what they save: how much more a step with them is worth than one without, with what it leaves for
     the step behind it, and so on. So a step that only prepares guesses, such as the first behind a plain one, is taken
     where those that follow pay for it. These values, one for each state, are the relative values of a Markov decision
-    process, computed from each other by one sweep a step.
+    process, computed from each other by some sweeps now and then.
 
     Args:
         worth: It knows what to expect of the tree.
@@ -172,7 +174,10 @@ class TreeWorth:
         plain = 1 - rate * costs[1]
         for _ in range(0 if self._is_given else _SWEEPS):
             found = [max(plain, self.of_step(state, rate, costs)) for state in range(len(self._rows))]
-            self._values = [share * (worth - found[0]) for worth in found]
+            # Half of the old ones: states that only lead to each other would swap their values for ever.
+            self._values = [
+                (old + share * (worth - found[0])) / 2 for old, worth in zip(self._values, found, strict=True)
+            ]
 
     def of_guesses(self, state: int) -> float:
         """What it is worth to have guesses for so many distances in the next step, beyond having none."""
