@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ppd.errors import PromptTokensError
@@ -14,6 +13,7 @@ from ppd.files import write_atomically
 from ppd.json_files import read_json
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.guess_heads import KINDS, PROJECTIONS, GuessHeads
+from ppd.models.trained_tensors import read_tensors, require_tensors
 from ppd.signature import MAX_ROWS
 
 GUESS_HEADS_CONFIG, GUESS_HEADS_FILE = "guess_heads_config.json", "guess_heads.safetensors"
@@ -60,22 +60,10 @@ def load_guess_heads(folder: Path, model: ModelConfig) -> tuple[GuessHeadsConfig
     """
     heads = _read_config(folder / GUESS_HEADS_CONFIG, model)
     file = folder / GUESS_HEADS_FILE
-    try:
-        tensors = load(file.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PromptTokensError(f"{file} is not a readable safetensors file ({error!s:.200}); copy it again") from error
+    tensors = read_tensors(file)
     with torch.device("meta"):
         expected = {name: list(weight.shape) for name, weight in _named(KINDS[heads.kind](model, heads))}
-    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
-        raise PromptTokensError(
-            f"{file}: {wrong:.60} is {found.get(wrong, 'missing')!s:.60}, expected "
-            f"{expected.get(wrong, 'no such tensor')}; train the guess heads again"
-        )
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise PromptTokensError(f"{file}: {name} holds NaN, infinite values or whole numbers; train it again")
+    require_tensors(tensors, expected, file, "train the guess heads again")
     return heads, {name: tensor.float() for name, tensor in tensors.items()}
 
 

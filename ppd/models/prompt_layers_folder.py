@@ -6,15 +6,15 @@ Its tensors bear the decoder's names, `blocks.0.prompt.vectors.table` and so on.
 from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ppd.errors import PPDError, PromptTokensError
 from ppd.files import write_atomically
 from ppd.models.config import ModelConfig, PromptLayersConfig
 from ppd.models.prompt_layers import PromptLayer
+from ppd.models.trained_tensors import read_tensors, require_tensors
 
 PROMPT_LAYERS_FILE = "prompt_layers.safetensors"
 _VECTORS = ".vectors.table"
@@ -57,25 +57,14 @@ def load_prompt_layers(
     file = (path if path.is_dir() else path.parent) / PROMPT_LAYERS_FILE
     if not file.is_file():
         return None
-    try:
-        tensors = load(file.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PromptTokensError(f"{file} is not a readable safetensors file ({error!s:.200}); copy it again") from error
+    tensors = read_tensors(file)
     layers = _config_of(tensors, count, file)
     with torch.device("meta"):
         one = PromptLayer(model, layers)
     shapes = {name: list(weight.shape) for name, weight in one.named_parameters()}
     expected = {_name(i, name): shape for i in range(model.num_layers) for name, shape in shapes.items()}
-    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        wrong = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise PromptTokensError(
-            f"{file}: {wrong:.60} is {found.get(wrong, 'missing')!s:.60}, expected "
-            f"{expected.get(wrong, 'no such tensor')}; it is of another model or of other prompt tokens: train again"
-        )
+    require_tensors(tensors, expected, file, "it is of another model or of other prompt tokens: train again")
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise PromptTokensError(f"{file}: {name} holds NaN, infinite values or whole numbers; train it again")
         if name.endswith(_VECTORS) and bool(tensor[0].any()):
             raise PromptTokensError(f"{file}: {name} has numbers for rows of text, which get none; train it again")
     return layers, {name: tensor.float() for name, tensor in tensors.items()}
