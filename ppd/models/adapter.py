@@ -16,6 +16,7 @@ from ppd.errors import ArgumentError, PromptTokensError
 from ppd.files import write_atomically
 from ppd.json_files import read_json
 from ppd.models.pickled import load_pickled
+from ppd.models.trained_tensors import FLOAT_TYPES
 from ppd.signature import MAX_ROWS
 
 _CONFIG = "adapter_config.json"
@@ -202,7 +203,9 @@ def _check_tensor(tensor: torch.Tensor, hidden_size: int, where: str) -> None:
         raise PromptTokensError(
             f"{where}: {_TENSOR} has shape {shape}, expected 1 to {MAX_ROWS - 1} rows; train it again"
         )
-    if not tensor.is_floating_point():
-        raise PromptTokensError(f"{where}: {_TENSOR} is {tensor.dtype}, expected a floating-point type")
+    if tensor.dtype not in FLOAT_TYPES:
+        raise PromptTokensError(
+            f"{where}: {_TENSOR} is {tensor.dtype}, expected a floating-point type of 16 bits or more; train it again"
+        )
     if not bool(torch.isfinite(tensor.to(torch.float32)).all()):
         raise PromptTokensError(f"{where}: {_TENSOR} holds NaN or infinite values; train it again")

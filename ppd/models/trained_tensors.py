@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
+import torch
 from safetensors.torch import load
 from torch import Tensor
 
 from ppd.errors import PromptTokensError
+
+FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What trained tensors may be stored in; PyTorch computes little with narrower ones."""
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -18,7 +22,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         return load(file.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError) as error:  # KeyError: a type that PyTorch does not read
         raise PromptTokensError(f"{file} is not a readable safetensors file ({error!s:.200}); copy it again") from error
 
 
@@ -30,7 +34,7 @@ def require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, list[i
         remedy: What to do about another name or shape.
 
     Raises:
-        PromptTokensError: A name or shape differs, or a tensor has numbers that are not finite or not floating-point.
+        PromptTokensError: A name or shape differs, a tensor has none of `FLOAT_TYPES`, or no finite numbers in float32.
     """
     found = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
@@ -40,5 +44,9 @@ def require_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, list[i
             f"{expected.get(wrong, 'no such tensor')}; {remedy}"
         )
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise PromptTokensError(f"{file}: {name} holds NaN, infinite values or whole numbers; train it again")
+        if tensor.dtype not in FLOAT_TYPES:
+            raise PromptTokensError(
+                f"{file}: {name} is {tensor.dtype}, expected a floating-point type of 16 bits or more; train it again"
+            )
+        if not bool(tensor.float().isfinite().all()):
+            raise PromptTokensError(f"{file}: {name} holds NaN or infinite values; train it again")

@@ -70,5 +70,5 @@ def products(decoder: Decoder, *, in_steps: bool = False) -> AbstractContextMana
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)  # else true of every GPU
     return bool(torch.cpu._is_avx512_bf16_supported())  # oneDNN also takes it where it only emulates it

@@ -142,7 +142,7 @@ SPOILT: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "whole numbers": (
         lambda t: t.update({"blocks.0.prompt.product.up": torch.ones(8, 64, dtype=torch.int32)}),
-        r"blocks\.0\.prompt\.product\.up holds NaN, infinite values or whole numbers",
+        r"blocks\.0\.prompt\.product\.up is torch\.int32, expected a floating-point type",
     ),
 }
 

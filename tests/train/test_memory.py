@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from ppd.train import weights
 from ppd.train.guessers import PromptTokens
 from ppd.train.memory import available_memory, require_memory, rollouts_at_once, training_memory
 from ppd.train.options import TrainOptions
-from ppd.train.weights import choose_dtype, load_frozen, stored_dtype
+from ppd.train.weights import choose_dtype, has_bfloat16, load_frozen, stored_dtype
 from tests.tiny_models import save_tiny_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -118,6 +119,15 @@ def test_16_bits_stay_16_bits_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) ->
         assert choose_dtype("auto", torch.float32, CUDA) == torch.float32
     assert choose_dtype("bfloat16", torch.float32, CPU) == torch.bfloat16
     assert choose_dtype("float32", torch.bfloat16, CUDA) == torch.float32
+
+
+def test_a_gpu_that_emulates_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for major in (7, 8, 9):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, major=major: SimpleNamespace(major=major))
+        monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+        assert has_bfloat16(CUDA) == (major >= 8)
 
 
 def test_the_stored_type_is_read_from_the_checkpoint(tmp_path: Path) -> None:
