@@ -25,7 +25,7 @@ from ppd.runtime.engines.cuda.buffers import Buffers, LogitRows
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
 from ppd.runtime.engines.onnxruntime.cpu import FATAL, SPARE_BINDINGS, TYPES, require_described, session_with_tree
-from ppd.runtime.engines.shapes import ShapeCache, shapes_of
+from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
 from ppd.signature import (
     CACHE_LEN,
     GRAPH_FILE,
@@ -71,6 +71,8 @@ SIZE_OPERATORS = frozenset(
 """Operators that may run on the CPU: those that lengths and ranges are computed with."""
 _DEVICE = ("cuda", 0)
 _UNRECORDED = -1
+_RECORDED_ROWS = 128
+"""Steps of decoding with up to so many rows, and larger ones of the tree, are recorded."""
 _log = logging.getLogger(__name__)
 
 
@@ -122,11 +124,11 @@ class OnnxRuntimeCudaEngine:
         )
         self._shapes = shapes_of(bundle)
         self._row_bytes = manifest.model.vocab_size * self._type.itemsize
-        self._max_head_rows = max(num_head_rows for _, num_head_rows in self._shapes)
+        self._max_head_rows = max(_RECORDED_ROWS, *(num_head_rows for _, num_head_rows in self._shapes))
         self._logits = self._allocate_logits(self._max_head_rows)
         self._logit_rows = LogitRows(self._cuda, self._row_bytes)
         self._bindings: dict[int, ShapeCache[_Binding]] = {}  # by the bucket of the cache
-        self._num_recorded = 0
+        self._recorded: dict[tuple[int, Shape], int] = {}  # the number of a graph, by bucket and shape
         if self._records:
             self._try_recording(bundle)
 
@@ -211,12 +213,14 @@ class OnnxRuntimeCudaEngine:
     def _allocate_logits(self, num_rows: int) -> int:
         return self._cuda.allocate(num_rows * self._row_bytes, f"logits of {num_rows} rows")
 
-    def _options_for(self, shape: tuple[int, int]) -> ort.RunOptions:
-        """Shapes of decoding stay bound, so that what their graphs point to stays too; others are not recorded."""
-        number = _UNRECORDED
-        if self._records and shape in self._shapes:
-            self._num_recorded += 1
-            number = self._num_recorded
+    def _options_for(self, shape: Shape) -> ort.RunOptions:
+        """Decoding puts every row through the LM head (or one, to measure), and comes back; a prompt does not.
+
+        All that a graph points to stays where it is: inputs, answers, and the cache, whose layout a bucket decides.
+        """
+        number, (num_rows, num_head_rows) = _UNRECORDED, shape
+        if self._records and num_rows <= self._max_head_rows and num_head_rows in (1, num_rows):
+            number = self._recorded.setdefault((self._cache.capacity, shape), len(self._recorded) + 1)
         options = ort.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", str(number))
