@@ -214,12 +214,12 @@ class OnnxRuntimeCudaEngine:
         return self._cuda.allocate(num_rows * self._row_bytes, f"logits of {num_rows} rows")
 
     def _options_for(self, shape: Shape) -> ort.RunOptions:
-        """Decoding puts every row through the LM head (or one, to measure), and comes back; a prompt does not.
+        """Decoding puts every row through the LM head, and comes back; reading a prompt does not, and is not recorded.
 
         All that a graph points to stays where it is: inputs, answers, and the cache, whose layout a bucket decides.
         """
         number, (num_rows, num_head_rows) = _UNRECORDED, shape
-        if self._records and num_rows <= self._max_head_rows and num_head_rows in (1, num_rows):
+        if self._records and num_rows == num_head_rows <= self._max_head_rows:
             number = self._recorded.setdefault((self._cache.capacity, shape), len(self._recorded) + 1)
         options = ort.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
