@@ -1,17 +1,20 @@
 """Bench: plain decoding against drafting, on this device, in turns."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from ppd.board import Board, read_board
 from ppd.calibrate.energy import Energy, open_meters
 from ppd.calibrate.figures import Figures, Pair
-from ppd.calibrate.rounds import Progress, Rounds
+from ppd.calibrate.rounds import Asked, Progress, Rounds
 from ppd.errors import ArgumentError
-from ppd.questions import MT_BENCH, Question
+from ppd.questions import MT_BENCH
 from ppd.runtime.model import Model
 from ppd.runtime.options import Draft
-from ppd.runtime.prompt import Prompt
+
+if TYPE_CHECKING:
+    from typing import Unpack  # of Python 3.11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,31 +49,19 @@ class BenchReport(Figures):
 def bench(
     model: Model,
     *,
-    prompts: Sequence[Prompt | Question] | None = None,
-    category: Collection[str] = (),
-    questions: int | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 64,
-    turns: int | None = None,
     draft: Draft = "auto",
     energy: bool = False,
     progress: Progress = lambda _text, _share: None,
+    **asked: "Unpack[Asked]",
 ) -> BenchReport:
     """Time greedy plain decoding and drafting in rounds (`ppd.calibrate.rounds`), for every question.
 
     Args:
-        prompts: Questions (`ppd.questions.read_questions`), texts, token ids or conversations; None for a built-in set,
-            or for random ids where the bundle has no tokenizer.
-        category: Only questions of these categories; none for all. "mt-bench" stands for its eight.
-        questions: At most so many of each category, drawn at random; None for all.
-        seed: Of that choice, and of the resampling behind the intervals.
-        max_new_tokens: Tokens per run, at least 2.
-        turns: Pairs of runs per question, after a pair for each of the first five that warms up; None for 1, or 5 with
-            the built-in set.
         draft: What to compare with plain decoding, as in `Options`: what the bundle does ("auto"), some sources, or
             prompt tokens at every step (True).
         energy: Count joules too, on a Jetson of its rails, else of GPU and CPU (`ppd.calibrate.energy`).
         progress: Called with a text and the share that is done, before each question.
+        **asked: `prompts`, `turns` and the others of `ppd.calibrate.rounds.Asked`.
 
     Raises:
         ArgumentError: An argument is not allowed, no run had a step to time, or the tree does not draft.
@@ -80,17 +71,7 @@ def bench(
     if not model.sources(draft):
         raise ArgumentError("draft is False, so there is nothing to compare with plain decoding")
     with open_meters(energy) as (meters, not_read):
-        rounds = Rounds(
-            model,
-            [(model, draft)],
-            prompts=prompts,
-            category=category,
-            questions=questions,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            turns=turns,
-            meters=meters,
-        )
+        rounds = Rounds(model, [(model, draft)], meters=meters, **asked)
         return rounds.run(lambda: _report(rounds, model, draft, not_read), progress)
 
 

@@ -1,19 +1,21 @@
 """Compare: every way to draft that the bundles of a model have, on the same questions, in turns."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppd.bundle import Bundle, open_bundle
 from ppd.calibrate.figures import Figures, Pair
-from ppd.calibrate.rounds import Progress, Rounds
+from ppd.calibrate.rounds import Asked, Progress, Rounds
 from ppd.calibrate.ways import Way, cost_of, ways_of
 from ppd.errors import ArgumentError
-from ppd.questions import Question
 from ppd.runtime.drafters import PLAIN
 from ppd.runtime.model import Model
-from ppd.runtime.prompt import Prompt
+
+if TYPE_CHECKING:
+    from typing import Unpack  # of Python 3.11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,20 +80,16 @@ def groups_of(folders: Sequence[str | os.PathLike[str]]) -> list[list[Path]]:
 def compare(
     models: Sequence[Model],
     *,
-    prompts: Sequence[Prompt | Question] | None = None,
-    category: Collection[str] = (),
-    questions: int | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 64,
-    turns: int | None = None,
     progress: Progress = lambda _text, _share: None,
+    **asked: "Unpack[Asked]",
 ) -> CompareReport:
     """Time greedy plain decoding and every way to draft (`ppd.calibrate.ways`) in rounds, for every question.
 
     Args:
         models: Bundles of one model in one precision: one, or several that guess differently. Plain decoding, and a way
             that two have, is measured with the first.
-        prompts: As for `ppd.calibrate.bench.bench`, like those that follow.
+        progress: Called with a text and the share that is done, before each question.
+        **asked: `prompts`, `turns` and the others of `ppd.calibrate.rounds.Asked`.
 
     Raises:
         ArgumentError: An argument is not allowed, no answer had a step to time, or a bundle has nothing to compare.
@@ -99,16 +97,7 @@ def compare(
         TokenizerError: There are conversations, and the bundle has no chat template.
     """
     ways = _ways_of_all(models)
-    rounds = Rounds(
-        models[0],
-        [(way.model, way.draft) for way in ways],
-        prompts=prompts,
-        category=category,
-        questions=questions,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        turns=turns,
-    )
+    rounds = Rounds(models[0], [(way.model, way.draft) for way in ways], **asked)
     return rounds.run(lambda: _report(rounds, models[0], ways), progress)
 
 

@@ -1,7 +1,7 @@
 """Rounds: plain decoding and some ways to draft answer the same prompts, on this device, in turns."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,28 @@ Progress = Callable[[str, float | None], None]
 _Report = TypeVar("_Report")
 
 
+class Asked(TypedDict, total=False):
+    """What of `Rounds` a user chooses, as keywords.
+
+    Attributes:
+        prompts: Questions (`ppd.questions.read_questions`), texts, token ids or conversations; None for a built-in set,
+            or for random ids where the bundle has no tokenizer.
+        category: Only questions of these categories; none for all. "mt-bench" stands for its eight.
+        questions: At most so many of each category, drawn at random; None for all.
+        seed: Of that choice, and of the resampling behind the intervals; 0.
+        max_new_tokens: Tokens per answer, at least 2; 64.
+        turns: Rounds per question, after one for each of the first five that warms up; None for 1, or 5 with the
+            built-in set.
+    """
+
+    prompts: Sequence[Prompt | Question] | None
+    category: Collection[str]
+    questions: int | None
+    seed: int
+    max_new_tokens: int
+    turns: int | None
+
+
 class StoppedError(KeyboardInterrupt):
     """Ctrl-C, after something was measured.
 
@@ -54,7 +76,7 @@ class Rounds:
     Args:
         plain: The model that decodes plainly.
         ways: What it is compared with: a model with the same tokenizer, and what it drafts from, as in `Options`.
-        prompts: As for `ppd.calibrate.bench.bench`, like those that follow.
+        prompts: As in `Asked`, like those that follow.
         meters: Energy that is counted for each of them.
 
     Attributes:
@@ -73,7 +95,7 @@ class Rounds:
         plain: Model,
         ways: Sequence[tuple[Model, Draft]],
         *,
-        prompts: Sequence[Prompt | Question] | None,
+        prompts: Sequence[Prompt | Question] | None = None,
         category: Collection[str] = (),
         questions: int | None = None,
         seed: int = 0,

@@ -9,6 +9,7 @@ import pytest
 import ppd
 from ppd.calibrate.bench import bench
 from ppd.calibrate.compare import compare
+from ppd.calibrate.rounds import Asked
 from ppd.cli import app
 from ppd.serve.settings import Settings
 from ppd.train.options import TrainOptions
@@ -45,6 +46,8 @@ def test_a_command_has_a_flag_for_every_argument(name: str) -> None:
     flags = {RENAMED.get(flag, flag) for flag in inspect.signature(command).parameters}
     functions = FUNCTIONS[name] if name in FUNCTIONS else (getattr(ppd, name),)
     arguments = {argument for function in functions for argument in inspect.signature(function).parameters}
+    if "asked" in arguments:
+        arguments = arguments - {"asked"} | set(Asked.__annotations__)
     if name == "train":
         flags = {"num_prompt_tokens" if flag == "prompt_tokens" else flag for flag in flags}
         arguments = arguments - {"options"} | {field.name for field in dataclasses.fields(TrainOptions)}
