@@ -3,7 +3,7 @@
 from ppd.build.network import Profiles
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
-from ppd.memory import GB, HostMemory, Memory, host_memory, memory_of
+from ppd.memory import GB, HostMemory, Memory, host_memory, item_bytes_of, memory_of
 from ppd.precision import PRECISIONS
 from ppd.runtime.engines.cuda.device import Gpu
 from ppd.signature import LOWERED_GRAPH_FILE, WEIGHTS_FILE
@@ -24,7 +24,7 @@ def engine_memory(bundle: Bundle, profiles: Profiles) -> Memory:
     return memory_of(
         bundle.manifest.model,
         weights=bundle.manifest.files[WEIGHTS_FILE].size_bytes,
-        item_bytes=2 if bundle.manifest.graph_type == "float16" else 4,
+        item_bytes=item_bytes_of(bundle.manifest.graph_type),
         capacity=profiles.capacity + beside,
         head_rows=max(profiles.max_prefill_head_rows, profiles.max_decode_rows),
     )

@@ -8,7 +8,7 @@ from ppd.calibrate.record import TogetherInfo, measured_from_bundle, together_fr
 from ppd.cli.app import shown
 from ppd.decision import CALIBRATED, CALIBRATED_ELSEWHERE, CalibrationInfo, Decision, EstimateInfo, RooflineInfo
 from ppd.manifest import CheckInfo, DamageInfo, EngineInfo, Manifest
-from ppd.memory import MUCH_OF_WEIGHTS, kv_bytes_per_row
+from ppd.memory import whole_cache
 from ppd.runtime.abilities import cannot
 from ppd.runtime.drafters.sources import drafts_always, sources_of
 from ppd.signature import FUSED_HEAD_MULTIPLE, WEIGHTS_FILE, takes_fused_attention
@@ -305,14 +305,11 @@ def _engine_lines(manifest: Manifest) -> list[str]:
 
 def describe_fixed_cache(info: EngineInfo, manifest: Manifest) -> str:
     """What the whole cache costs an engine that reads it in every step, beside the weights; "" if that is little."""
-    size = info.capacity * kv_bytes_per_row(manifest.model, 2 if manifest.graph_type == "float16" else 4)
-    share = size / manifest.files[WEIGHTS_FILE].size_bytes
-    if info.lowered or share < MUCH_OF_WEIGHTS:
+    weights_bytes = manifest.files[WEIGHTS_FILE].size_bytes
+    cache = whole_cache(manifest.model, manifest.graph_type, info.capacity, weights_bytes)
+    if info.lowered or not cache.is_much:
         return ""
-    return (
-        f"note: each step reads the cache of all {info.capacity} rows, {size / 1e6:.0f} MB, {share:.0%} of the weights "
-        "more, however short the text is; export with a smaller --context if that is enough"
-    )
+    return f"note: this engine reads {cache.words}; export with a smaller --context if that is enough"
 
 
 def describe_engine(info: EngineInfo) -> str:

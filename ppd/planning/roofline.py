@@ -8,7 +8,7 @@ from ppd.decision import RooflineInfo
 from ppd.errors import ArgumentError
 from ppd.manifest import ModelInfo
 from ppd.measures import MILLISECONDS, LatencyCurve
-from ppd.memory import GB, MUCH_OF_WEIGHTS, kv_bytes_per_row, memory_of, with_workspace
+from ppd.memory import GB, item_bytes_of, kv_bytes_per_row, memory_of, whole_cache, with_workspace
 from ppd.precision import PRECISIONS
 from ppd.signature import max_capacity
 from ppd.targets import Target
@@ -30,13 +30,13 @@ def estimate_roofline(target: Target, model: ModelInfo, precision: str, *, cache
     """
     if target.bandwidth_gbs is None or precision not in target.throughput_tflops:
         raise ArgumentError(f"target {target.name} has no figures for {precision}; run ppd calibrate on the device")
-    per_ms = target.bandwidth_gbs * 1e6  # bytes per millisecond
+    per_ms = _bytes_per_ms(target.bandwidth_gbs)
     attention = 4.0 * model.num_layers * model.num_heads * model.head_dim * cache_len
     operations = 2.0 * model.num_parameters + attention
     return RooflineInfo(
         cache_len=cache_len,
-        weights_ms=model.num_parameters * PRECISIONS[precision].bytes_per_weight / per_ms,
-        cache_ms=cache_len * kv_bytes_per_row(model, _item_bytes(target, precision)) / per_ms,
+        weights_ms=_weights_bytes(model, precision) / per_ms,
+        cache_ms=cache_len * kv_bytes_per_row(model, item_bytes_of(_graph_type(target, precision))) / per_ms,
         compute_ms_per_row=operations / (target.throughput_tflops[precision] * 1e9),
         overhead_ms=OVERHEAD_MS,
     )
@@ -56,8 +56,8 @@ def memory_warning(target: Target, model: ModelInfo, precision: str, context: in
     need = with_workspace(
         memory_of(
             model,
-            weights=model.num_parameters * PRECISIONS[precision].bytes_per_weight,
-            item_bytes=_item_bytes(target, precision),
+            weights=_weights_bytes(model, precision),
+            item_bytes=item_bytes_of(_graph_type(target, precision)),
             capacity=max_capacity(context),
             head_rows=1,
         )
@@ -84,18 +84,24 @@ def context_notes(target: Target, model: ModelInfo, precision: str, context: int
         )
     if target.compute_capability is None or target.bandwidth_gbs is None:
         return tuple(notes)
-    rows = max_capacity(context)
-    cache = rows * kv_bytes_per_row(model, _item_bytes(target, precision))
-    share = cache / (model.num_parameters * PRECISIONS[precision].bytes_per_weight)
-    cache_ms = cache / target.bandwidth_gbs / 1e6
-    if share >= MUCH_OF_WEIGHTS and cache_ms >= OVERHEAD_MS:
+    graph_type = _graph_type(target, precision)
+    cache = whole_cache(model, graph_type, max_capacity(context), _weights_bytes(model, precision))
+    cache_ms = cache.size_bytes / _bytes_per_ms(target.bandwidth_gbs)
+    if cache.is_much and cache_ms >= OVERHEAD_MS:
         notes.append(
-            f"TensorRT from 10.15 on, and TensorRT-RTX, read the cache of all {rows} rows in every step, however short "
-            f"the text is: {cache / 1e6:.0f} MB, {share:.0%} of the weights, {cache_ms:.2g} ms at "
+            f"TensorRT from 10.15 on, and TensorRT-RTX, read {cache.words}, {cache_ms:.2g} ms at "
             f"{target.bandwidth_gbs:g} GB/s; give a smaller --context if that is enough"
         )
     return tuple(notes)
 
 
-def _item_bytes(target: Target, precision: str) -> int:
-    return 2 if target.graph_type(PRECISIONS[precision]) == "float16" else 4
+def _weights_bytes(model: ModelInfo, precision: str) -> float:
+    return model.num_parameters * PRECISIONS[precision].bytes_per_weight
+
+
+def _graph_type(target: Target, precision: str) -> str:
+    return target.graph_type(PRECISIONS[precision])
+
+
+def _bytes_per_ms(bandwidth_gbs: float) -> float:
+    return bandwidth_gbs * 1e6

@@ -298,4 +298,4 @@ def test_a_cache_that_every_step_reads_whole_is_a_note_with_its_cost(
     note = describe_fixed_cache(info, manifest)
 
     assert bool(note) == notes
-    assert not notes or re.search(r"all 4608 rows, \d+ MB, \d+% of the weights.*--context", note)
+    assert not notes or re.search(r"all 4608 rows in every step.*: \d+ MB, \d+% of the weights.*--context", note)
