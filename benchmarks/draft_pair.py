@@ -24,7 +24,7 @@ from pathlib import Path
 from ppd.bundle import LATENCY_FILE, open_bundle
 from ppd.json_files import parse
 from ppd.manifest import ModelInfo
-from ppd.measures import curves_from_json
+from ppd.measures import LatencyCurve, curves_from_json
 from ppd.planning.roofline import curve_from_roofline, estimate_roofline
 from ppd.signature import CHAIN_LENGTHS
 from ppd.targets import find_target
@@ -90,6 +90,11 @@ def best(chance: float, cost: float, rows: Callable[[int], float], own: float = 
     return max((expected(chance, n) / (rows(n + 1) + n * cost / own), n) for n in CHAIN_LENGTHS)
 
 
+def in_plain_steps(curve: LatencyCurve) -> Callable[[int], float]:
+    """Number of rows → their step in plain steps."""
+    return lambda rows: float(curve.at(rows) / curve.at(1))
+
+
 def solve(reach: Callable[[float], float], wanted: float) -> float:
     """The chance at which something that grows with it reaches a value, by halving."""
     low, high = 0.0, 1.0
@@ -104,12 +109,12 @@ def measured(folder: Path, layers: int, cached: int) -> dict[str, object]:
     bundle = open_bundle(folder, verify=False)
     curves, model = curves_from_json(parse(bundle.read_bytes(LATENCY_FILE))), bundle.manifest.model
     behind = min(curves, key=lambda length: abs(length - cached))
-    curve = curves[behind]
+    rows = in_plain_steps(curves[behind])
     head = model.vocab_size * model.hidden_size
     cost = (head + (model.num_parameters - head) * layers / model.num_layers) / model.num_parameters
-    even = solve(lambda chance: best(chance, cost, lambda n: float(curve.at(n) / curve.at(1)))[0], 1.0)
-    found = {chance: best(chance, cost, lambda n: float(curve.at(n) / curve.at(1))) for chance in CHANCES}
-    free = {chance: best(chance, 0.0, lambda n: float(curve.at(n) / curve.at(1))) for chance in CHANCES}
+    even = solve(lambda chance: best(chance, cost, rows)[0], 1.0)
+    found = {chance: best(chance, cost, rows) for chance in CHANCES}
+    free = {chance: best(chance, 0.0, rows) for chance in CHANCES}
     print(
         f"\n{folder.name}, {bundle.manifest.precision}, behind {behind} cached rows; a draft model of {layers} layers"
     )
@@ -130,10 +135,7 @@ def paper_pair(pair: Pair, targets: list[str], guesses: int, cached: int) -> dic
             curve_from_roofline(estimate_roofline(find_target(name), model, "fp16", cache_len=cached), name)
             for model in (pair.model, DRAFTER)
         )
-        bases[f"roofline, {name}"] = (
-            float(small.at(1) / large.at(1)),
-            lambda n, curve=large: float(curve.at(n) / curve.at(1)),  # type: ignore[misc]
-        )
+        bases[f"roofline, {name}"] = (float(small.at(1) / large.at(1)), in_plain_steps(large))
     bases[f"published {pair.speedup:.2f}"] = ((pair.accepted / pair.speedup - 1) / guesses, lambda _: 1.0)
     found: dict[str, object] = {}
     for basis, (cost, rows) in bases.items():

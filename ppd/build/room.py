@@ -19,7 +19,8 @@ _LEAST_WORKSPACE = 256 * 2**20
 def engine_memory(bundle: Bundle, profiles: Profiles) -> Memory:
     """Device memory that the engine takes while it runs, without TensorRT's workspace."""
     rows = max(profiles.max_prefill_rows, profiles.max_decode_rows)
-    # An engine of the lowered graph gives out a step's own rows beside the cache.
+    # An engine of the lowered graph has memory for a step's own keys and values beside the cache. A bundle with that
+    # graph may still be built from the other, by the version of TensorRT: what is asked for is the larger.
     beside = rows if bundle.has(LOWERED_GRAPH_FILE) else 0
     return memory_of(
         bundle.manifest.model,

@@ -1,6 +1,5 @@
 """The parts of a bundle: everything that is known of it before the graph is traced, and its manifest."""
 
-import dataclasses
 import datetime
 import importlib.metadata
 from dataclasses import dataclass
@@ -11,19 +10,16 @@ import torch
 
 import ppd
 from ppd.arguments import whole
-from ppd.bundle import NGRAMS_FILE, file_entry, sha256_of, tree_info
+from ppd.bundle import file_entry, sha256_of, tree_info
 from ppd.decision import GIVEN, Decision
-from ppd.errors import ArgumentError, ModelError, PromptTokensError
+from ppd.errors import ArgumentError, ModelError
 from ppd.export.fold import stored_bytes
+from ppd.export.guesser import Guesser, load_guesser, ngrams_of, other_base
 from ppd.manifest import TRAINING_SECONDS, CheckInfo, GuessHeadsInfo, Manifest, ModelInfo, PromptTokensInfo
-from ppd.models.adapter import base_model_of, load_prompt_tokens, untrained_prompt_tokens
 from ppd.models.checkpoint import Weights
 from ppd.models.config import ModelConfig, PromptLayersConfig
-from ppd.models.guess_heads_folder import base_model_of_heads, holds_guess_heads, load_guess_heads
 from ppd.models.hub import ModelSource, PromptTokensSource, known_prompt_tokens, resolve_prompt_tokens
-from ppd.models.prompt_layers_folder import load_prompt_layers
 from ppd.models.tokenizer import TokenizerFiles, read_tokenizer
-from ppd.ngrams import NgramTable
 from ppd.planning.for_target import ChosenTree, training_seconds, tree_for_target
 from ppd.planning.roofline import context_notes
 from ppd.precision import PRECISIONS
@@ -31,7 +27,6 @@ from ppd.signature import GUESS_HEADS_PREFIX, MAX_ROWS, MAX_TOP_IDS, PARAMETER_P
 from ppd.targets import Target
 from ppd.tree import Tree, load_tree
 
-DEFAULT_NUM_PROMPT_TOKENS = 3
 _MAX_DEFAULT_CONTEXT = 1 << 20
 
 
@@ -133,99 +128,56 @@ def load_parts(
     Raises:
         PPDError: An argument cannot be used.
     """
-    asked, context = context, choose_context(config, source.name, context, target.context)
+    chosen_context = choose_context(config, source.name, context, target.context)
     tokenizer = read_tokenizer(source.path, source.entry)
-    trained: PromptTokensSource | None = None
-    if prompt_tokens != "none":
-        trained = resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
-    table, added = None, dict[str, torch.Tensor]()
-    if trained is not None and holds_guess_heads(trained.folder):
-        guess_heads, heads = load_guess_heads(trained.folder, config)
-        config, count = dataclasses.replace(config, guess_heads=guess_heads), guess_heads.count
-        added = {f"{GUESS_HEADS_PREFIX}{name}": tensor for name, tensor in heads.items()}
-    else:
-        table = _prompt_tokens(trained, config, weights, given_tree)
-        count = len(table)
-        if trained is not None and (found := load_prompt_layers(trained.folder, config, count)) is not None:
-            prompt_layers, added = found
-            config = dataclasses.replace(config, prompt_layers=prompt_layers)
-    num_parameters = weights.num_parameters
+    trained = _trained(prompt_tokens, source)
+    guesser = load_guesser(trained, config, weights, given_tree)
     sha256 = sha256_of(source.path) if source.path.is_file() else None
-    info = model_info(source, config, num_parameters, sha256)
+    info = model_info(source, config, weights.num_parameters, sha256)
     if tree == "auto":
         folder = trained.folder if trained else None
-        chosen = tree_for_target(target, info, precision, context, count, folder, by_heads=table is None)
+        count, by_heads = guesser.num_distances, guesser.by_heads
+        chosen = tree_for_target(target, info, precision, chosen_context, count, folder, by_heads=by_heads)
     else:
-        name = "none" if tree == "none" else Path(tree).name
-        given = Decision(draft=None, basis=GIVEN, record=None)
-        without = Tree.none(count, by_heads=table is None)
-        chosen = ChosenTree(tree=given_tree or without, source=name, decision=given)
+        chosen = _given(tree, given_tree, guesser)
     num_top_ids = min(MAX_TOP_IDS, config.vocab_size)
-    chosen.tree.require_fit(count, num_top_ids, by_heads=table is None)
+    chosen.tree.require_fit(guesser.num_distances, num_top_ids, by_heads=guesser.by_heads)
     return Parts(
         source=source,
         sha256=sha256,
-        config=config,
-        context=context,
+        config=guesser.config,
+        context=chosen_context,
         precision=precision,
         dtype=graph_dtype(precision, target),
         target=target,
-        num_parameters=num_parameters,
+        num_parameters=weights.num_parameters,
         num_top_ids=num_top_ids,
         tokenizer=tokenizer,
-        prompt_tokens=table,
-        added=added,
+        prompt_tokens=guesser.prompt_tokens,
+        added=guesser.weights,
         trained=trained,
-        ngrams=_ngrams(trained, config.vocab_size),
+        ngrams=ngrams_of(trained, config.vocab_size),
         chosen=chosen,
         notes=(
             *(tokenizer.notes if tokenizer is not None else ()),
-            *(_other_base(trained, source) if trained is not None and prompt_tokens else ()),
-            *context_notes(target, info, precision, context, config.context if asked is None else context),
+            *(other_base(trained, source) if trained is not None and prompt_tokens else ()),
+            *context_notes(target, info, precision, chosen_context, context or config.context),
         ),
     )
 
 
-def _prompt_tokens(
-    trained: PromptTokensSource | None, config: ModelConfig, weights: Weights, given_tree: Tree | None
-) -> torch.Tensor:
-    """Prompt tokens float32 [m, hidden]: trained, or else the default, as many as the tree asks for."""
-    if trained is not None:
-        return load_prompt_tokens(trained.folder, config.hidden_size)
-    count = DEFAULT_NUM_PROMPT_TOKENS if given_tree is None else given_tree.num_prompt_tokens
-    return untrained_prompt_tokens(weights.read("embedding.weight"), count)
-
-
-def _other_base(trained: PromptTokensSource, source: ModelSource) -> tuple[str, ...]:
-    """A note if prompt tokens or guess heads say that they were trained for another model."""
-    by_heads = holds_guess_heads(trained.folder)
-    base = base_model_of_heads(trained.folder) if by_heads else base_model_of(trained.folder)
-    names = (source.name, source.source, source.path.resolve().name, (source.entry and source.entry.hub_id) or "")
-    if base is None or _short(base) in map(_short, names):
-        return ()
-    what = "guess heads" if by_heads else "prompt tokens"
-    return (f"the {what} {trained.source} say that they were trained for {base}; this model is {source.name}",)
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2].removesuffix(".gguf").casefold()
-
-
-def _ngrams(trained: PromptTokensSource | None, vocab_size: int) -> bytes | None:
-    """The table of n-grams beside trained prompt tokens, if there is one.
-
-    Raises:
-        BundleError: It is damaged.
-        PromptTokensError: It was made for another vocabulary.
-    """
-    path = trained.folder / NGRAMS_FILE if trained is not None and trained.folder.is_dir() else None
-    if path is None or not path.is_file():
+def _trained(prompt_tokens: str | None, source: ModelSource) -> PromptTokensSource | None:
+    """Where trained prompt tokens or guess heads lie: those asked for, else the known ones of the model."""
+    if prompt_tokens == "none":
         return None
-    if (found := NgramTable(path).vocab_size) != vocab_size:
-        raise PromptTokensError(
-            f"{path} was made for a vocabulary of {found} words; the model has {vocab_size}: remove it, or train again"
-        )
-    return path.read_bytes()
+    return resolve_prompt_tokens(prompt_tokens) if prompt_tokens else known_prompt_tokens(source.entry)
+
+
+def _given(name: str, tree: Tree | None, guesser: Guesser) -> ChosenTree:
+    """The tree of a file, or the one that never drafts."""
+    without = Tree.none(guesser.num_distances, by_heads=guesser.by_heads)
+    decision = Decision(draft=None, basis=GIVEN, record=None)
+    return ChosenTree(tree=tree or without, source=name if name == "none" else Path(name).name, decision=decision)
 
 
 def model_info(source: ModelSource, config: ModelConfig, num_parameters: int, sha256: str | None) -> ModelInfo:

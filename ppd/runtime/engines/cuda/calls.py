@@ -74,7 +74,11 @@ class Cuda:
         return self._allocate_host(size_bytes, _DEFAULT_FLAGS)
 
     def allocate_shared(self, size_bytes: int) -> tuple[npt.NDArray[np.uint8], int]:
-        """The same, and the address by which the GPU reads and writes it: nothing has to be copied."""
+        """Page-locked host memory, zero-filled, that the GPU reads and writes without a copy; it lives until `close`.
+
+        Returns:
+            uint8 [size_bytes], and the GPU's address of it. What the GPU wrote is there after `synchronize`.
+        """
         buffer = self._allocate_host(size_bytes, self._api.CU_MEMHOSTALLOC_DEVICEMAP)
         return buffer, int(self._call("cuMemHostGetDevicePointer", buffer.ctypes.data, _DEFAULT_FLAGS))
 
