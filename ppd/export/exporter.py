@@ -41,7 +41,7 @@ from ppd.export.weights import (
     ExportedWeights,
     ReadableWeights,
     UntiedWeights,
-    WeightsWithAdded,
+    WeightsWithGuesser,
     placeholder_decoder,
     streamed,
 )
@@ -151,8 +151,8 @@ def export(
             context=context,
         )
         source_weights: ReadableWeights = opened
-        if parts.added:
-            source_weights = WeightsWithAdded(source_weights, parts.added)
+        if parts.guesser_weights:
+            source_weights = WeightsWithGuesser(source_weights, parts.guesser_weights)
         if forms.quantise and config.tied:  # the table is quantised twice, for each of its uses
             source_weights = UntiedWeights(source_weights)
             parts = dataclasses.replace(parts, config=dataclasses.replace(parts.config, tied=False))

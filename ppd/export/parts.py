@@ -39,7 +39,7 @@ class Parts:
         context: Tokens that prompt and answer may fill.
         dtype: The graph's type for what is not quantised.
         prompt_tokens: float32 [m, hidden]; None where guess heads are in their place, which the configuration has.
-        added: The weights of guess heads or prompt layers by the decoder's names, float32; empty without.
+        guesser_weights: The weights of guess heads or prompt layers by the decoder's names, float32; empty without.
         trained: Where prompt tokens or guess heads came from; None if prompt tokens are untrained.
         ngrams: The table of n-grams that came with them, as its file has it; None if there is none.
         notes: What its user should know.
@@ -56,7 +56,7 @@ class Parts:
     num_top_ids: int
     tokenizer: TokenizerFiles | None
     prompt_tokens: torch.Tensor | None
-    added: dict[str, torch.Tensor]
+    guesser_weights: dict[str, torch.Tensor]
     trained: PromptTokensSource | None
     ngrams: bytes | None
     chosen: ChosenTree
@@ -75,7 +75,7 @@ class Parts:
     def added_parameters(self) -> int:
         """Numbers that were added to the model."""
         table = () if self.prompt_tokens is None else (self.prompt_tokens,)
-        return sum(tensor.numel() for tensor in (*table, *self.added.values()))
+        return sum(tensor.numel() for tensor in (*table, *self.guesser_weights.values()))
 
 
 def graph_dtype(precision: str, target: Target) -> torch.dtype:
@@ -154,7 +154,7 @@ def load_parts(
         num_top_ids=num_top_ids,
         tokenizer=tokenizer,
         prompt_tokens=guesser.prompt_tokens,
-        added=guesser.weights,
+        guesser_weights=guesser.weights,
         trained=trained,
         ngrams=ngrams_of(trained, config.vocab_size),
         chosen=chosen,

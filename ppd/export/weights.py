@@ -50,19 +50,19 @@ class UntiedWeights:
         return self._weights.packed(name)
 
 
-class WeightsWithAdded:
+class WeightsWithGuesser:
     """Weights of a model with guess heads or prompt layers, which its checkpoint does not have.
 
     Args:
-        added: These, by the decoder's names.
+        guesser: These, by the decoder's names.
     """
 
-    def __init__(self, weights: ReadableWeights, added: Mapping[str, Tensor]) -> None:
-        self._weights, self._added = weights, added
+    def __init__(self, weights: ReadableWeights, guesser: Mapping[str, Tensor]) -> None:
+        self._weights, self._guesser = weights, guesser
 
     def read(self, name: str) -> Tensor:
         """As `ReadableWeights.read`."""
-        return self._added[name] if name in self._added else self._weights.read(name)
+        return self._guesser[name] if name in self._guesser else self._weights.read(name)
 
     def packed(self, name: str) -> PackedWeight:
         """As `ReadableWeights.packed`."""

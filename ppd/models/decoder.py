@@ -79,10 +79,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """As `Attention.forward`."""
         x = x + self._scaled(self.attention(self.attention_norm(x), rotary, mask, past, prompt_rows))
-        added = self._scaled(self.mlp(self.mlp_norm(x)))
+        update = self._scaled(self.mlp(self.mlp_norm(x)))
         if prompt_rows is not None:
-            added = added + prompt_rows.vectors(self.attention.layer)
-        return x + added
+            update = update + prompt_rows.vectors(self.attention.layer)
+        return x + update
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.residual_multiplier == 1 else x * self.residual_multiplier

@@ -87,8 +87,8 @@ class MedusaHeads(GuessHeads):
 
     def states(self, x: Tensor) -> Tensor:
         """As `GuessHeads.states`."""
-        added = nn.functional.silu(self.residual(x))
-        return x.unsqueeze(-2) + added.view(*x.shape[:-1], self.count, x.shape[-1])
+        updates = nn.functional.silu(self.residual(x))
+        return x.unsqueeze(-2) + updates.view(*x.shape[:-1], self.count, x.shape[-1])
 
     @torch.no_grad()
     def start(self, lm_head: Tensor) -> None:

@@ -66,8 +66,8 @@ class PromptEncoder:
         except ArgumentError:
             return None
         ids = self._from_text(after, add_special_tokens=False)[:1]
-        added = self._require_tokenizer().get_added_tokens_decoder()
-        return ids[0] if ids and ids[0] in added and added[ids[0]].special else None
+        added_tokens = self._require_tokenizer().get_added_tokens_decoder()
+        return ids[0] if ids and ids[0] in added_tokens and added_tokens[ids[0]].special else None
 
     def _from_prompt(self, prompt: Any) -> list[Any]:
         if isinstance(prompt, str):

@@ -52,7 +52,7 @@ class Guesser(nn.Module):
         raise NotImplementedError
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
-        """What is trained, in groups, with the part of the learning rate that each takes."""
+        """What is trained, in groups, with the factor by which each takes the learning rate."""
         return [(list(self.parameters()), 1.0)]
 
     def forward(self, ids: Tensor, hung_on: Tensor) -> Tensor:

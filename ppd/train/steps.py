@@ -82,7 +82,7 @@ def train_steps(
         saved: Called in the main process behind every checkpoint.
         tell: Called with a line at every tenth.
     """
-    trained = [{"params": weights, "part": part} for weights, part in module.rates() if weights]
+    trained = [{"params": weights, "factor": factor} for weights, factor in module.rates() if weights]
     optimizer = torch.optim.AdamW(trained, lr=options.peak_learning_rate, betas=_BETAS, weight_decay=0.0)
     settings = _settings(module, sets, options)
     step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
@@ -130,10 +130,10 @@ def _take_step(
     """Forward, backward and update; returns the loss.
 
     Args:
-        rate: The learning rate, of which each group takes its part.
+        rate: The learning rate, which each group takes by its own factor.
     """
     for group in optimizer.param_groups:
-        group["lr"] = group["part"] * rate
+        group["lr"] = group["factor"] * rate
     loss = module(*(tensor.to(accelerator.device) for tensor in batch))
     accelerator.backward(loss)
     optimizer.step()

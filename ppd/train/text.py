@@ -62,8 +62,8 @@ class TextEncoder:
 
     def special_ids(self) -> frozenset[int]:
         """Ids that are no text, such as the end of a turn."""
-        added = self.tokenizer.get_added_tokens_decoder()
-        return frozenset(i for i, token in added.items() if token.special) | frozenset(self.eos_ids)
+        added_tokens = self.tokenizer.get_added_tokens_decoder()
+        return frozenset(i for i, token in added_tokens.items() if token.special) | frozenset(self.eos_ids)
 
     def render(self, messages: Sequence[Message], *, answer_follows: bool) -> str:
         """A conversation through the chat template, up to where an answer begins or as it is.

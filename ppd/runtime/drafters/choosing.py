@@ -99,16 +99,16 @@ class ChoosingDrafter:
         for length, leaf, plan in self._chains:
             if length > len(guesser.reach):
                 break
-            worth = expected[length] - rate * costs[length + 1 + leaf]
+            value = expected[length] - rate * costs[length + 1 + leaf]
             if leaf:
-                worth += guesser.reach[length - 1] * of_guesses
-            if worth > best:
-                best, proposed = worth, Proposal(plan, guesser.tokens[:length], source)
+                value += guesser.reach[length - 1] * of_guesses
+            if value > best:
+                best, proposed = value, Proposal(plan, guesser.tokens[:length], source)
         self._state = self._branch = -1
         if tree is not None:
-            branch, worth = self._branch_beside(tree, len(guesses), expected, rate)
-            if worth > best:
-                best, self._state = worth, len(guesses)
+            branch, value = self._branch_beside(tree, len(guesses), expected, rate)
+            if value > best:
+                best, self._state = value, len(guesses)
                 proposed = self._prompt_tokens.propose(history, guesses)
                 if branch:
                     self._branch = guesser.tokens[0]
@@ -129,15 +129,15 @@ class ChoosingDrafter:
             expected: Tokens of a step with a chain of each length.
         """
         costs, reach = self._costs, self._guesser.reach
-        best, worth = None, tree.of_step(state, rate, costs)
+        best, value = None, tree.of_step(state, rate, costs)
         for branch, plan in self._with_branch[state].items():
             length = branch[0]
             if length > len(reach):
                 break
             found = tree.of_branch(state, branch, reach, expected[length], rate * costs[plan.rows.num_rows])
-            if found > worth:
-                best, worth = branch, found
-        return best, worth
+            if found > value:
+                best, value = branch, found
+        return best, value
 
     def _ask_model(self, model: DraftModel, history: Sequence[int], best: float, rate: float) -> Proposal | None:
         """The draft model's guesses, if they promise more than the best plan without them."""

@@ -175,9 +175,7 @@ class TreeWorth:
         for _ in range(0 if self._is_given else _SWEEPS):
             found = [max(plain, self.of_step(state, rate, costs)) for state in range(len(self._rows))]
             # Half of the old ones: states that only lead to each other would swap their values for ever.
-            self._values = [
-                (old + share * (worth - found[0])) / 2 for old, worth in zip(self._values, found, strict=True)
-            ]
+            self._values = [(old + share * (new - found[0])) / 2 for old, new in zip(self._values, found, strict=True)]
 
     def of_guesses(self, state: int) -> float:
         """What it is worth to have guesses for so many distances in the next step, beyond having none."""
