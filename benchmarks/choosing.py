@@ -45,7 +45,7 @@ def main() -> None:
     model = runtime.load(args.bundle, threads=args.threads)
     answers = []
     for question in choose_questions(read_questions(args.prompts), per_category=args.questions, seed=0):
-        ids = model.encode(question.prompt)
+        ids = model.encode(question.prompt, tools=question.tools)
         tokens = model.generate(ids, max_new_tokens=args.max_new_tokens, draft=False).token_ids
         answers.append(guesses_along(model, ids, tokens))
     marginals = marginals_from_json(parse(model.bundle.read_bytes(ACCEPTANCE_FILE)), "measured").probabilities

@@ -59,7 +59,7 @@ def main() -> None:
             shutil.copytree(args.bundle, copy)
             refold_tree(copy, search_tree(marginals.probabilities, rows).tree, source=f"{rows} free rows")
             model = runtime.load(copy, threads=args.threads)
-            prompts = [model.encode(question.prompt) for question in questions]
+            prompts = [model.encode(question.prompt, tools=question.tools) for question in questions]
             found[rows], differing = decode(model, prompts, marginals, chances, args.max_new_tokens)
         print(
             f"| {rows} | " + " | ".join(f"{tau:.2f}" for tau in found[rows].values()) + f" | {differing} |", flush=True

@@ -43,7 +43,8 @@ def encode(bundle: Bundle, path: Path, per_category: int | None) -> tuple[list[s
     """Categories of the questions, and the token ids of their first turns."""
     encoder = PromptEncoder(bundle, load_tokenizer(bundle.path(TOKENIZER_FILE)))
     chosen = choose_questions(read_questions(path), per_category=per_category)
-    return [question.category for question in chosen], [encoder.encode(question.prompt, None) for question in chosen]
+    prompts = [encoder.encode(question.prompt, None, tools=question.tools) for question in chosen]
+    return [question.category for question in chosen], prompts
 
 
 def start(

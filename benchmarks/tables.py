@@ -70,7 +70,7 @@ def answer(model: runtime.Model, prompts: Path, questions: int, max_new_tokens: 
     """Plain answers to the first turns."""
     traces = []
     for question in choose_questions(read_questions(prompts), per_category=questions, categories=(), seed=0):
-        ids = model.encode(question.prompt)
+        ids = model.encode(question.prompt, tools=question.tools)
         traces.append((ids, model.generate(ids, max_new_tokens=max_new_tokens, draft=False).token_ids))
     return traces
 

@@ -1,12 +1,13 @@
 """Formats of records: which objects of JSON files are known, and what is text, a question or an answer in them."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ppd.errors import ArgumentError
-from ppd.messages import Message, plain_message
+from ppd.messages import Message, Tool, plain_message
 
 Document = str | list[Message]
 """Text, or the messages of a conversation for the model's chat template."""
@@ -21,12 +22,14 @@ class Record:
         category: What the object says it belongs to, else the name of its format.
         later: The further questions.
         where: Its file and line, for messages.
+        tools: What a conversation's assistant may call; None if the object names none.
     """
 
     document: Document
     category: str
     later: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
+    tools: list[Tool] | None = None
 
 
 class UnusableError(ArgumentError):
@@ -69,8 +72,9 @@ def read_record(record: Any, where: str) -> Record:
             document = read(record, where)
             category = _text(record, "category", where) or name
             later = tuple(record["turns"][1:]) if "turns" in keys else ()
-            _require_unicode((document, category, later), where)
-            return Record(document, category, later, where)
+            tools = None if isinstance(document, str) else _tools(record, where)
+            _require_unicode((document, category, later, tools), where)
+            return Record(document, category, later, where, tools)
     raise ArgumentError(f"{where} has the keys {sorted(record)!r:.80}; expected {FORMATS}")
 
 
@@ -116,6 +120,17 @@ def _answered(asks_in: tuple[str, ...], answer: str) -> Read:
         return [{"role": role, "content": text} for role, text in parts if text] if asks else []
 
     return read
+
+
+def _tools(record: dict[str, Any], where: str) -> list[Tool] | None:
+    """The tools beside the messages, as in OpenAI's format for fine-tuning; some files have that list as a text."""
+    tools = record.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        with contextlib.suppress(ValueError, RecursionError):  # refused below
+            tools = json.loads(tools)
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise UnusableError(f"{where} has the tools {tools!r:.60}; expected a list of objects")
+    return tools or None
 
 
 def _text(record: dict[str, Any], key: str, where: str) -> str:

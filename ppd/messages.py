@@ -8,6 +8,9 @@ from ppd.errors import ArgumentError
 Message = Mapping[str, Any]
 """One message of a conversation: an object with role and content."""
 
+Tool = Mapping[str, Any]
+"""What an assistant may call: an object as in OpenAI's interface."""
+
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ppd.documents import read_records
 from ppd.errors import ArgumentError
 from ppd.formats import FORMATS, Record
-from ppd.messages import Message, asked
+from ppd.messages import Message, Tool, asked
 
 MT_BENCH = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 """MT-Bench's categories, which Spec-Bench has with others."""
@@ -23,12 +23,14 @@ class Question:
         prompt: Text or token ids to be continued, or messages.
         later: What the user says next, each behind the model's own answer to what came before; behind messages only.
         where: Its file and line, for messages.
+        tools: For the chat template, behind messages only.
     """
 
     prompt: str | Sequence[int] | Sequence[Message]
     category: str
     later: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
+    tools: Sequence[Tool] | None = None
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -87,4 +89,4 @@ def _question(record: Record) -> Question:
     if isinstance(record.document, str):
         return Question(record.document, record.category, where=record.where)
     first, later = asked(record.document)
-    return Question(first, record.category, (*later, *record.later), record.where)
+    return Question(first, record.category, (*later, *record.later), record.where, record.tools)

@@ -14,6 +14,7 @@ from tests.copies import link_bundle
 from tests.runtime.fake_engine import WIDE, fake_model
 
 CHATML = (
+    "{{ tools | tojson if tools }}"
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )

@@ -121,6 +121,10 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         "a message has a part 'image_url'",
     ),
+    "tools that are none": (
+        {"messages": [{"role": "user", "content": "x"}], "tools": "none"},
+        "has the tools 'none'; expected a list of objects",
+    ),
 }
 
 
@@ -140,7 +144,7 @@ def test_what_cannot_be_used_is_left_out_and_counted_with_its_line(
 def test_if_no_record_can_be_used_that_is_an_error(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", "".join(json.dumps(record) + "\n" for record, _ in UNUSABLE.values()))
 
-    with pytest.raises(ArgumentError, match=r"left out 5 of 5 records; the first: .*a\.jsonl, line 1, messages has"):
+    with pytest.raises(ArgumentError, match=r"left out 6 of 6 records; the first: .*a\.jsonl, line 1, messages has"):
         documents(path)
 
 

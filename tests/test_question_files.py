@@ -17,6 +17,7 @@ def user(text: str) -> dict[str, str]:
 
 
 SYSTEM, ANSWER = {"role": "system", "content": "S"}, {"role": "assistant", "content": "A"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 FORMATS: list[tuple[dict[str, Any], Question]] = [
     (
         {"question_id": 81, "category": "writing", "turns": ["Q", "R"], "reference": ["x"]},
@@ -39,6 +40,13 @@ FORMATS: list[tuple[dict[str, Any], Question]] = [
         {"messages": [SYSTEM, user("Q"), ANSWER, user("R"), ANSWER, user("T")]},
         Question([SYSTEM, user("Q")], "messages", ("R", "T")),
     ),
+    ({"messages": [user("Q"), ANSWER], "tools": [TOOL]}, Question([user("Q")], "messages", tools=[TOOL])),
+    (
+        {"conversations": [{"from": "human", "value": "Q"}], "tools": json.dumps([TOOL])},
+        Question([user("Q")], "sharegpt", tools=[TOOL]),
+    ),
+    ({"question": "Q", "tools": []}, Question([user("Q")], "gsm8k")),
+    ({"prompt": "P", "tools": [TOOL]}, Question("P", "prompt")),
     ({"messages": [ANSWER, user("Q")]}, Question([user("Q")], "messages")),
     ({"text": "T"}, Question("T", "text")),
     ({"prompt": "P", "category": None}, Question("P", "prompt")),

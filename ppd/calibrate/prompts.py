@@ -26,7 +26,7 @@ def readable(model: Model, questions: Sequence[Question], most: int | None = Non
     refused: list[tuple[Question, ArgumentError]] = []
     for question in questions:
         try:
-            found.append((question, model.encode(question.prompt)))
+            found.append((question, model.encode(question.prompt, tools=question.tools)))
         except ArgumentError as error:
             refused.append((question, error))
         if len(found) == most:

@@ -9,7 +9,7 @@ from ppd.calibrate.energy import Account, Meter
 from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
 from ppd.calibrate.prompts import readable
 from ppd.errors import ArgumentError, ContextError
-from ppd.messages import Message
+from ppd.messages import Message, Tool
 from ppd.questions import Question, as_question, choose_questions
 from ppd.runtime.forks import first_fork, gap_of
 from ppd.runtime.model import Model
@@ -146,7 +146,7 @@ class Rounds:
     def _measure(self, progress: Progress) -> None:
         for question in self.questions[:_NUM_WARM_UP]:
             progress("warm-up", None)
-            self._round(self._encode(question.prompt), 0)
+            self._round(self._encode(question.prompt, question.tools), 0)
         self.account.clear()
         total = len(self.questions) * self.turns
         for turn in range(self.turns):
@@ -160,7 +160,7 @@ class Rounds:
         prompt: Prompt = question.prompt
         for position in range(1 + len(question.later)):
             try:
-                ids = self._encode(prompt)
+                ids = self._encode(prompt, question.tools)
             except ContextError:
                 self.left_out += 0 if turn else len(question.later[position - 1 :])
                 return
@@ -203,9 +203,9 @@ class Rounds:
             done = fork + 1
         return gaps
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Prompt, tools: Sequence[Tool] | None) -> list[int]:
         """The prompt's ids, which have to fit every context."""
-        ids = self._plain.encode(prompt)
+        ids = self._plain.encode(prompt, tools=tools)
         for model in self._others:
             model.encode(ids)
         return ids

@@ -1,5 +1,6 @@
 """Chat: messages become text through the model's Jinja template, in the dialect that Hugging Face templates use."""
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ from ppd.templates.renderer import RENDERER
 
 _WITH_TOOLS = "tool_use"
 """Name of the template for tools, where a model has one of its own."""
+_COMMENT, _TOOLS = re.compile(r"\{#.*?#\}", re.DOTALL), re.compile(r"\btools\b")
 
 
 def plain_messages(messages: Sequence[Message]) -> list[Message]:
@@ -28,9 +30,16 @@ def choose_template(templates: Mapping[str, str], name: object, *, with_tools: b
     """The template of a name; None for the one for tools where there are some, else the default one.
 
     Raises:
-        ArgumentError: There is none of this name.
+        ArgumentError: There is none of this name, or it takes no tools and some are given.
         TokenizerError: There are only others.
     """
+    template = _chosen(templates, name, with_tools=with_tools)
+    if with_tools and not _TOOLS.search(_COMMENT.sub("", template)):
+        raise ArgumentError("the chat template takes no tools; leave them out, or use a model that was made for tools")
+    return template
+
+
+def _chosen(templates: Mapping[str, str], name: object, *, with_tools: bool) -> str:
     names = ", ".join(sorted(templates))
     if name is not None:
         if not isinstance(name, str) or name not in templates:

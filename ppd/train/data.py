@@ -7,6 +7,7 @@ before each answer.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -163,12 +164,13 @@ def _written(record: Record, encoder: TextEncoder) -> _Document:
     chat = _from_user(record.document)
     if not chat:
         raise ArgumentError("nobody asks in it; expected a user's message")
+    render = partial(encoder.render, tools=record.tools)
     until = _until_last_answer(chat)
-    answered = encoder.render(until, answer_follows=False) if until else None
-    starts = tuple(encoder.render(start, answer_follows=True) for start in answer_starts(chat))
+    answered = render(until, answer_follows=False) if until else None
+    starts = tuple(render(start, answer_follows=True) for start in answer_starts(chat))
     last = chat[-1]["role"]
     names = {"assistant": answered, "user": starts[-1] if starts else None}
-    return _Document(names.get(last) or encoder.render(chat, answer_follows=False), answered=answered, starts=starts)
+    return _Document(names.get(last) or render(chat, answer_follows=False), answered=answered, starts=starts)
 
 
 def _part(documents: Sequence[_Document], encoder: TextEncoder, length: int) -> Part:

@@ -1,16 +1,17 @@
 """Text: how a model reads it. Its tokenizer and chat template, as token ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
+from ppd.bundle import DEFAULT_TEMPLATE
 from ppd.errors import TokenizerError
-from ppd.messages import Message
+from ppd.messages import Message, Tool
 from ppd.models.config import ModelConfig
 from ppd.models.hub import ModelSource
 from ppd.models.tokenizer import read_tokenizer
-from ppd.runtime.chat import render_chat
+from ppd.runtime.chat import choose_template, render_chat
 from ppd.runtime.tokenizer import encode_all, tokenizer_from_text
 
 _TEXTS_AT_ONCE = 512
@@ -26,6 +27,7 @@ class TextEncoder:
         special_tokens: As text, by the names that templates use.
         eos_ids: What ends the model's answers.
         vocab_size: Rows of the embedding.
+        named_templates: Its other chat templates, by name.
     """
 
     name: str
@@ -34,6 +36,7 @@ class TextEncoder:
     special_tokens: Mapping[str, str]
     eos_ids: tuple[int, ...]
     vocab_size: int
+    named_templates: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Token ids of each text.
@@ -65,16 +68,19 @@ class TextEncoder:
         added_tokens = self.tokenizer.get_added_tokens_decoder()
         return frozenset(i for i, token in added_tokens.items() if token.special) | frozenset(self.eos_ids)
 
-    def render(self, messages: Sequence[Message], *, answer_follows: bool) -> str:
+    def render(self, messages: Sequence[Message], *, answer_follows: bool, tools: Sequence[Tool] | None = None) -> str:
         """A conversation through the chat template, up to where an answer begins or as it is.
 
         Raises:
             TokenizerError: There is no template.
-            ArgumentError: It refuses the messages.
+            ArgumentError: It refuses the messages, or takes no tools and some are given.
         """
         if self.template is None:
             raise TokenizerError("the data has conversations and the model no default chat template; give plain text")
-        return render_chat(self.template, messages, self.special_tokens, answer_follows=answer_follows)
+        templates = {**self.named_templates, DEFAULT_TEMPLATE: self.template}
+        template = choose_template(templates, None, with_tools=bool(tools))
+        variables = {"tools": tools}
+        return render_chat(template, messages, self.special_tokens, answer_follows=answer_follows, variables=variables)
 
 
 def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:
@@ -93,4 +99,5 @@ def open_encoder(source: ModelSource, config: ModelConfig) -> TextEncoder:
         special_tokens=files.special_tokens,
         eos_ids=config.eos_ids,
         vocab_size=config.vocab_size,
+        named_templates=files.named_templates,
     )

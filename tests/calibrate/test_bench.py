@@ -120,6 +120,16 @@ def test_what_does_not_fit_the_context_is_left_out_and_counted(tmp_path: Path) -
         bench(model, prompts=[asks(long, "qa")])
 
 
+def test_the_tools_of_a_question_reach_the_template_at_every_turn(
+    tmp_path: Path, calls: list[tuple[str, object]]
+) -> None:
+    question = dataclasses.replace(asks("why", "qa", "and then"), tools=[{"name": "f"}])
+
+    bench(chat_model(tmp_path), prompts=[question], max_new_tokens=4)
+
+    assert [text.startswith("<unk><unk><unk>name") for text, _ in calls] == [True] * 6
+
+
 def test_a_fork_is_judged_once_by_plain_decodings_own_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids, generate, seen = fake_model(WIDE), [7, 8, 9], Model.generate, list[Pair]()
     plain = model.generate(ids, max_new_tokens=6, draft=False).token_ids

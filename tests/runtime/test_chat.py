@@ -93,12 +93,19 @@ def test_variables_reach_the_template_and_tools_are_none_without_any() -> None:
 
 
 def test_a_template_is_chosen_by_name_or_by_what_is_given() -> None:
-    templates = {"default": "D", "tool_use": "T", "rag": "R"}
+    templates = {"default": "D", "tool_use": "T {{ tools }}", "rag": "R {{ tools }}"}
     assert choose_template(templates, None, with_tools=False) == "D"
-    assert choose_template(templates, None, with_tools=True) == "T"
-    assert choose_template(templates, "rag", with_tools=True) == "R"
-    assert choose_template({"default": "D"}, None, with_tools=True) == "D"
+    assert choose_template(templates, None, with_tools=True) == "T {{ tools }}"
+    assert choose_template(templates, "rag", with_tools=True) == "R {{ tools }}"
+    assert choose_template({"default": "{{ tools }}"}, None, with_tools=True) == "{{ tools }}"
     with pytest.raises(ArgumentError, match=r"chat_template is 'poem'; expected one that the bundle has: default, rag"):
         choose_template(templates, "poem", with_tools=False)
     with pytest.raises(TokenizerError, match=r"are rag, and none is the default: .*\"chat_template\": \"rag\""):
         choose_template({"rag": "R"}, None, with_tools=False)
+
+
+@pytest.mark.parametrize("template", ["{{ messages }}", "{# no\ntools #}{{ messages }}", "{{ toolset }}"])
+def test_tools_for_a_template_that_takes_none_are_refused(template: str) -> None:
+    assert choose_template({"default": template}, None, with_tools=False) == template
+    with pytest.raises(ArgumentError, match="the chat template takes no tools; leave them out"):
+        choose_template({"default": template}, None, with_tools=True)

@@ -165,6 +165,32 @@ def test_an_answer_to_a_tool_is_one_to_roll_out(model: Path, tmp_path: Path) -> 
     assert [words(prompt) for prompt in (held_out.prompts + train.prompts)[:2]] == ["w1 w50", "w1 w2 w3 w50"]
 
 
+def test_a_conversation_brings_its_tools_to_the_template_for_tools(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    others = model / "additional_chat_templates"
+    others.mkdir()
+    (others / "tool_use.jinja").write_text("{{ tools[0].function.name }} " + TEMPLATE, "utf-8")
+    messages = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+    records = [{"messages": messages, "tools": [{"type": "function", "function": {"name": "w40"}}]}] * 5
+    (tmp_path / "chat.json").write_text(json.dumps(records), "utf-8")
+
+    train, _ = read(model, tmp_path / "chat.json", length=4)
+
+    assert words(train.prompts[0]) == "w40 w1 w50"
+    assert words(train.answered[0].tolist()) == "w40 w1 w2 </s>"
+
+
+def test_conversations_with_tools_that_the_template_does_not_take_are_left_out(model: Path, tmp_path: Path) -> None:
+    (model / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
+    record = {"messages": [{"role": "user", "content": "w1"}], "tools": [{"type": "function"}]}
+    (tmp_path / "chat.jsonl").write_text(json.dumps(record), "utf-8")
+
+    with pytest.raises(
+        ArgumentError, match=r"left out 1 of 1 conversations; .* line 1: the chat template takes no tools"
+    ):
+        read(model, tmp_path / "chat.jsonl")
+
+
 def chat(folder: Path) -> Path:
     (folder / "chat.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "w1"}]}), "utf-8")
     return folder / "chat.jsonl"
