@@ -38,7 +38,11 @@ _BLOCK = 1 << 20
 _CHANGED = "the bundle was changed while it was loaded: try again"
 
 _Identity = tuple[int, int, int, int]
-"""What changes when a file is replaced or written to."""
+"""What changes when a file is replaced or written to: device, inode, size, and when anything of it changed last.
+
+When it was last written to would not do, as programs set that time back (`cp -p`, `rsync --inplace`). So a hard link or
+new permissions count as a change too. Hashing it again would not tell: an engine may have read something in between.
+"""
 
 
 @dataclass(frozen=True)
