@@ -1,5 +1,6 @@
 """Prompts: text, token ids or messages become the token ids that a model reads."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 from ppd.bundle import DEFAULT_TEMPLATE, Bundle, chat_template_names
 from ppd.errors import ArgumentError, ContextError, TokenizerError
 from ppd.messages import Message
+from ppd.runtime.text_length import TextLength
 from ppd.runtime.tokenizer import encode
 
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -90,12 +92,21 @@ class PromptEncoder:
         return self._from_text(rendered, add_special_tokens=False)
 
     def _from_text(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        tokenizer = self._require_tokenizer()
+        tokenizer, context = self._require_tokenizer(), self._manifest.context
+        if len(text) >= context and (least := self._length.least_tokens(text)) >= context:
+            raise ContextError(
+                f"the prompt has {len(text)} characters, at least {least} tokens; the context is {context}, the answer "
+                "included: shorten it"
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:  # what was typed was not UTF-8
             raise ArgumentError(f"the prompt is not valid Unicode text ({error}); give it as UTF-8") from error
         return encode(tokenizer, text, add_special_tokens=add_special_tokens)
+
+    @functools.cached_property
+    def _length(self) -> TextLength:
+        return TextLength(self._require_tokenizer())
 
     def _require_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

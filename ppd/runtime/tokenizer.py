@@ -16,8 +16,8 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 """How sentencepiece writes a byte that no word has."""
 _INCOMPLETE = "\ufffd"
 _PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_BYTE_OF = {chr(byte): byte for byte in _PRINTED}
-_BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
+BYTE_OF = {chr(byte): byte for byte in _PRINTED}
+BYTE_OF |= {chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))}
 """The byte that a letter of GPT-2's words stands for: itself where it can be printed, else one from U+0100 on."""
 MAX_GROWTH = 4096
 """How many times as long a tokenizer may make a text before it is cut into tokens."""
@@ -102,8 +102,8 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
         return bytes([int(found[1], 16)])
     once, twice = (tokenizer.decode([token] * count, skip_special_tokens=False) for count in (1, 2))
     text: str = twice[len(once) :] if twice.startswith(once) else once  # some decoders drop a text's first space
-    if _INCOMPLETE in text and all(letter in _BYTE_OF for letter in word):
-        return bytes(_BYTE_OF[letter] for letter in word)
+    if _INCOMPLETE in text and all(letter in BYTE_OF for letter in word):
+        return bytes(BYTE_OF[letter] for letter in word)
     return text.encode()
 
 
