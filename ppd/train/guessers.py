@@ -72,7 +72,7 @@ class PromptTokens(Guesser):
     Args:
         start: [m, hidden].
         options: None where nothing is trained.
-        layers: A `PromptLayer` for each layer of the model, or none.
+        layers: A `PromptLayer` for each layer of the model, or none. Each goes where its layer lies.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class PromptTokens(Guesser):
         self.count = len(start)
         self.weight = nn.Parameter(start.clone())
         self.layers = nn.ModuleList(layers)
+        for layer, block in zip(self.layers, decoder.blocks, strict=False):  # there may be none
+            layer.to(next(block.parameters()).device)
 
     def guess(self, prefix: Prefix, hung_on: Tensor) -> Tensor:
         """As `Guesser.guess`."""
