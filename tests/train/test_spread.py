@@ -195,6 +195,15 @@ def test_the_memory_is_that_of_the_device_with_most() -> None:
             assert one / 2 < two < 0.62 * one
 
 
+def test_each_device_has_the_prompt_layers_of_its_own_layers() -> None:
+    def trained(devices: int, **changed: Any) -> int:
+        options = dataclasses.replace(OPTIONS, **changed)
+        return training_memory(LLAMA_7B, options, weight_bytes=2, product_bytes=2, devices=devices).trained
+
+    embeddings = trained(1)
+    assert trained(1, tier="low-rank") - embeddings == 2 * (trained(2, tier="low-rank") - embeddings)
+
+
 def test_the_message_says_how_many_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = training_memory(LLAMA_13B, TrainOptions(steps=1), weight_bytes=4, product_bytes=4, devices=2)
     free = {0: 80 * GB, 1: 30 * GB}

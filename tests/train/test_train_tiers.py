@@ -69,6 +69,24 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert contents[0] == contents[1]
 
 
+def test_a_run_that_is_cut_goes_on_with_its_own_tier_alone(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "_CHECKPOINT_SECONDS", 0.0)
+
+    def stop(_: StepProgress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(str(model), [text], tmp_path, options(tier="vectors"), progress=stop)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
+    for tier in ("tokens", "low-rank"):
+        with pytest.raises(ArgumentError, match=f"made with tier 'vectors', this run has '{tier}'; give the same"):
+            train(str(model), [text], tmp_path, options(tier=tier), resume=True)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()} == before
+    assert PROMPT_LAYERS_FILE in before
+
+
 def test_a_run_of_tokens_alone_removes_the_layers_of_an_earlier_one(model: Path, text: Path, tmp_path: Path) -> None:
     train(str(model), [text], tmp_path / "out", options(tier="vectors"))
     train(str(model), [text], tmp_path / "out", options(), force=True)
