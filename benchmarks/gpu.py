@@ -1,4 +1,4 @@
-"""Measure bundles on a GPU: plain decoding and PPD in turns, and the step time at several N.
+"""Measure bundles on a GPU: plain decoding and every way to draft in turns, and the step time at several N.
 
     python benchmarks/gpu.py BUNDLE... [--engine tensorrt] [--rows 1 4 8 16] [--prompts FILE] [--out gpu.json]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ppd.bundle import open_bundle
-from ppd.calibrate.bench import bench
+from ppd.calibrate.compare import compare
 from ppd.questions import read_questions
 from ppd.runtime import Model
 from ppd.runtime.engines import open_engine
@@ -43,7 +43,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     manifest, engine = bundle.manifest, open_engine(bundle, options.engine)
     prompts = read_questions(options.prompts) if options.prompts else None
     model = Model(bundle, engine)
-    report = bench(model, prompts=prompts, max_new_tokens=options.tokens, turns=options.turns, draft=True)
+    report = compare(
+        [model], prompts=prompts, questions=options.questions, max_new_tokens=options.tokens, turns=options.turns
+    )
     return {
         "bundle": folder.name,
         "gpu": gpu.name,
@@ -63,8 +65,9 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--prompts", type=Path, help="as for ppd bench; a built-in set by default")
+    parser.add_argument("--questions", type=int, help="as for ppd bench")
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, help="as for ppd bench")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     answers = []

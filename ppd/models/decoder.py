@@ -199,11 +199,12 @@ class StepGraph(nn.Module):
             [1, H, S, D] in the order of `kv`.
         """
         num_rows, capacity = input_ids.shape[1], kv[0].shape[2]
-        # Slicing before the state is selected copies N·N entries per state instead of C·C.
-        tree = self.tree_mask[:, :num_rows, :num_rows].index_select(0, state)[0]  # [N, N]
+        # Slicing before the state is selected copies N rows of each state instead of all. No row sees one behind it, so
+        # that N is no number of the mask's: in the graph it is one of the host's, which a CUDA graph could not hold.
+        tree = self.tree_mask[:, :num_rows].index_select(0, state)[0]  # [N, C]
         offset = torch.arange(capacity) - cache_len  # [S]
-        in_step = (offset >= 0) & (offset < num_rows)
-        mask = (offset < 0) | (in_step & tree.index_select(1, offset.clamp(0, num_rows - 1)))  # [N, S]
+        in_step = (offset >= 0) & (offset < MAX_ROWS)
+        mask = (offset < 0) | (in_step & tree.index_select(1, offset.clamp(0, MAX_ROWS - 1)))  # [N, S]
         positions = cache_len + self.tree_depth[:, :num_rows].index_select(0, state)  # [1, N]
         cache = GraphCache(kv, cache_len)
         places = (input_ids - (self.decoder.config.vocab_size - 1)).clamp(min=0)

@@ -92,7 +92,8 @@ def continue_prefixes(
         Prefix and continuation of each; a stop id is kept as the last one.
     """
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
-    at_once = rollouts_at_once(decoder.config, length, decoder.embedding.weight.dtype.itemsize)
+    weight = decoder.embedding.weight
+    at_once = rollouts_at_once(decoder.config, length, weight.dtype.itemsize, weight.device.type)
     made: dict[int, list[int]] = {}
     for start in range(0, len(order), at_once):
         some = order[start : start + at_once]

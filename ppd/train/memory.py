@@ -15,7 +15,7 @@ from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
 from ppd.train.options import DRAFT_MODEL, TrainOptions
 
-_MOST_ROLLOUTS_AT_ONCE = 128
+_MOST_ROLLOUTS_AT_ONCE, _ON_A_GPU = 128, 512
 _ROLLOUTS_CACHE = 4 * GB
 """KV cache of the rollouts that are made at once."""
 _STEP_TABLES, _FIGURE_TABLES, _ROLLOUT_TABLES = 8, 5, 4
@@ -55,18 +55,25 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: ModelConfig, options: TrainOptions, *, weight_bytes: int, product_bytes: int, devices: int = 1
+    config: ModelConfig,
+    options: TrainOptions,
+    *,
+    weight_bytes: int,
+    product_bytes: int,
+    kind: str = "cuda",
+    devices: int = 1,
 ) -> TrainingMemory:
     """The memory of a run on a device, libraries apart.
 
     Args:
         weight_bytes: Size of an element of the weights, 2 or 4.
         product_bytes: The same of a step's products, 2 or 4.
+        kind: Of the device, "cpu" or "cuda".
         devices: So many share the layers. None holds more than is said: the most layers, and all that the first has.
     """
     length, m = min(options.length, config.context), options.num_prompt_tokens
     groups = 1 if options.recipe == "one-group" else options.groups
-    at_once = rollouts_at_once(config, length, weight_bytes)
+    at_once = rollouts_at_once(config, length, weight_bytes, kind)
     config = dataclasses.replace(config, num_layers=-(-config.num_layers // devices))
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
@@ -120,10 +127,10 @@ def _num_layer_weights(config: ModelConfig) -> int:
         return sum(weight.numel() for weight in Block(config, 0).parameters())
 
 
-def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int) -> int:
-    """How many rollouts of a length are made together."""
+def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int, kind: str) -> int:
+    """How many rollouts of a length are made together on a kind of device."""
     fitting = _ROLLOUTS_CACHE // (length * _cached_bytes(config, item_bytes))
-    return max(1, min(_MOST_ROLLOUTS_AT_ONCE, fitting))
+    return max(1, min(_ON_A_GPU if kind == "cuda" else _MOST_ROLLOUTS_AT_ONCE, fitting))
 
 
 def require_memory(memory: TrainingMemory, *devices: torch.device) -> str:

@@ -134,7 +134,12 @@ def _memory(
 ) -> TrainingMemory:
     product_bytes = 2 if dtype == torch.bfloat16 or has_bfloat16(devices[0]) else 4
     return training_memory(
-        config, options, weight_bytes=dtype.itemsize, product_bytes=product_bytes, devices=len(devices)
+        config,
+        options,
+        weight_bytes=dtype.itemsize,
+        product_bytes=product_bytes,
+        kind=devices[0].type,
+        devices=len(devices),
     )
 
 

@@ -89,9 +89,10 @@ def test_more_of_anything_takes_more() -> None:
 
 
 def test_long_rollouts_are_made_in_smaller_batches() -> None:
-    assert rollouts_at_once(LLAMA_7B, 256, 2) == 29
-    assert rollouts_at_once(LLAMA_7B, 100_000, 2) == 1
-    assert rollouts_at_once(dataclasses.replace(LLAMA_7B, num_kv_heads=1), 256, 2) == 128
+    small = dataclasses.replace(LLAMA_7B, num_kv_heads=1)
+    assert rollouts_at_once(LLAMA_7B, 256, 2, "cuda") == 29
+    assert rollouts_at_once(LLAMA_7B, 100_000, 2, "cuda") == 1
+    assert [rollouts_at_once(small, 256, 2, kind) for kind in ("cpu", "cuda")] == [128, 512]
 
 
 def test_a_run_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

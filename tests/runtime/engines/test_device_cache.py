@@ -1,4 +1,4 @@
-"""The cache that grows on a GPU, in an imitation's memory."""
+"""The cache of a GPU in an imitation's memory: laid out anew for another capacity."""
 
 from pathlib import Path
 
@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from ppd.bundle import open_bundle
-from ppd.errors import EngineError
-from ppd.runtime.engines.cuda.cache import GrowingDeviceCache
+from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda
-from ppd.signature import MIN_CAPACITY
 from tests.fakes.gpu import FakeGpu, install
 
-HEADS, DIM = 2, 8
+HEADS, DIM, CAPACITY = 2, 8, 1024
 
 
 @pytest.fixture
@@ -23,38 +21,33 @@ def gpu(tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 @pytest.fixture
-def cache(gpu: FakeGpu) -> GrowingDeviceCache:
-    made = GrowingDeviceCache(Cuda(), 4, HEADS, DIM * 4, context=1000)
-    made.restart(300)
+def cache(gpu: FakeGpu) -> DeviceCache:
+    made = DeviceCache(Cuda(), 4, HEADS, CAPACITY, DIM * 4)
+    made.resize(512, 0)
     for i, array in enumerate(arrays(gpu, made)):
         array[:] = np.random.default_rng(i).random(array.shape, np.float32)
     return made
 
 
-def arrays(gpu: FakeGpu, cache: GrowingDeviceCache) -> list[np.ndarray]:
+def arrays(gpu: FakeGpu, cache: DeviceCache) -> list[np.ndarray]:
     return [gpu.array(address, (HEADS, cache.capacity, DIM), np.float32) for address in cache.addresses]
 
 
-@pytest.mark.parametrize("num_rows", [60, 300, 900])
-def test_restart_keeps_the_first_rows_in_any_bucket(gpu: FakeGpu, cache: GrowingDeviceCache, num_rows: int) -> None:
+@pytest.mark.parametrize("capacity", [128, 512, 1024])
+def test_the_first_rows_are_kept_in_any_bucket(gpu: FakeGpu, cache: DeviceCache, capacity: int) -> None:
     before, addresses = [array.copy() for array in arrays(gpu, cache)], cache.addresses
-    cache.restart(num_rows, 50)
+    cache.resize(capacity, 50)
 
-    assert cache.capacity == {60: MIN_CAPACITY, 300: 512, 900: 1024}[num_rows]
-    assert (cache.addresses is addresses) == (num_rows == 300)  # what an engine looks at to bind again
+    assert cache.capacity == capacity
+    assert (cache.addresses is addresses) == (capacity == 512)
     for now, old in zip(arrays(gpu, cache), before, strict=True):
         assert np.array_equal(now[:, :50], old[:, :50])
     assert len(gpu.memory) == 1
 
 
-def test_a_growth_that_failed_keeps_the_rows_and_is_done_again(gpu: FakeGpu, cache: GrowingDeviceCache) -> None:
-    before, limit = [array.copy() for array in arrays(gpu, cache)], gpu.limit
-    gpu.limit = 0
-    with pytest.raises(EngineError, match="a KV cache of 1024 rows"):
-        cache.reserve(500, 40)
-    gpu.limit = limit
-    cache.reserve(500, 40)
+def test_a_bucket_has_the_same_addresses_whenever_it_comes_back(cache: DeviceCache) -> None:
+    addresses = list(cache.addresses)  # what a recorded step points to
+    cache.resize(1024, 500)
+    cache.resize(512, 0)
 
-    assert cache.capacity == 1024
-    for now, old in zip(arrays(gpu, cache), before, strict=True):
-        assert np.array_equal(now[:, :500], old[:, :500])
+    assert cache.addresses == addresses

@@ -13,7 +13,7 @@ from ppd.errors import EngineError
 from ppd.runtime import Model
 from ppd.runtime.check import check_engine
 from ppd.runtime.engines import open_engine
-from ppd.runtime.engines.tensorrt.buffers import LOGITS_AT_ONCE
+from ppd.runtime.engines.cuda.buffers import LOGITS_AT_ONCE
 from ppd.runtime.engines.tensorrt.engine import TensorRTEngine
 from ppd.runtime.recording import load_recording
 from ppd.signature import MIN_CAPACITY, causal_state

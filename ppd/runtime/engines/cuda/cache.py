@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ppd.runtime.engines.cache import GrowingCache, moves
+from ppd.runtime.engines.cache import moves
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 
 
@@ -117,16 +117,6 @@ class DeviceCache:
             spans = [(address, self._num_kv_heads) for address in addresses]
         return _Layout(capacity, pitch, addresses, spans, self._num_kv_heads)
 
-    def copy_from(self, other: "DeviceCache", num_rows: int) -> None:
-        """Copy the first rows of a cache of another capacity."""
-        width, pitch, other_pitch = num_rows * self._row_bytes, self._layout.pitch, other._layout.pitch
-        for to, source in zip(self.addresses, other.addresses, strict=True):
-            self._cuda.copy_strided(to, pitch, source, other_pitch, width, self._num_kv_heads)
-
-    def free(self) -> None:
-        """Give the memory back."""
-        self._cuda.free(self._base)
-
 
 def _pieces(to: int, source: int, size: int) -> Iterator[tuple[int, int, int]]:
     """Copies of `size` bytes, cut so that no copy overwrites what it has yet to read."""
@@ -134,42 +124,3 @@ def _pieces(to: int, source: int, size: int) -> Iterator[tuple[int, int, int]]:
     if step:
         for start in range(0, size, step):
             yield to + start, source + start, min(step, size - start)
-
-
-class GrowingDeviceCache(GrowingCache):
-    """A `DeviceCache` that is replaced by a larger one when it is full.
-
-    Args:
-        num_tensors: 2L.
-        row_bytes: D times the size of an element.
-        context: Tokens that prompt and answer may fill; bounds S.
-    """
-
-    def __init__(self, cuda: Cuda, num_tensors: int, num_kv_heads: int, row_bytes: int, context: int) -> None:
-        super().__init__(context)
-        self._cuda, self._num_tensors, self._num_kv_heads = cuda, num_tensors, num_kv_heads
-        self._row_bytes = row_bytes
-        self._cache: DeviceCache | None = None
-
-    @property
-    def addresses(self) -> list[int]:
-        """Addresses of the 2L tensors, another list whenever the memory is another; none before the first restart."""
-        return self._cache.addresses if self._cache else []
-
-    def _resize(self, capacity: int, num_kept_rows: int) -> None:
-        old = self._cache
-        if old is not None and num_kept_rows == 0:
-            self._cache = None
-            old.free()
-            old = None
-        new = DeviceCache(self._cuda, self._num_tensors, self._num_kv_heads, capacity, self._row_bytes)
-        if old is not None:
-            new.copy_from(old, num_kept_rows)
-        self._cuda.synchronize()
-        self._cache = new
-        if old is not None:
-            old.free()
-
-    def _move(self, destination: int, source: int) -> None:
-        assert self._cache is not None, "restart comes first"
-        self._cache.move(destination, source)

@@ -12,27 +12,16 @@ import numpy.typing as npt
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
 from ppd.runtime.engines.base import EngineOptions, Ids, Logits
+from ppd.runtime.engines.cuda.buffers import Buffers, LogitRows
 from ppd.runtime.engines.cuda.cache import DeviceCache
 from ppd.runtime.engines.cuda.calls import Cuda, aligned
 from ppd.runtime.engines.cuda.device import current_gpu
 from ppd.runtime.engines.shapes import Shape, ShapeCache, shapes_of
-from ppd.runtime.engines.tensorrt.buffers import LOGITS_AT_ONCE, Buffers
 from ppd.runtime.engines.tensorrt.built import find_engine_here, import_tensorrt, is_wide
 from ppd.runtime.engines.tensorrt.contexts import Contexts, Step
 from ppd.runtime.engines.tensorrt.kernels import kernels_of
 from ppd.runtime.engines.tensorrt.loading import EngineLog, load_engine, require_tensors
-from ppd.signature import (
-    CACHE_LEN,
-    HEAD_ROWS,
-    INPUT_IDS,
-    LOGITS,
-    STATE,
-    TOP_IDS,
-    cache_names,
-    capacity_for,
-    max_capacity,
-    num_answers,
-)
+from ppd.signature import HEAD_ROWS, INPUT_IDS, LOGITS, cache_names, capacity_for, max_capacity
 
 PREFILL, DECODE = 0, 1
 """Optimisation profiles."""
@@ -66,7 +55,6 @@ class TensorRTEngine:
         gpu = current_gpu()
         self.name = f"{flavour} {trt.__version__} ({gpu.name})"
         self._names, self._num_kv_heads = cache_names(manifest.model.num_layers), manifest.model.num_kv_heads
-        self._num_top_ids, self._num_guess_heads = manifest.num_top_ids, manifest.num_guess_heads
         self._cuda = Cuda()
         self._finalizers = [weakref.finalize(self, self._cuda.close)]  # the last one is called first
         runtime, engine = load_engine(trt, EngineLog(), bundle, info)
@@ -78,13 +66,17 @@ class TensorRTEngine:
         self._row_bytes = self._head_dim * engine.get_tensor_dtype(self._names[0]).itemsize
         self._has_buckets = engine.get_tensor_shape(self._names[0])[2] < 0
         self._cache = DeviceCache(self._cuda, len(self._names), self._num_kv_heads, info.capacity, self._row_bytes)
-        self._logits_row_bytes = manifest.model.vocab_size * self._logits_type.itemsize
-        self._buffers = Buffers(self._cuda, info, manifest, self._logits_row_bytes, shared=gpu.integrated)
+        logits_row_bytes = manifest.model.vocab_size * self._logits_type.itemsize
+        self._max_rows = max(info.max_prefill_rows, info.max_decode_rows)
+        max_head_rows = max(info.max_prefill_head_rows, info.max_decode_rows)
+        self._buffers = Buffers(self._cuda, manifest, self._max_rows, max_head_rows, shared=gpu.integrated)
+        # Never shared: an integrated GPU does not cache such memory, and looks for the best of each row in them.
+        self._logits = self._cuda.allocate(max_head_rows * logits_row_bytes, f"logits of {max_head_rows} rows")
+        self._logit_rows = LogitRows(self._cuda, logits_row_bytes)
         self._new_rows = self._allocate_new_rows() if info.lowered else 0
         self._prefill = self._contexts.new(PREFILL)
         num_spare = _MEASURED_STEPS if is_wide(info) else _SPARE_STEPS
         self._steps = ShapeCache[Step](shapes_of(bundle), num_spare)
-        self._num_head_rows, self._fetched = 0, range(0)
 
     @property
     def cache(self) -> DeviceCache:
@@ -120,34 +112,17 @@ class TensorRTEngine:
         if self._has_buckets and cache_len + num_rows > self._cache.capacity:
             self._cache.resize(self._bucket(cache_len + num_rows), cache_len)
         step = self._step(num_rows, num_head_rows)
-        write = self._buffers.write
-        write(INPUT_IDS, input_ids, num_rows)
-        write(HEAD_ROWS, head_rows, num_head_rows)
-        write(STATE, state, 1)
-        write(CACHE_LEN, cache_len, 1)
-        num_answered = num_answers(num_head_rows, self._num_guess_heads)
-        top_ids = self._buffers.host_top_ids[: num_answered * self._num_top_ids]
-        self._num_head_rows, self._fetched = num_head_rows, range(0)
-        self._contexts.run(step, lambda: self._enqueue(step, top_ids), record=step is not self._prefill)
+        self._buffers.write(input_ids, state, cache_len, head_rows)
+        self._logit_rows.are_at(self._logits, num_head_rows)
+        self._contexts.run(step, lambda: self._enqueue(step, num_head_rows), record=step is not self._prefill)
         if self._info.lowered:
             self._cache.write(self._new_rows, self._new_stride(num_rows), cache_len, num_rows)
         self._cuda.synchronize()
-        return top_ids.reshape(num_answered, self._num_top_ids)
+        return self._buffers.top_ids(num_head_rows)
 
     def logits(self, index: int) -> Logits:
-        """As `Engine.logits`: a few rows cross the bus at once.
-
-        Rows are ordered depth first, siblings by rank, so the likeliest path goes on with the next row.
-        """
-        size, host = self._logits_row_bytes, self._buffers.host_logits
-        if index not in self._fetched:
-            self._fetched = range(0)
-            rows = range(index, min(index + LOGITS_AT_ONCE, self._num_head_rows))
-            self._cuda.copy_to_host(host[: len(rows) * size], self._buffers.addresses[LOGITS] + index * size)
-            self._cuda.synchronize()
-            self._fetched = rows
-        place = index - self._fetched.start
-        return _float32_from(host[place * size : (place + 1) * size], self._logits_type.name)
+        """As `Engine.logits`."""
+        return _float32_from(self._logit_rows.row(index), self._logits_type.name)
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:
         """As `Engine.commit`. The next step runs behind it on the same stream, so nothing waits here."""
@@ -187,17 +162,15 @@ class TensorRTEngine:
             self._contexts.drop(evicted)
         return step
 
-    def _enqueue(self, step: Step, top_ids: Ids) -> bool:
-        if not self._buffers.shared:
-            self._cuda.copy_to_device(self._buffers.inputs, self._buffers.host_inputs)
+    def _enqueue(self, step: Step, num_head_rows: int) -> bool:
+        self._buffers.send()
         if not step.context.execute_async_v3(self._cuda.stream):
             return False
-        if not self._buffers.shared:
-            self._cuda.copy_to_host(top_ids, self._buffers.addresses[TOP_IDS])
+        self._buffers.fetch(num_head_rows)
         return True
 
     def _addresses(self, num_rows: int) -> dict[str, int]:
-        addresses = dict(self._buffers.addresses)
+        addresses = self._buffers.addresses | {LOGITS: self._logits}
         for i, (name, address) in enumerate(zip(self._names, self._cache.addresses, strict=True)):
             addresses[name] = address
             if self._info.lowered:
@@ -219,8 +192,8 @@ class TensorRTEngine:
 
     def _allocate_new_rows(self) -> int:
         """Memory for the rows' own K and V, [1, H, N, D] each, which a lowered engine outputs."""
-        most = max(self._info.max_prefill_rows, self._info.max_decode_rows)
-        return self._cuda.allocate(len(self._names) * self._new_stride(most), f"the KV of {most} new rows")
+        size = len(self._names) * self._new_stride(self._max_rows)
+        return self._cuda.allocate(size, f"the KV of {self._max_rows} new rows")
 
 
 def _float32_from(content: npt.NDArray[np.uint8], type_name: str) -> Logits:
