@@ -92,7 +92,7 @@ class PromptTokens(Guesser):
     def save(self, folder: Path, base_model: str) -> None:
         """As `Guesser.save`."""
         save_prompt_layers(self.layers, folder)  # first: the adapter's configuration says that all is there
-        save_prompt_tokens(self.weight.detach().float(), folder, base_model)
+        save_prompt_tokens(self.weight.detach().float(), folder, base_model, with_layers=len(self.layers) > 0)
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """As `Guesser.rates`."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ppd.errors import ArgumentError
+from ppd.models.adapter import trained_with_layers
 from ppd.models.config import PromptLayersConfig, read_config
 from ppd.models.prompt_layers_folder import PROMPT_LAYERS_FILE, load_prompt_layers
 from ppd.train import steps as steps_module
@@ -42,6 +43,7 @@ def test_a_run_trains_them_and_leaves_them_beside_the_prompt_tokens(
 
     found = load_prompt_layers(report.folder, read_config(model), M)
 
+    assert trained_with_layers(report.folder)
     assert found is not None
     config, tensors = found
     assert config == PromptLayersConfig(count=M, rank=RANKS[tier])
