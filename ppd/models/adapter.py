@@ -23,6 +23,7 @@ _CONFIG = "adapter_config.json"
 _SAFETENSORS = "adapter_model.safetensors"
 _BIN = "adapter_model.bin"
 _TENSOR = "prompt_embeddings"
+_WITH_LAYERS = "with_prompt_layers"
 _CHUNK_ROWS = 4096
 
 _REQUIRED_IF_GIVEN: dict[str, object] = {
@@ -72,13 +73,26 @@ def base_model_of(path: Path) -> str | None:
     return named if isinstance(named, str) and named else None
 
 
-def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: str) -> None:
+def trained_with_layers(path: Path) -> bool:
+    """Whether prompt tokens say that prompt layers belong to them.
+
+    Args:
+        path: As for `load_prompt_tokens`.
+    """
+    folder = path if path.is_dir() else path.parent
+    return _read_config(folder / _CONFIG, required=False).get(_WITH_LAYERS) is True
+
+
+def save_prompt_tokens(
+    prompt_tokens: torch.Tensor, folder: Path, base_model: str, *, with_layers: bool = False
+) -> None:
     """Write prompt tokens in PEFT's layout, with the fields that the authors' code reads. A file is replaced whole.
 
     Args:
         prompt_tokens: floating point [num_prompt_tokens, hidden]; written as float32.
         folder: Created if it does not exist.
         base_model: The model they were trained for: a registry name, hub id or folder name.
+        with_layers: Whether prompt layers were trained with them.
 
     Raises:
         PromptTokensError: The tensor is empty, not finite, or has the wrong shape or type.
@@ -106,6 +120,7 @@ def save_prompt_tokens(prompt_tokens: torch.Tensor, folder: Path, base_model: st
         "use_prefix_tuning": False,
         "prefix_virtual_tokens": None,
     }
+    config |= {_WITH_LAYERS: True} if with_layers else {}
     write_atomically(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 

@@ -93,6 +93,13 @@ class PromptRows:
         self._places, self._layers = places, list(cast("Iterable[PromptLayer]", layers))
         self._gate = (places > 0).to(dtype)[..., None]  # [B, N, 1]
 
+    def to(self, device: torch.device) -> "PromptRows":
+        """The same rows on the device where a layer computes; what layers give them stays where it lies.
+
+        What moves a layer's arguments calls it, as it calls that of tensors (`ppd.train.spread`).
+        """
+        return PromptRows(self._places.to(device), self._layers, self._gate.dtype)
+
     def projected(self, layer: int, x: Tensor, qkv: Tensor) -> Tensor:
         """Queries, keys and values of a layer, [B, N, …], with what it adds to those of prompt rows.
 

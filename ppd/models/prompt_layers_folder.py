@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ppd.errors import PPDError, PromptTokensError
 from ppd.files import write_atomically
+from ppd.models.adapter import trained_with_layers
 from ppd.models.config import ModelConfig, PromptLayersConfig
 from ppd.models.prompt_layers import PromptLayer
 from ppd.models.trained_tensors import read_tensors, require_tensors
@@ -52,10 +53,13 @@ def load_prompt_layers(
         What they are, and their weights by the decoder's names, float32; None where there are none.
 
     Raises:
-        PromptTokensError: The file is damaged, or of another model or other prompt tokens.
+        PromptTokensError: The file is damaged, of another model or other prompt tokens, or missing where the prompt
+            tokens were trained with it.
     """
     file = (path if path.is_dir() else path.parent) / PROMPT_LAYERS_FILE
     if not file.is_file():
+        if trained_with_layers(path):
+            raise PromptTokensError(f"{file} is missing, and its prompt tokens were trained with it; copy it as well")
         return None
     tensors = read_tensors(file)
     layers = _config_of(tensors, count, file)

@@ -72,7 +72,7 @@ class PromptTokens(Guesser):
     Args:
         start: [m, hidden].
         options: None where nothing is trained.
-        layers: A `PromptLayer` for each layer of the model, or none.
+        layers: A `PromptLayer` for each layer of the model, or none. Each goes where its layer lies.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class PromptTokens(Guesser):
         self.count = len(start)
         self.weight = nn.Parameter(start.clone())
         self.layers = nn.ModuleList(layers)
+        for layer, block in zip(self.layers, decoder.blocks, strict=False):  # there may be none
+            layer.to(next(block.parameters()).device)
 
     def guess(self, prefix: Prefix, hung_on: Tensor) -> Tensor:
         """As `Guesser.guess`."""
@@ -90,7 +92,7 @@ class PromptTokens(Guesser):
     def save(self, folder: Path, base_model: str) -> None:
         """As `Guesser.save`."""
         save_prompt_layers(self.layers, folder)  # first: the adapter's configuration says that all is there
-        save_prompt_tokens(self.weight.detach().float(), folder, base_model)
+        save_prompt_tokens(self.weight.detach().float(), folder, base_model, with_layers=len(self.layers) > 0)
 
     def rates(self) -> list[tuple[list[nn.Parameter], float]]:
         """As `Guesser.rates`."""

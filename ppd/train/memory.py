@@ -7,7 +7,7 @@ import torch
 
 from ppd.errors import ArgumentError
 from ppd.memory import GB, host_memory
-from ppd.models.config import GuessHeadsConfig, ModelConfig, PromptLayersConfig
+from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA
 from ppd.models.prompt_layers import PromptLayer
@@ -78,11 +78,13 @@ def training_memory(
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
     positions = 4 * max_capacity(config.context) * config.head_dim  # cosines and sines
-    rows, num_trained = groups * m, m * config.hidden_size + _num_prompt_layer_weights(config, options.prompt_layers)
+    config = dataclasses.replace(config, prompt_layers=options.prompt_layers)
+    rows, num_trained = groups * m, _num_prompt_layer_weights(config)
     if options.method == MEDUSA:
         rows, num_trained = 0, _num_head_weights(config, options.guess_heads)  # no rows but those of the text
     elif options.method == DRAFT_MODEL:
         rows, num_trained = 0, options.num_layers * _num_layer_weights(config)
+    embeddings = m * config.hidden_size if rows else 0  # trained as well
     step = _pass_bytes(config, options.batch_size, length, rows, product_bytes, with_gradient=True)
     if options.method == DRAFT_MODEL:  # its layers read the text again
         few = dataclasses.replace(config, num_layers=options.num_layers)
@@ -90,14 +92,17 @@ def training_memory(
     step += 4 * _STEP_TABLES * options.batch_size * groups * m * config.vocab_size
     if weight_bytes > product_bytes:
         step += product_bytes * num_weights  # the gradient needs the weights as they were multiplied
+    if product_bytes < 4:
+        step += product_bytes * num_trained  # the same of what is trained, which is float32
     rows = EVALUATED_GROUPS * m if rows else 0
     figures = _pass_bytes(config, EVALUATED_AT_ONCE, length, rows, weight_bytes, with_gradient=False)
+    figures += weight_bytes * num_trained if weight_bytes < 4 else 0
     figures += 4 * _FIGURE_TABLES * EVALUATED_AT_ONCE * EVALUATED_GROUPS * m * config.vocab_size
     row = length * (_cached_bytes(config, weight_bytes) + _token_bytes(config, weight_bytes))
     row += 4 * _ROLLOUT_TABLES * config.vocab_size
     return TrainingMemory(
         weights=weight_bytes * num_weights + positions,
-        trained=4 * _TRAINED_COPIES * num_trained,
+        trained=4 * _TRAINED_COPIES * (embeddings + num_trained),
         step=step,
         figures=figures,
         rollouts=at_once * row,
@@ -109,11 +114,12 @@ def _num_head_weights(config: ModelConfig, heads: GuessHeadsConfig) -> int:
         return sum(weight.numel() for weight in KINDS[heads.kind](config, heads).parameters())
 
 
-def _num_prompt_layer_weights(config: ModelConfig, layers: PromptLayersConfig | None) -> int:
-    if layers is None:
+def _num_prompt_layer_weights(config: ModelConfig) -> int:
+    if config.prompt_layers is None:
         return 0
     with torch.device("meta"):
-        return config.num_layers * sum(weight.numel() for weight in PromptLayer(config, layers).parameters())
+        layer = PromptLayer(config, config.prompt_layers)
+    return config.num_layers * sum(weight.numel() for weight in layer.parameters())
 
 
 def _num_layer_weights(config: ModelConfig) -> int:
@@ -181,5 +187,7 @@ def _pass_bytes(
     columns_again = 2 * config.num_kv_heads * config.head_dim * item_bytes * columns  # prefix and own, side by side
     scores = config.num_heads * rows * columns * (item_bytes + 1)
     row = 8 * config.hidden_size + item_bytes * (3 * config.ffn_size + 4 * width)  # float32 hidden states, products
+    if config.prompt_layers is not None and config.prompt_layers.rank:
+        row += item_bytes * (config.hidden_size + config.prompt_layers.rank)
     kept = (columns_again + scores + rows * row) * (config.num_layers if with_gradient else 1)
     return batch * (length * _cached_bytes(config, item_bytes) + length * _token_bytes(config, item_bytes) + kept)

@@ -75,11 +75,6 @@ def prepare(
         PPDError: The model or the data cannot be used, or the device has too little memory.
     """
     over = choose_devices(devices, accelerator)
-    if len(over) > 1 and options.prompt_layers is not None:
-        raise ArgumentError(
-            f"devices is {devices} with tier {options.tier!r}; what layers give to prompt rows is trained with a model "
-            "on one device: leave --tier or --devices out"
-        )
     source = resolve_model(model)
     config = read_config(source.path)
     if options.method == DRAFT_MODEL:
@@ -113,7 +108,7 @@ def used_sets(prepared: Prepared, options: TrainOptions) -> list[Sequences]:
 
 
 def start_guesser(prepared: Prepared, options: TrainOptions) -> Guesser:
-    """What the options train, as it is before the first step."""
+    """What the options train, as it is before the first step, on the devices of what it belongs to."""
     if options.method == MEDUSA:
         return Heads(prepared.decoder, options.guess_heads, options)
     if options.method == DRAFT_MODEL:

@@ -86,7 +86,8 @@ def train_steps(
     optimizer = torch.optim.AdamW(trained, lr=options.peak_learning_rate, betas=_BETAS, weight_decay=0.0)
     settings = _settings(module, sets, options)
     step, elapsed = _restore(out, module, optimizer, settings, writes=accelerator.is_main_process)
-    prepared, optimizer = accelerator.prepare(module, optimizer)
+    # Everything lies where it has to: a spread model's prompt layers on several devices.
+    prepared, optimizer = accelerator.prepare(module, optimizer, device_placement=[False, False])
     begun_at, started, saved_at = step, time.monotonic(), time.monotonic()
     before, evaluating = elapsed, 0.0
     with (out / METRICS_FILE).open("a", encoding="utf-8") as metrics:

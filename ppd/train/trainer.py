@@ -71,7 +71,7 @@ def train(
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
-        module = start_guesser(prepared, options).to(accelerator.device)
+        module = start_guesser(prepared, options)
         stage("train")
         counts = train_steps(
             module,
@@ -91,7 +91,7 @@ def train(
             seconds=counts.seconds,
             positions_per_second=counts.positions_per_second,
             trained=evaluate_all(prepared, module),
-            untrained=evaluate_all(prepared, start_guesser(prepared, options).to(accelerator.device)),
+            untrained=evaluate_all(prepared, start_guesser(prepared, options)),
             is_main=accelerator.is_main_process,
         )
         if accelerator.is_main_process:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ppd.errors import PromptTokensError
+from ppd.models.adapter import save_prompt_tokens
 from ppd.models.config import PromptLayersConfig
 from ppd.models.decoder import Decoder
 from ppd.models.prompt_layers import PromptRows, started_layers
@@ -110,6 +111,14 @@ def test_prompt_tokens_alone_have_none_and_remove_those_of_an_earlier_run(decode
 
     assert load_prompt_layers(tmp_path, decoder.config, M) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_prompt_tokens_that_were_trained_with_layers_are_refused_without(decoder: Decoder, tmp_path: Path) -> None:
+    save_prompt_tokens(torch.ones(M, 32), tmp_path, "random", with_layers=True)
+
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(PromptTokensError, match=r"prompt_layers\.safetensors is missing, .* copy it as well"):
+            load_prompt_layers(path, decoder.config, M)
 
 
 def _without(name: str) -> Callable[[dict[str, Tensor]], None]:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ppd.errors import ArgumentError
 from ppd.models.config import ModelConfig, config_from_hf, read_config
+from ppd.models.hub import resolve_model
 from ppd.train import memory as memory_module
 from ppd.train import weights
-from ppd.train.guessers import PromptTokens
+from ppd.train.data import Sequences
 from ppd.train.memory import available_memory, require_memory, rollouts_at_once, training_memory
 from ppd.train.options import TrainOptions
+from ppd.train.prepare import Prepared, start_guesser
 from ppd.train.weights import choose_dtype, has_bfloat16, load_frozen, stored_dtype
 from tests.tiny_models import save_tiny_model
 
@@ -31,29 +33,31 @@ def llama(hidden: int, ffn: int, layers: int, heads: int) -> ModelConfig:
 LLAMA_7B, LLAMA_13B = llama(4096, 11008, 32, 32), llama(5120, 13824, 40, 40)
 
 
+@pytest.mark.parametrize("changed", [{}, {"tier": "low-rank"}, {"method": "draft-model", "num_layers": 1}], ids=str)
 @pytest.mark.parametrize(("dtype", "native"), [("float32", False), ("float32", True), ("bfloat16", True)])
 def test_a_step_keeps_no_more_than_predicted_and_not_much_less(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, native: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, native: bool, changed: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(weights, "has_bfloat16", lambda _: native)
     save_tiny_model("llama_gqa", tmp_path)
-    config, options = read_config(tmp_path), TrainOptions(steps=1, batch_size=4, groups=8, length=96)
+    config, options = read_config(tmp_path), TrainOptions(steps=1, batch_size=4, groups=8, length=96, **changed)
     decoder = load_frozen(tmp_path, config, choose_dtype(dtype, torch.float32, CPU), CPU)
-    own = {weight.untyped_storage().data_ptr() for weight in decoder.parameters()}
+    some = Sequences(torch.randint(0, 61, (8, 96)), torch.zeros(8, dtype=torch.int64), torch.full((8,), 96))
+    module = start_guesser(Prepared(resolve_model(str(tmp_path)), decoder, {"rollouts": some}, {}), options)
+    own = {weight.untyped_storage().data_ptr() for weight in [*decoder.parameters(), *module.parameters()]}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
-    module = PromptTokens(decoder, torch.randn(3, 32), options)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         module(torch.randint(0, 61, (4, 96)), torch.randint(0, 90, (4, 8)))
 
     size = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     item = 2 if native else 4
     predicted = training_memory(config, options, weight_bytes=2 if dtype == "bfloat16" else 4, product_bytes=item)
-    print(f"{dtype}, native {native}: kept {size:,}, predicted for the step {predicted.step:,}")
+    print(f"{changed or 'tokens'}, {dtype}, native {native}: kept {size:,}, predicted for the step {predicted.step:,}")
     assert size < predicted.step < 4 * size  # what is not kept for the gradient counts too
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ppd.errors import ArgumentError
+from ppd.models.adapter import trained_with_layers
 from ppd.models.config import PromptLayersConfig, read_config
 from ppd.models.prompt_layers_folder import PROMPT_LAYERS_FILE, load_prompt_layers
 from ppd.train import steps as steps_module
@@ -42,6 +43,7 @@ def test_a_run_trains_them_and_leaves_them_beside_the_prompt_tokens(
 
     found = load_prompt_layers(report.folder, read_config(model), M)
 
+    assert trained_with_layers(report.folder)
     assert found is not None
     config, tensors = found
     assert config == PromptLayersConfig(count=M, rank=RANKS[tier])
@@ -67,6 +69,24 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
     contents = [(folder / PROMPT_LAYERS_FILE).read_bytes() for folder in (whole.folder, cut.folder)]
     assert contents[0] == contents[1]
+
+
+def test_a_run_that_is_cut_goes_on_with_its_own_tier_alone(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps_module, "_CHECKPOINT_SECONDS", 0.0)
+
+    def stop(_: StepProgress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(str(model), [text], tmp_path, options(tier="vectors"), progress=stop)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
+    for tier in ("tokens", "low-rank"):
+        with pytest.raises(ArgumentError, match=f"made with tier 'vectors', this run has '{tier}'; give the same"):
+            train(str(model), [text], tmp_path, options(tier=tier), resume=True)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()} == before
+    assert PROMPT_LAYERS_FILE in before
 
 
 def test_a_run_of_tokens_alone_removes_the_layers_of_an_earlier_one(model: Path, text: Path, tmp_path: Path) -> None:
