@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ppd.serve.errors import GoneError
 from ppd.serve.service import _unless
+from ppd.serve.worker import GoneError
 
 
 def test_an_answer_that_fails_as_its_client_goes_leaves_no_error_behind() -> None:
