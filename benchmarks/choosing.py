@@ -1,18 +1,21 @@
 """What each way to draft gives by what rows cost, played over plain answers: whether the chooser takes what pays.
 
-    python benchmarks/choosing.py BUNDLE --prompts FILE [--questions 3] [--max-new-tokens 128] [--threads N]
+    python benchmarks/choosing.py BUNDLE --prompts FILE [--questions 3] [--max-new-tokens 128] [--steps FILE]
 
 BUNDLE is calibrated: its acceptance and its costs of rows count. It answers the first turn of each question plainly,
 once, and every token of the answer is run again with the prompt rows behind it. Then each way is asked at every token
 what it would verify, which is compared with the answer: no engine runs and no time is measured, so that what else runs
 on the machine plays no part. At the measured costs the folded tree is used; where so many rows cost as much as one, and
-each behind them 3 % of it, as on a GPU, the best tree of so many rows. Prints a table in Markdown, then one JSON line.
+each behind them 3 % of it, as on a GPU, the best tree of so many rows. With `--steps`, a file of `benchmarks/gpu.py`,
+the same trees at that GPU's step times. Prints a table in Markdown, then one JSON line.
 """
 
 import argparse
 import json
 from dataclasses import replace as with_fields
 from pathlib import Path
+
+import numpy as np
 
 from ppd import runtime
 from ppd.bundle import ACCEPTANCE_FILE
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=3, help="of each category")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--steps", type=Path, help="what benchmarks/gpu.py wrote; its first bundle's steps count")
     args = parser.parse_args()
     model = runtime.load(args.bundle, threads=args.threads)
     answers = []
@@ -54,13 +58,19 @@ def main() -> None:
     for rows in FREE:
         tree = search_tree(marginals, rows).tree
         chain = chain_from_tree(tree, marginals)
-        free = {0: [1 + 0.03 * max(0, n - rows) for n in range(MAX_ROWS + 1)]}
-        tokens, transitions = chain.tokens.tolist(), chain.transitions.tolist()
-        cases[f"{rows} free rows"] = (
-            tree,
-            with_fields(measured, costs=free, tree_tokens=tokens, tree_transitions=transitions),
-        )
-    found = {}
+        costs = {f"{rows} free rows": [1 + 0.03 * max(0, n - rows) for n in range(MAX_ROWS + 1)]}
+        if args.steps is not None:
+            gpu, of_steps = costs_on_a_gpu(args.steps)
+            costs[f"{rows} rows, {gpu}"] = of_steps
+        for name, found in costs.items():
+            known = with_fields(
+                measured,
+                costs={0: found},
+                tree_tokens=chain.tokens.tolist(),
+                tree_transitions=chain.transitions.tolist(),
+            )
+            cases[name] = tree, known
+    table = {}
     print("| costs | " + " | ".join(f"{way}, speed-up (τ)" for way in (ALWAYS, *WAYS)) + " |")
     print("| --- |" + " ---: |" * (1 + len(WAYS)))
     for name, (tree, worth) in cases.items():
@@ -68,11 +78,19 @@ def main() -> None:
         drafters: list[Drafter] = [PromptTokenDrafter(plans)]
         drafters += [ChoosingDrafter(plans, worth, frozenset(some), model.table) for some in WAYS.values()]
         played = [replay(drafter, worth, answers) for drafter in drafters]
-        found[name] = [(round(way.speedup, 3), round(way.acceptance_length, 3)) for way in played]
+        table[name] = [(round(way.speedup, 3), round(way.acceptance_length, 3)) for way in played]
         print(
-            f"| {name} | " + " | ".join(f"{speedup:.2f} ({tau:.2f})" for speedup, tau in found[name]) + " |", flush=True
+            f"| {name} | " + " | ".join(f"{speedup:.2f} ({tau:.2f})" for speedup, tau in table[name]) + " |", flush=True
         )
-    print(json.dumps({"choosing": found, "answers": len(answers), "bundle": args.bundle.name}))
+    print(json.dumps({"choosing": table, "answers": len(answers), "bundle": args.bundle.name}))
+
+
+def costs_on_a_gpu(path: Path) -> tuple[str, list[float]]:
+    """A GPU's name and what N rows cost there, in units of one."""
+    first = json.loads(path.read_text("utf-8"))[0]
+    times = {int(rows): step["median_ms"] for rows, step in first["steps"].items()}
+    costs = np.interp(np.arange(MAX_ROWS + 1), list(times), list(times.values())) / times[1]
+    return first["gpu"], np.maximum.accumulate(costs).tolist()
 
 
 if __name__ == "__main__":

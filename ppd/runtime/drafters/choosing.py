@@ -92,18 +92,20 @@ class ChoosingDrafter:
         guesser, costs, tree = self._guesser, self._costs, self._tree
         guesser.guess(history)
         rate = self._tokens / self._time
-        best, proposed = 1 - rate * costs[1], self._plain
+        best, chosen = 1 - rate * costs[1], None
         of_guesses = tree.of_guesses(self._num_prompts) if tree is not None else 0.0
         expected = list(accumulate(guesser.reach, initial=1.0))
-        source = LOOKUP if guesser.kinds and guesser.kinds[0] <= MAX_LENGTH else TABLE
-        for length, leaf, plan in self._chains:
-            if length > len(guesser.reach):
+        source, num_guesses = LOOKUP if guesser.kinds and guesser.kinds[0] <= MAX_LENGTH else TABLE, len(guesser.reach)
+        for chain in self._chains:
+            length, leaf, _ = chain
+            if length > num_guesses:
                 break
             value = expected[length] - rate * costs[length + 1 + leaf]
             if leaf:
                 value += guesser.reach[length - 1] * of_guesses
             if value > best:
-                best, proposed = value, Proposal(plan, guesser.tokens[:length], source)
+                best, chosen = value, chain
+        proposed = self._plain if chosen is None else Proposal(chosen[2], guesser.tokens[: chosen[0]], source)
         self._state = self._branch = -1
         if tree is not None:
             branch, value = self._branch_beside(tree, len(guesses), expected, rate)

@@ -163,6 +163,7 @@ class TreeWorth:
         self._next = [[(chance, k) for k, chance in enumerate(row) if chance > 0] for row in worth.tree_transitions]
         self._alone, self._beside = _Correction(1.0), _Correction(_BESIDE)
         self._values = [0.0] * len(rows)
+        self._left = [0.0] * len(rows)  # what the guesses that a step with the tree leaves are worth, by state
         self.look_ahead(1.0, worth.costs_behind(0), 1.0)
 
     def look_ahead(self, rate: float, costs: Sequence[float], share: float) -> None:
@@ -176,6 +177,7 @@ class TreeWorth:
             found = [max(plain, self.of_step(state, rate, costs)) for state in range(len(self._rows))]
             # Half of the old ones: states that only lead to each other would swap their values for ever.
             self._values = [(old + share * (new - found[0])) / 2 for old, new in zip(self._values, found, strict=True)]
+            self._left = [sum(chance * self._values[k] for chance, k in row) for row in self._next]
 
     def of_guesses(self, state: int) -> float:
         """What it is worth to have guesses for so many distances in the next step, beyond having none."""
@@ -184,7 +186,7 @@ class TreeWorth:
     def of_step(self, state: int, rate: float, costs: Sequence[float]) -> float:
         """Expected tokens of a step, less those that its time gives anyway; and what its new guesses are worth."""
         gained = self._gained[state] * self._alone.ratio
-        return 1 + gained - rate * costs[self._rows[state]] + self._left(state)
+        return 1 + gained - rate * costs[self._rows[state]] + self._left[state]
 
     def of_branch(self, state: int, branch: Branch, reach: Sequence[float], expected: float, cost: float) -> float:
         """The same of a step with the tree and a branch beside it.
@@ -197,13 +199,8 @@ class TreeWorth:
         length, prompts = branch
         first, last = reach[0], reach[length - 1]
         gained = (1 - _OVERLAP * first) * self._gained[state] * self._beside.ratio
-        left = (1 - first) * self._left(state) + (first - last) * self._values[-1] + last * self._values[prompts]
+        left = (1 - first) * self._left[state] + (first - last) * self._values[-1] + last * self._values[prompts]
         return expected + gained - cost + left
-
-    def _left(self, state: int) -> float:
-        """What the guesses that a step with the tree leaves are worth."""
-        values = self._values
-        return sum(chance * values[k] for chance, k in self._next[state])
 
     def judge(self, state: int, num_tokens: int, *, beside: bool = False) -> None:
         """Count the tokens that a step with guesses gave.
