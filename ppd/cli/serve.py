@@ -99,6 +99,6 @@ def serve(
             print(f"warning: {warning}", file=sys.stderr)
 
         def ready(service: "Service") -> None:
-            print(f"{service.name} answers at {server.url_of(listener)} (a page) and under /v1", flush=True)
+            print(f"{service.name} is served: a page at {server.url_of(listener)}, OpenAI's API under /v1", flush=True)
 
         server.serve(model, settings, listener, ready)
