@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -17,8 +17,13 @@ from ppd.errors import ArgumentError
 _MAX_MESSAGE = 1000
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
 class _App(typer.Typer):
-    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any) -> Any:
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
+    ) -> Callable[[_Command], _Command]:
         """Register a command, which tells misuse in our words."""
         return super().command(name, cls=cls or PlainCommand, **settings)
 

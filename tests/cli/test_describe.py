@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_what_was_measured_is_told(bundle: Bundle, low: float, high: float, word
 def test_the_verdict_of_a_calibration_agrees_with_the_interval(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, low: float, high: float, words: str, stable: bool
 ) -> None:
-    found = {field.name: getattr(RECORD, field.name, 0) for field in dataclasses.fields(TogetherInfo)}
+    found: dict[str, Any] = {field.name: getattr(RECORD, field.name, 0) for field in dataclasses.fields(TogetherInfo)}
     together = TogetherInfo(**found | {"sources": ["lookup", "ppd"], "speedup_low": low, "speedup_high": high})
     monkeypatch.setattr(describe, "together_from_bundle", lambda _: together)
     monkeypatch.setattr(

@@ -130,7 +130,6 @@ def test_a_prompt_that_fills_the_context(client: openai.OpenAI) -> None:
 
 def test_another_model_path_or_method(server: Server) -> None:
     refused(post(server, {**CHAT, "model": "gpt-4"}), 404, "gpt-4", NAME, param="model")
-    refused(post(server, {"messages": CHAT["messages"]}), 404, "None", param="model")
     refused(post(server, CHAT, "embeddings"), 404)
     refused(httpx.get(f"{server.url}/v1/completions"), 405)
 
