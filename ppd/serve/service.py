@@ -162,6 +162,7 @@ async def _unless(gone: Callable[[], Awaitable[None]], awaited: Awaitable[_Value
     finally:
         for task in (wanted, going):
             task.cancel()
+        await asyncio.gather(wanted, going, return_exceptions=True)  # one may have failed in the same moment
 
 
 def _without_template(ask: Ask) -> Any:

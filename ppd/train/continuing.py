@@ -93,7 +93,7 @@ def continue_prefixes(
     """
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
     weight = decoder.embedding.weight
-    at_once = rollouts_at_once(decoder.config, length, weight.dtype.itemsize, weight.device.type)
+    at_once = rollouts_at_once(decoder.config, length, weight.dtype.itemsize, weight.device)
     made: dict[int, list[int]] = {}
     for start in range(0, len(order), at_once):
         some = order[start : start + at_once]

@@ -15,12 +15,14 @@ from ppd.signature import max_capacity
 from ppd.train.evaluate import EVALUATED_AT_ONCE, EVALUATED_GROUPS
 from ppd.train.options import DRAFT_MODEL, TrainOptions
 
-_MOST_ROLLOUTS_AT_ONCE, _ON_A_GPU = 128, 512
-_ROLLOUTS_CACHE = 4 * GB
-"""KV cache of the rollouts that are made at once."""
+_MOST_ROLLOUTS_AT_ONCE, _ON_A_GPU = 128, 4096
+"""A small model's step takes a GPU as long for 454 rollouts as for 17: what it waits for is the CPU."""
+_ROLLOUTS_CACHE, _SHARE_OF_A_GPU = 4 * GB, 0.25
+"""KV cache of the rollouts that are made at once: so much, or so much of what a GPU has free if that is more."""
 _STEP_TABLES, _FIGURE_TABLES, _ROLLOUT_TABLES = 8, 5, 4
 """Tables as large as the float32 logits that are held at once, by the loss with its gradient and so on."""
 _TRAINED_COPIES = 5
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,7 @@ def training_memory(
     *,
     weight_bytes: int,
     product_bytes: int,
-    kind: str = "cuda",
+    device: torch.device = _CPU,
     devices: int = 1,
 ) -> TrainingMemory:
     """The memory of a run on a device, libraries apart.
@@ -68,12 +70,12 @@ def training_memory(
     Args:
         weight_bytes: Size of an element of the weights, 2 or 4.
         product_bytes: The same of a step's products, 2 or 4.
-        kind: Of the device, "cpu" or "cuda".
+        device: The first one.
         devices: So many share the layers. None holds more than is said: the most layers, and all that the first has.
     """
     length, m = min(options.length, config.context), options.num_prompt_tokens
     groups = 1 if options.recipe == "one-group" else options.groups
-    at_once = rollouts_at_once(config, length, weight_bytes, kind)
+    at_once = rollouts_at_once(config, length, weight_bytes, device)
     config = dataclasses.replace(config, num_layers=-(-config.num_layers // devices))
     with torch.device("meta"):
         num_weights = sum(weight.numel() for weight in Decoder(config, 2).parameters())
@@ -127,10 +129,12 @@ def _num_layer_weights(config: ModelConfig) -> int:
         return sum(weight.numel() for weight in Block(config, 0).parameters())
 
 
-def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int, kind: str) -> int:
-    """How many rollouts of a length are made together on a kind of device."""
-    fitting = _ROLLOUTS_CACHE // (length * _cached_bytes(config, item_bytes))
-    return max(1, min(_ON_A_GPU if kind == "cuda" else _MOST_ROLLOUTS_AT_ONCE, fitting))
+def rollouts_at_once(config: ModelConfig, length: int, item_bytes: int, device: torch.device) -> int:
+    """How many rollouts of a length are made together."""
+    most, room = _MOST_ROLLOUTS_AT_ONCE, _ROLLOUTS_CACHE
+    if device.type == "cuda":
+        most, room = _ON_A_GPU, max(room, int(_SHARE_OF_A_GPU * (available_memory(device) or 0)))
+    return max(1, min(most, room // (length * _cached_bytes(config, item_bytes))))
 
 
 def require_memory(memory: TrainingMemory, *devices: torch.device) -> str:

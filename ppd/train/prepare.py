@@ -138,7 +138,7 @@ def _memory(
         options,
         weight_bytes=dtype.itemsize,
         product_bytes=product_bytes,
-        kind=devices[0].type,
+        device=devices[0],
         devices=len(devices),
     )
 

@@ -17,8 +17,8 @@ from ppd.train.text import TextEncoder
 LONGEST = 96
 """Tokens of a question; a longer one counts as unterminated."""
 _TEMPERATURE, _TOP_P = 1.0, 0.9
-_TRIES_AT_ONCE = 256
-_TRIES_PER_QUESTION = 4
+_TRIES_AT_ONCE = 1024
+_TRIES_PER_QUESTION, _MORE_TRIES = 4, 256
 _MARKER = "ppd-marks-the-question"
 _SHORTEST, _FEWEST_WORDS = 4, 2
 _LARGEST_SHARE = 0.4
@@ -166,7 +166,7 @@ def write_questions(
 def _write(workshop: Workshop, encoder: TextEncoder, turn: UserTurn, count: int, longest: int, seed: int) -> list[str]:
     sieve = Sieve(encoder, turn)
     length, tries = len(turn.prefix) + longest, 0
-    most_tries = _TRIES_PER_QUESTION * count + _TRIES_AT_ONCE
+    most_tries = _TRIES_PER_QUESTION * count + _MORE_TRIES
     while len(sieve.kept) < count and tries < most_tries:
         number = min(_TRIES_AT_ONCE, most_tries - tries, count - len(sieve.kept) + 16)
         sampling = sampling_of(_TEMPERATURE, number, length, seed * most_tries + tries, top_p=_TOP_P)

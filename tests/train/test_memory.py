@@ -88,11 +88,14 @@ def test_more_of_anything_takes_more() -> None:
     assert step(length=512) > step()
 
 
-def test_long_rollouts_are_made_in_smaller_batches() -> None:
+def test_long_rollouts_are_made_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(LLAMA_7B, num_kv_heads=1)
-    assert rollouts_at_once(LLAMA_7B, 256, 2, "cuda") == 29
-    assert rollouts_at_once(LLAMA_7B, 100_000, 2, "cuda") == 1
-    assert [rollouts_at_once(small, 256, 2, kind) for kind in ("cpu", "cuda")] == [128, 512]
+    monkeypatch.setattr(memory_module, "available_memory", lambda _: 8 * GB)
+    assert [rollouts_at_once(LLAMA_7B, 256, 2, device) for device in (CPU, CUDA)] == [29, 29]
+    assert rollouts_at_once(LLAMA_7B, 100_000, 2, CUDA) == 1
+    monkeypatch.setattr(memory_module, "available_memory", lambda _: 160 * GB)
+    assert [rollouts_at_once(LLAMA_7B, 256, 2, device) for device in (CPU, CUDA)] == [29, 298]
+    assert [rollouts_at_once(small, 256, 2, device) for device in (CPU, CUDA)] == [128, 4096]
 
 
 def test_a_run_that_does_not_fit_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
