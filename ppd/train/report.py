@@ -124,7 +124,7 @@ def _flags_and_others(options: TrainOptions) -> tuple[str, str]:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if value != field.default or field.name == "seed":
-            shown = f"{value:g}" if isinstance(value, float) else value
+            shown = f"{value:.12g}" if isinstance(value, float) else value
             flags.append(f"--{_FLAGS.get(field.name, field.name.replace('_', '-'))} {shown}")
         elif field.name in _OF_ALL | _OF_METHOD[options.method]:
             others.append(f"{field.name} {value}")
