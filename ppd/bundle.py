@@ -247,12 +247,13 @@ def _read_manifest(root: Path) -> Manifest:
         with open_inside(root, MANIFEST_FILE) as file:
             return manifest_from_bytes(file.read())
     except OSError as error:
-        what = (
-            "is not there"
-            if isinstance(error, FileNotFoundError | NotADirectoryError)
-            else f"cannot be read ({error.strerror})"
-        )
-        raise BundleError(f"{path} {what}; expected a bundle, the folder that ppd-export writes") from error
+        expected = "expected a bundle, the folder that ppd-export writes"
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise BundleError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+        if root.is_dir():
+            raise BundleError(f"{path} is not there; {expected}") from error
+        what = f"{root} is a file" if os.path.lexists(root) else f"there is no folder {root}"
+        raise BundleError(f"{what}; {expected}") from error
     except BundleError as error:
         raise BundleError(f"{root}: {error}") from error
 

@@ -18,7 +18,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = [DOCS / "quick-start.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 README = DOCS.parent / "README.md"
-STAND_INS = {"my-model.gguf": "tinypy", "--minutes 1": "--minutes 0.05", "--questions 2": "--turns 1"}
+STAND_INS = {"my-model.gguf": "tinypy", "--minutes 2": "--minutes 0.05", "--questions 2": "--turns 1"}
 """What a page says → what is run."""
 _BLOCK = re.compile(r"<!-- (run|file: (?P<file>[\w.-]+)) -->\n\n?```\w*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 

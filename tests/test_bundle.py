@@ -74,11 +74,15 @@ def test_files_that_changed_places_are_refused(own_bundle: Path) -> None:
     refused(own_bundle, "tree.")
 
 
-@pytest.mark.parametrize("name", ["", "nothing", "model.onnx"])
-def test_what_is_no_bundle_is_refused(own_bundle: Path, name: str, tmp_path: Path) -> None:
-    folder = {"": tmp_path, "nothing": tmp_path / "nothing", "model.onnx": own_bundle / "model.onnx"}[name]
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("", f"{MANIFEST_FILE} is not there"), ("nothing", "there is no folder"), ("bundle/model.onnx", "is a file")],
+)
+def test_what_is_no_bundle_is_refused(own_bundle: Path, name: str, words: str) -> None:
+    folder = own_bundle.parent / name
 
-    assert "expected a bundle" in refused(folder, MANIFEST_FILE)
+    assert words in (message := refused(folder, str(folder)))
+    assert "expected a bundle" in message
 
 
 @pytest.mark.parametrize("name", FILES)

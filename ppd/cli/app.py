@@ -4,18 +4,34 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 import ppd
+from ppd.cli.usage import PlainCommand
 from ppd.documents import read_text
 from ppd.errors import ArgumentError
 
 _MAX_MESSAGE = 1000
-app = typer.Typer(
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class _App(typer.Typer):
+    def command(
+        self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **settings: Any
+    ) -> Callable[[_Command], _Command]:
+        """Register a command, which tells misuse in our words."""
+        return super().command(name, cls=cls or PlainCommand, **settings)
+
+
+app = _App(
     name="ppd",
-    help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes, change no token.",
+    help="Parallel Prompt Decoding on the edge: export a model once, generate in fewer passes. Every token that is "
+    "kept is the model's own choice.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -102,13 +118,22 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def draft_from(draft: str | None, plain: bool = False) -> Any:
-    """The argument `draft` that `--draft` and `--plain` stand for; the library checks it."""
+def draft_from(draft: str | None, plain: bool = False, flag: str = "--draft") -> Any:
+    """The argument `draft` that the words behind `--draft`, or `/draft` of a chat, and `--plain` stand for."""
     if draft and plain:
         raise typer.BadParameter("give --draft or --plain, not both")
     if draft in (None, "auto"):
         return False if plain else "auto"
-    return True if draft == "always" else tuple(draft.split(","))
+    if draft == "always":
+        return True
+    from ppd.runtime.options import SOURCES  # takes a while
+
+    sources = tuple(draft.split(","))
+    if not set(sources) <= set(SOURCES):
+        raise ArgumentError(
+            f"{flag} is {draft!r:.60}; expected auto, always, or some of {', '.join(SOURCES)}, as in {flag} ppd,lookup"
+        )
+    return sources
 
 
 def ids_from(text: str | None, flag: str) -> list[int]:

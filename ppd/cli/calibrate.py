@@ -34,7 +34,7 @@ def calibrate(
 
     from ppd.calibrate.calibrate import calibrate as run
     from ppd.calibrate.calibrate import calibration_stages
-    from ppd.cli.describe import describe_bundle
+    from ppd.cli.describe import describe_bundle, describe_verdict
     from ppd.cli.plot import picture_from_bundle, require_plot
     from ppd.cli.plot import plot as draw
     from ppd.questions import read_questions
@@ -49,4 +49,4 @@ def calibrate(
     if as_json:
         print(json.dumps(dataclasses.asdict(report.bundle.manifest)))
     elif not quiet:
-        print(describe_bundle(report.bundle))
+        print(describe_bundle(report.bundle), describe_verdict(report.bundle), sep="\n\n")

@@ -164,11 +164,8 @@ class _Chat:
         _note("the system prompt is set" if text else "the system prompt is the template's own")
 
     def _set_draft(self, word: str) -> None:
-        from ppd.runtime import Options
-
-        draft = draft_from(word or "auto", plain=False) if word != "off" else False
         try:
-            Options(draft=draft)
+            draft = draft_from(word or "auto", flag="/draft") if word != "off" else False
             drafts = self._conversation.model.sources(draft)
         except ArgumentError as error:
             _note(f"error: {one_line(str(error))}")

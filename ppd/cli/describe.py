@@ -150,6 +150,33 @@ def describe_check(check: CheckInfo) -> str:
     )
 
 
+def describe_verdict(bundle: Bundle) -> str:
+    """What the calibration of a bundle comes to: drafting is faster here, slower, or neither was seen."""
+    info, together = bundle.manifest.decision.record, together_from_bundle(bundle)
+    assert isinstance(info, CalibrationInfo), "the bundle was calibrated"
+    found, what = (info, "the tree at every step") if together is None else (together, _together_words(together))
+    lines = [
+        f"verdict        {_seen(found)}: {found.measured_speedup:.3f} times ({found.speedup_low:.3f} to "
+        f"{found.speedup_high:.3f}), {what}" + ("; --plain never drafts" if found.speedup_high < 1 else "")
+    ]
+    if not bundle.manifest.decision.draft:
+        lines.append("               the tree does not pay here, so that its guesses are left out")
+    if not measured_from_bundle(bundle).latency.stable:
+        lines.append("               the times still moved at the end: more --minutes make it surer")
+    return "\n".join(map(shown, lines))
+
+
+def _seen(found: CalibrationInfo | TogetherInfo) -> str:
+    """What the interval of a speed-up says."""
+    if found.speedup_low > 1:
+        return "faster than plain decoding"
+    return "slower than plain decoding" if found.speedup_high < 1 else "no difference from plain decoding was seen"
+
+
+def _together_words(info: TogetherInfo) -> str:
+    return f"{', '.join(info.sources)} together, step by step"
+
+
 def draw_rows(rows: Rows) -> str:
     """Draw one state: a line per node with its rank and its prompt rows, children indented below their parent."""
     lines = [f"root  {_prompts(rows.nodes[0].prompts)}".rstrip()]
@@ -240,7 +267,7 @@ def _together_lines(info: TogetherInfo | None) -> list[str]:
     if info is None:
         return []
     return [
-        f"               {', '.join(info.sources)} together, step by step: {info.predicted_speedup:.3f} predicted, "
+        f"               {_together_words(info)}: {info.predicted_speedup:.3f} predicted, "
         f"{info.measured_speedup:.3f} measured ({info.speedup_low:.3f} to {info.speedup_high:.3f}); acceptance length "
         f"{info.predicted_acceptance_length:.3f} predicted, {info.measured_acceptance_length:.3f} measured"
     ]
@@ -271,9 +298,9 @@ def _at(revision: str | None) -> str:
 def _expected_speed(decision: Decision) -> str:
     if decision.draft is None:
         return "not measured on a device; ppd bench measures it"
+    if decision.basis == CALIBRATED and isinstance(decision.record, CalibrationInfo):
+        return f"the tree at every step: {_seen(decision.record)}"
     faster = "drafting" if decision.draft else "plain decoding"
-    if decision.basis == CALIBRATED:
-        return f"{faster} was measured to be faster"
     if decision.basis == CALIBRATED_ELSEWHERE:
         return f"{faster} was measured to be faster where the tree was calibrated"
     return f"{faster} is estimated to be faster"
@@ -281,7 +308,7 @@ def _expected_speed(decision: Decision) -> str:
 
 def _sources_line(bundle: Bundle) -> str:
     sources = ", ".join(sorted(sources_of(bundle)))
-    how = "at every step" if drafts_always(bundle, "auto") else "whichever promises most, step by step"
+    how = "at every step" if drafts_always(bundle, "auto") else "each step takes those that promise most, or none"
     return f"drafts from    {sources}: {how}"
 
 

@@ -28,6 +28,7 @@ from ppd.cli import (  # noqa: F401 - importing a module registers its commands
     train,
 )
 from ppd.cli.app import app, one_line
+from ppd.cli.usage import PlainCommand
 from ppd.errors import PPDError
 
 _STDERR = 2
@@ -41,7 +42,7 @@ def main() -> None:
 def export_main() -> None:
     """Entry point of `ppd-export`, the same command as `ppd export`."""
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    command.command(name="ppd-export")(export.export)
+    command.command(name="ppd-export", cls=PlainCommand)(export.export)
     _run(command)
 
 

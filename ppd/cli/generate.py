@@ -2,10 +2,11 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ppd.bundle import chat_template_names
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
@@ -34,6 +35,9 @@ from ppd.cli.stats import describe_stats
 from ppd.cli.usage import PromptCommand
 from ppd.errors import ArgumentError
 from ppd.templates.renderer import RENDERER
+
+if TYPE_CHECKING:
+    from ppd.runtime import Model, Result
 
 
 @app.command(cls=PromptCommand)
@@ -73,10 +77,12 @@ def generate(
 ) -> None:
     """Generate from a bundle, printing text as it comes."""
     drafting = draft_from(draft, plain)
-    if (prompt is None) == (ids is None):
-        raise typer.BadParameter("give a PROMPT or --ids, and not both")
     if chat and ids is not None:
         raise typer.BadParameter("--chat takes a PROMPT, not --ids")
+    if prompt is None and ids is None:
+        raise typer.BadParameter("give a PROMPT, or - to read it from standard input" + ("" if chat else ", or --ids"))
+    if prompt is not None and ids is not None:
+        raise typer.BadParameter("give a PROMPT or --ids, not both")
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs goes with --json")
     variables = for_template(tools, chat_template_kwargs)
@@ -111,8 +117,16 @@ def generate(
         print(json.dumps(runtime.json_from_result(stream.result)))
     else:
         print(flush=True)
+        if ids is None and not chat and _said_nothing(model, stream.result):
+            print("note: the model ended its answer at once; it has a chat template: ask with --chat", file=sys.stderr)
     if stats:
         print(describe_stats(stream.result), file=sys.stderr)
+
+
+def _said_nothing(model: "Model", result: "Result") -> bool:
+    """Whether the answer is empty because of an EOS id, and the model is one that chats."""
+    ended = set(result.token_ids[-1:]) <= set(model.bundle.manifest.eos_ids)
+    return ended and not result.text.strip() and bool(chat_template_names(model.bundle))
 
 
 def _read_stdin() -> str:

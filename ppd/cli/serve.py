@@ -99,6 +99,8 @@ def serve(
             print(f"warning: {warning}", file=sys.stderr)
 
         def ready(service: "Service") -> None:
-            print(f"{service.name} answers at {server.url_of(listener)} (a page) and under /v1", flush=True)
+            print(
+                f"{service.name} is served at {server.url_of(listener)} (a page; OpenAI's API is under /v1)", flush=True
+            )
 
         server.serve(model, settings, listener, ready)

@@ -40,7 +40,13 @@ def train(
         typer.Option(help="Heads: shared, the model's own LM head behind each; or full, one of its own, as published."),
     ] = "shared",
     layers: Annotated[int, typer.Option(metavar="L", help="Layers of a draft model.")] = 2,
-    minutes: Annotated[float | None, typer.Option(metavar="N", help="Minutes to train; or give --steps.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Minutes of the steps alone: questions, answers and held-out figures come on top; or give --steps.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; reproducible to the bit.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Discard an earlier run in --out and start again.")] = False,

@@ -200,7 +200,8 @@ def read_config(path: Path) -> ModelConfig:
     try:
         return config_from_hf(read_hf_config(path), _read_json(generation) if generation.exists() else {})
     except ModelError as error:
-        raise ModelError(f"{path if path.is_file() else path / 'config.json'}: {error}") from error
+        name = str(path if path.is_file() else path / "config.json")
+        raise error if str(error).startswith(name) else ModelError(f"{name}: {error}") from error
 
 
 def read_hf_config(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _HUB_FILE = re.compile(rf"({_HUB_ID.pattern}):([\w-][\w.-]*(?:/[\w-][\w.-]*)*\.g
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUBFOLDERS = ["*/*"]
 _GGUF = ".gguf"
+_EXPECTED_PATH = "expected a folder with config.json and the weights, or a GGUF file; check the path"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,8 @@ def _on_the_hub(model: str, entry: ModelEntry | None) -> ModelSource:
         path = _download_file(*one_file.groups())
         name = _file_name_safe(path.name.removesuffix(_GGUF))
         return ModelSource(name=name, path=path, source=model, revision=_revision(path), entry=None)
+    if entry is None and _looks_like_a_path(model) and not Path(model).expanduser().exists():
+        raise ModelError(f"model {model!r} does not exist here; {_EXPECTED_PATH}")
     hub_id = entry.hub_id if entry is not None else model
     if hub_id is None or not _HUB_ID.fullmatch(hub_id):
         raise ModelError(_unknown_model(model))
@@ -204,6 +207,10 @@ def _existing_gguf(text: str) -> Path | None:
     """A file that is, or should be, a GGUF file."""
     path = Path(text).expanduser()
     return path if path.suffix == _GGUF and path.is_file() else None
+
+
+def _looks_like_a_path(text: str) -> bool:
+    return text.startswith(("./", "../", "/", "~")) or (text.endswith(_GGUF) and ":" not in text)
 
 
 def _with_package(package: Package) -> _Wanted:

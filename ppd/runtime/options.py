@@ -43,7 +43,7 @@ class Options:
         temperature: 0 decodes greedily; above, tokens are sampled.
         top_k: Sample from the k most probable ids only. Without effect at temperature 0, like `top_p` and `seed`.
         top_p: Sample from the most probable ids whose probabilities reach p, 0 < p ≤ 1.
-        seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not.
+        seed: 0 to 2^64 - 1. The same seed gives the same tokens, drafting or not, but for near-ties in int8 and int4.
         stop: A text, or several, that ends the generation. It may have special tokens in it, such as "<|im_end|>".
         stop_ids: A token id, or several, that ends the generation as the bundle's EOS ids do.
         acceptance: "exact" keeps plain decoding's distribution; "typical" (temperature > 0) accepts more, and does not.

@@ -110,6 +110,9 @@ async def _chunks(answering: Answering, close: Callable[[], Awaitable[None]]) ->
 
 
 def _require_name(service: Service, name: Any) -> None:
+    if name is None:
+        message = f"model is missing; expected the name of this server's model, {service.name!r}"
+        raise ApiError(400, message, param="model", code="missing_value")
     if name != service.name:
         message = f"no model is called {name!r:.80}; this server has {service.name!r}"
         raise ApiError(404, message, param="model", code="model_not_found")

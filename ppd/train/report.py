@@ -1,5 +1,6 @@
 """Reports of a run: the accuracy that export chooses a tree by, the card, and the plot."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import io
@@ -17,17 +18,19 @@ from ppd.models.guess_heads import MEDUSA
 from ppd.models.hub import ModelSource
 from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import SAMPLED_TEMPERATURE, Accuracy
-from ppd.train.options import DRAFT_MODEL, LOW_RANK, PROMPT_TOKENS, TOKENS, TrainOptions
+from ppd.train.options import DRAFT_MODEL, PROMPT_TOKENS, TrainOptions
 from ppd.train.prepare import Data
 
 CARD_FILE, PLOT_FILE = "README.md", "accuracy.png"
-_OF_ALL = ("loss", "source", "batch_size", "groups", "length", "peak_learning_rate", "temperature", "dtype")
-_SHOWN = {
-    PROMPT_TOKENS: ("recipe", "init", "tier", *_OF_ALL),
-    MEDUSA: ("heads_projection", *_OF_ALL),
-    DRAFT_MODEL: ("num_layers", *_OF_ALL),
+_OF_ALL = {"num_rollouts", "loss", "source", "batch_size", "groups", "length", "temperature", "dtype"}
+_OF_METHOD = {
+    PROMPT_TOKENS: {"num_prompt_tokens", "recipe", "init", "tier"},
+    MEDUSA: {"num_prompt_tokens", "heads_projection"},
+    DRAFT_MODEL: {"num_prompt_tokens", "num_layers"},
 }
-"""Method → the options that its card lists."""
+"""Method → the options that its card lists beside those of all, where they are at their defaults."""
+_FLAGS = {"num_prompt_tokens": "prompt-tokens", "num_layers": "layers", "num_rollouts": "rollouts"}
+"""Option → its flag, where that is not the option's name."""
 _TRAINED = {
     PROMPT_TOKENS: (
         "prompt tokens",
@@ -80,15 +83,11 @@ def write_reports(report: TrainReport, source: ModelSource, data: Data, options:
 
 def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOptions) -> str:
     """The card: model, data, command, seed, versions and held-out figures, in Markdown."""
-    length = f"--minutes {options.minutes:g}" if options.minutes is not None else f"--steps {options.steps}"
     names = data if isinstance(data, str) else " ".join(path.name for path in data)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "accelerate"))
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     what, title, layout = _TRAINED[options.method]
-    others = ", ".join(f"{name.removeprefix('peak_')} {getattr(options, name)}" for name in _SHOWN[options.method])
-    method = "" if options.method == PROMPT_TOKENS else f" --method {options.method}"
-    method += "" if options.tier == TOKENS else f" --tier {options.tier}"
-    method += f" --rank {options.rank}" if options.tier == LOW_RANK else ""
+    flags, others = _flags_and_others(options)
     rows = []
     for name in report.trained:
         for kind, all_ in (("untrained", report.untrained), ("trained", report.trained)):
@@ -103,8 +102,8 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
             "",
             f"- model: {source.source}{f' at {source.revision}' if source.revision else ''}",
             f"- data: {names}",
-            f"- command: `ppd train --model {source.source} --data {names}{method} {length} --seed {options.seed}`; "
-            f"{others}",
+            f"- command: `ppd train --model {source.source} --data {names} {flags} --out {report.folder.name}`",
+            f"- otherwise: {others}",
             f"- training: {report.steps} steps, {report.seconds / 60:.1f} minutes, {report.positions_per_second:,.0f} "
             f"supervised positions per second, on {platform.system()} {platform.machine()}, {today}",
             f"- versions: ppd-edge {ppd.__version__}, {versions}, Python {platform.python_version()}",
@@ -117,6 +116,21 @@ def card(report: TrainReport, source: ModelSource, data: Data, options: TrainOpt
             "",
         ]
     )
+
+
+def _flags_and_others(options: TrainOptions) -> tuple[str, str]:
+    """The options that differ from their defaults, and the seed, as flags; and those of the method that do not."""
+    flags, others = [], []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default or field.name == "seed":
+            shown = f"{value:.12g}" if isinstance(value, float) else value
+            flags.append(f"--{_FLAGS.get(field.name, field.name.replace('_', '-'))} {shown}")
+        elif field.name in _OF_ALL | _OF_METHOD[options.method]:
+            others.append(f"{field.name} {value}")
+    if options.learning_rate is None:
+        others.append(f"learning_rate {options.peak_learning_rate}")
+    return " ".join(flags), ", ".join(others)
 
 
 def _count(options: TrainOptions) -> str:

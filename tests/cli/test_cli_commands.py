@@ -102,7 +102,7 @@ def test_no_command_shows_the_commands_as_a_usage_error(run: Run) -> None:
 def test_an_unknown_bundle_is_one_line(run: Run, tmp_path: Path, command: list[Any]) -> None:
     missing = tmp_path / "no bundle"
 
-    fails(run(*(missing if word is ... else word for word in command)), "no bundle", MANIFEST_FILE, "ppd-export")
+    fails(run(*(missing if word is ... else word for word in command)), "there is no folder", "no bundle", "ppd-export")
     assert list(tmp_path.iterdir()) == []
 
 

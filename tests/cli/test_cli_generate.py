@@ -11,6 +11,7 @@ import pytest
 
 from tests.chats import chat_bundle
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, generate, misused
+from tests.damage import change
 
 
 def test_generate_prints_the_text(run: Run, tinypy_bundle: Path) -> None:
@@ -171,6 +172,10 @@ BAD_VALUES: dict[str, tuple[list[object], list[str]]] = {
     "no new tokens": ([PROMPT, "--max-new-tokens", 0], ["max_new_tokens is 0", "above 0"]),
     "top-k of 0": ([PROMPT, "--top-k", 0], ["top_k is 0"]),
     "top-p of 2": ([PROMPT, "--top-p", 2], ["top_p is 2.0"]),
+    "an unknown source": (
+        [PROMPT, "--draft", "ppd,foo"],
+        ["--draft is 'ppd,foo'", "expected auto, always, or some of ppd, lookup"],
+    ),
     "negative seed": ([PROMPT, "--seed", -1], ["seed is -1"]),
     "empty stop text": ([PROMPT, "--stop", ""], ["stop is ['']"]),
     "typical without temperature": ([PROMPT, "--acceptance", "typical"], ["a temperature above 0"]),
@@ -252,6 +257,28 @@ def test_a_reader_that_goes_away_gets_no_traceback(tinypy_bundle: Path) -> None:
 )
 def test_misuse_of_generate_is_a_usage_error(run: Run, tinypy_bundle: Path, arguments: list[str]) -> None:
     misused(run("generate", *(tinypy_bundle if word == "BUNDLE" else word for word in arguments)))
+
+
+def test_misuse_is_told_in_the_words_of_the_flags(run: Run, tinypy_bundle: Path) -> None:
+    misused(run("generate", tinypy_bundle), "give a PROMPT, or - to read it", "or --ids")
+    assert "--ids" not in run("generate", tinypy_bundle, "--chat").err
+    misused(run("generate", tinypy_bundle, PROMPT, "--ids", "1"), "give a PROMPT or --ids, not both")
+    for flag, value, expected in (("--temperature", "hot", "number"), ("--max-new-tokens", "1.5", "integer|number")):
+        outcome = run("generate", tinypy_bundle, PROMPT, flag, value)
+        misused(outcome, flag)
+        assert re.search(expected, outcome.err)
+        assert "Input should be" not in outcome.err
+
+
+def test_an_empty_answer_of_a_model_that_chats_names_the_flag(run: Run, tinypy_bundle: Path, tmp_path: Path) -> None:
+    first, *_ = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 1)["token_ids"]
+    folder = chat_bundle(tinypy_bundle, tmp_path / "b", "{{ messages[0]['content'] }}")
+    change(folder, ("eos_ids",), [first])
+    hint = "note: the model ended its answer at once; it has a chat template: ask with --chat\n"
+
+    assert run("generate", folder, PROMPT) == Outcome(0, "\n", hint)
+    for silent in ((PROMPT, "--chat"), ("import os",), (PROMPT, "--json")):
+        assert run("generate", folder, *silent, "--max-new-tokens", 4).err == ""
 
 
 @pytest.mark.parametrize("prompt", ["-5 + 3 =", "-5", "--- a/file", "--flag of a program"])

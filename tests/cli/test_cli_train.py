@@ -1,5 +1,6 @@
 """`ppd train`: data given in both ways, what it prints, and bad input in one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,16 @@ def test_every_option_arrives(run: Run, model: Path, texts: list[Path], tmp_path
     assert outcome.code == 0, outcome
     assert load_prompt_tokens(tmp_path / "out", 32).shape == (2, 32)
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    shown = ("--seed 5", "loss kl-tv", "init frequent", "source rollouts", "recipe one-group", "learning_rate 0.003")
-    for words in (*shown, "temperature 0.8", "batch_size 2", "groups 4", "length 32"):
-        assert words in card
+    command = re.search(r"- command: `ppd (.*)`", card)
+    assert command is not None
+    flags = command[1].split()
+    given = ["--seed", "5", "--recipe", "one-group", "--source", "rollouts", "--learning-rate", "0.003", "--out", "out"]
+    given += ["--prompt-tokens", "2", "--temperature", "0.8", *map(str, FAST)]
+    for flag, value in zip(given[::2], given[1::2], strict=True):
+        assert flags[flags.index(flag) + 1] == value
+    assert not {"--loss", "--init", "--tier", "--minutes"} & set(flags)
+    for words in ("loss kl-tv", "init frequent", "tier tokens", "dtype auto"):
+        assert words in card.split("- otherwise: ")[1].splitlines()[0]
 
 
 def test_a_chat_model_asks_itself_and_says_so(run: Run, tmp_path: Path) -> None:

@@ -3,11 +3,22 @@
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ppd.bundle import Bundle, open_bundle, tree_info
-from ppd.cli.describe import describe_bundle, describe_check, describe_export, describe_fixed_cache, draw_rows
+from ppd.calibrate.record import TogetherInfo
+from ppd.cli import describe
+from ppd.cli.describe import (
+    describe_bundle,
+    describe_check,
+    describe_export,
+    describe_fixed_cache,
+    describe_verdict,
+    draw_rows,
+)
 from ppd.decision import (
     CALIBRATED,
     CALIBRATED_ELSEWHERE,
@@ -115,17 +126,45 @@ def test_a_tree_that_never_drafts_says_so(bundle: Bundle) -> None:
     assert "root" not in text
 
 
-@pytest.mark.parametrize(
-    ("draft", "words"),
-    [(True, "drafting was measured to be faster"), (False, "plain decoding was measured to be faster")],
+INTERVALS = pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (1.01, 1.2, "faster than plain decoding"),
+        (0.96, 1.08, "no difference from plain decoding was seen"),
+        (0.61, 0.65, "slower than plain decoding"),
+    ],
 )
-def test_what_was_measured_is_told(bundle: Bundle, draft: bool, words: str) -> None:
-    measured = decided(bundle, Decision(draft=draft, basis=CALIBRATED, record=RECORD))
+
+
+@INTERVALS
+def test_what_was_measured_is_told(bundle: Bundle, low: float, high: float, words: str) -> None:
+    record = dataclasses.replace(RECORD, speedup_low=low, speedup_high=high)
+    measured = decided(bundle, Decision(draft=low > 0.95, basis=CALIBRATED, record=record))
 
     text = describe_bundle(measured)
-    assert lines_of(text)["speed-up"] == words
+    assert lines_of(text)["speed-up"] == f"the tree at every step: {words}"
     assert "say --draft always or --plain" not in text
-    assert "0.630 predicted, 0.640 measured (0.610 to 0.650)" in text
+    assert f"0.630 predicted, 0.640 measured ({low:.3f} to {high:.3f})" in text
+
+
+@INTERVALS
+@pytest.mark.parametrize("stable", [True, False])
+def test_the_verdict_of_a_calibration_agrees_with_the_interval(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, low: float, high: float, words: str, stable: bool
+) -> None:
+    found: dict[str, Any] = {field.name: getattr(RECORD, field.name, 0) for field in dataclasses.fields(TogetherInfo)}
+    together = TogetherInfo(**found | {"sources": ["lookup", "ppd"], "speedup_low": low, "speedup_high": high})
+    monkeypatch.setattr(describe, "together_from_bundle", lambda _: together)
+    monkeypatch.setattr(
+        describe, "measured_from_bundle", lambda _: SimpleNamespace(latency=SimpleNamespace(stable=stable))
+    )
+
+    verdict = describe_verdict(decided(bundle, Decision(draft=False, basis=CALIBRATED, record=RECORD)))
+
+    assert lines_of(verdict)["verdict"].startswith(f"{words}: 0.640 times ({low:.3f} to {high:.3f}), lookup, ppd ")
+    assert ("--plain" in verdict) == (high < 1)
+    assert "its guesses are left out" in verdict
+    assert ("more --minutes" in verdict) == (not stable)
 
 
 def test_what_is_not_known_is_told(bundle: Bundle) -> None:

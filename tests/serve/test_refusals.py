@@ -97,6 +97,12 @@ def test_a_completion_has_one_prompt(server: Server, prompt: Any) -> None:
     assert post(server, {**TEXT, "prompt": prompt}, "completions").status_code == 400
 
 
+@pytest.mark.parametrize("given", [{}, {"model": None}])
+def test_a_model_that_is_not_named(server: Server, given: dict[str, None]) -> None:
+    body = {name: value for name, value in CHAT.items() if name != "model"} | given
+    refused(post(server, body), 400, "model is missing", repr(NAME), param="model")
+
+
 def test_fields_that_say_what_is_so_anyway_are_taken(server: Server) -> None:
     body = {**CHAT, "n": 1, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}}
     assert post(server, {**body, "top_p": None, "user": "u", "tool_choice": "none", "tools": None}).status_code == 200
@@ -124,7 +130,6 @@ def test_a_prompt_that_fills_the_context(client: openai.OpenAI) -> None:
 
 def test_another_model_path_or_method(server: Server) -> None:
     refused(post(server, {**CHAT, "model": "gpt-4"}), 404, "gpt-4", NAME, param="model")
-    refused(post(server, {"messages": CHAT["messages"]}), 404, "None", param="model")
     refused(post(server, CHAT, "embeddings"), 404)
     refused(httpx.get(f"{server.url}/v1/completions"), 405)
 

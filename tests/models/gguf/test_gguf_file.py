@@ -114,8 +114,9 @@ def test_a_value_of_another_type_is_named(small: Path) -> None:
 )
 def test_files_that_are_not_readable_gguf_are_told_apart(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "m.gguf").write_bytes(content)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         read_config(tmp_path / "m.gguf")
+    assert str(caught.value).count("m.gguf") == 1
 
 
 def test_a_big_endian_file_of_the_package_is_told(tmp_path: Path) -> None:
