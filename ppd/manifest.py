@@ -23,6 +23,8 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_SCHEMA = 4
 _NO_DIGEST = "0" * 64
 _MAX_BYTES = 1 << 50
+_MAX_LOGIT = 1 << 30
+_OF_WHAT_IS_TRAINED = {"size_bytes": (0, _MAX_BYTES), "num_parameters": (0, _MAX_BYTES)}
 _MAX_ID = 1 << 31
 TRAINING_SECONDS = "training_seconds"
 """In the provenance, and in `accuracy.json` beside prompt tokens."""
@@ -90,7 +92,7 @@ class PromptTokensInfo:
     num_parameters: int
 
     def __post_init__(self) -> None:
-        _require_ranges(self, {"count": (0, MAX_ROWS - 1)})
+        _require_ranges(self, {"count": (0, MAX_ROWS - 1), **_OF_WHAT_IS_TRAINED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class GuessHeadsInfo:
     size_bytes: int
 
     def __post_init__(self) -> None:
-        _require_ranges(self, {"count": (1, MAX_ROWS - 1)})
+        _require_ranges(self, {"count": (1, MAX_ROWS - 1), **_OF_WHAT_IS_TRAINED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,13 @@ class TreeInfo:
     drafts: bool
     num_rows: dict[str, int]
     num_candidates: dict[str, int]
+
+    def __post_init__(self) -> None:
+        for name, counts in (("num_rows", self.num_rows), ("num_candidates", self.num_candidates)):
+            for state, count in counts.items():
+                if not state.isdecimal() or not 0 <= count <= MAX_ROWS:
+                    what = f"{name} of the tree has {count!r:.40} in state {state!r:.40}"
+                    raise BundleError(f"{MANIFEST_FILE}: {what}, expected 0 to {MAX_ROWS} for each state; {AGAIN}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +153,10 @@ class CheckInfo:
     tolerance: float
     near_ties: int
     tie_gap: float
+
+    def __post_init__(self) -> None:
+        _require_ranges(self, dict.fromkeys(("num_rows", "near_ties"), (0, _MAX_BYTES)))
+        _require_ranges(self, dict.fromkeys(("max_difference", "tolerance", "tie_gap"), (0, _MAX_LOGIT)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -288,6 +288,14 @@ OUT_OF_RANGE: list[tuple[tuple[str, ...], Any]] = [
     *((("prompt_tokens", "count"), value) for value in (0, -1, 512, 10**12)),
     *((("eos_ids",), value) for value in ([-1], [1, 10**30])),
     *((("files", "tree.json", "size_bytes"), value) for value in (-1, 10**30)),
+    *((("prompt_tokens", name), value) for name in ("size_bytes", "num_parameters") for value in (-1, 10**30)),
+    *(
+        (("tree", name), value)
+        for name in ("num_rows", "num_candidates")
+        for value in ({"0": -1}, {"0": 513}, {"x": 5})
+    ),
+    *((("check", name), value) for name in ("num_rows", "near_ties") for value in (-1, 10**30)),
+    *((("check", name), value) for name in ("max_difference", "tolerance", "tie_gap") for value in (-1.0, 1e30)),
     (("check", "tolerance"), float("nan")),
     (("check", "tolerance"), float("inf")),
 ]

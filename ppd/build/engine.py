@@ -10,13 +10,11 @@ import os
 from dataclasses import dataclass
 from types import ModuleType
 
-import onnx
-
 from ppd.board import read_board
 from ppd.build.config import BuildSettings
 from ppd.build.log import BuildLog
 from ppd.build.lower import lower
-from ppd.build.network import Profiles, profiles_for
+from ppd.build.network import Profiles, load_graph, profiles_for
 from ppd.build.room import require_room
 from ppd.build.serialize import compute_capabilities, is_lowered_for, serialize_engine
 from ppd.build.stored import put_engine, record_engine, with_engines
@@ -191,7 +189,7 @@ def add_lowered_graph(bundle: Bundle) -> Bundle:
 
 def lowered_graph(bundle: Bundle) -> bytes:
     """The graph for TensorRT before 10.15, made of the bundle's own."""
-    model = onnx.load_from_string(bundle.read_bytes(GRAPH_FILE))
+    model = load_graph(bundle, GRAPH_FILE)
     return lower(model, bundle.manifest.model.num_heads).SerializeToString()
 
 

@@ -8,17 +8,21 @@ from types import ModuleType
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from ppd.build.masks import add_masks, cache_type
 from ppd.bundle import Bundle
+from ppd.codec import AGAIN
 from ppd.errors import ArgumentError, EngineError
 from ppd.runtime.recording import recording_length
 from ppd.signature import (
+    CACHE_LEN,
     GRAPH_FILE,
     HEAD_ROWS,
     INPUT_IDS,
     LOWERED_GRAPH_FILE,
     MIN_CAPACITY,
+    STATE,
     TREE_DEPTH,
     TREE_MASK,
     TREE_TABLES_FILE,
@@ -100,8 +104,24 @@ def read_graph(bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.M
     Raises:
         EngineError: The weights are quantised in a form that only ONNX Runtime reads.
     """
-    model = onnx.load(bundle.path(LOWERED_GRAPH_FILE if lowered else GRAPH_FILE), load_external_data=False)
+    model = load_graph(bundle, LOWERED_GRAPH_FILE if lowered else GRAPH_FILE)
     return prepare_graph(model, bundle, capacity, lowered=lowered)
+
+
+def load_graph(bundle: Bundle, role: str) -> onnx.ModelProto:
+    """One of a bundle's graphs, without its weights.
+
+    Raises:
+        EngineError: It is damaged, or none of this package's.
+    """
+    try:
+        model = onnx.load_from_string(bundle.read_bytes(role))
+    except DecodeError as error:
+        raise EngineError(f"{bundle.path(role)} is damaged ({error}); {AGAIN}") from error
+    wanted = {INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *cache_names(bundle.manifest.model.num_layers)}
+    if missing := wanted - {value.name for value in model.graph.input}:
+        raise EngineError(f"{bundle.path(role)} has no input {min(missing)}, which its manifest describes; {AGAIN}")
+    return model
 
 
 def prepare_graph(model: onnx.ModelProto, bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.ModelProto:

@@ -37,7 +37,7 @@ def _named(template: Any, file: Path) -> dict[str, str]:
         name, text = (item.get(key) if isinstance(item, dict) else None for key in ("name", "template"))
         if not isinstance(text, str):
             raise TokenizerError(
-                f"{file}: chat_template is a {type(text).__name__}, expected text, "
+                f"{file}: chat_template has a {type(item if name is None else text).__name__}, expected text, "
                 'or a list of {"name", "template"}; correct it, or put the template into chat_template.jinja'
             )
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name, re.ASCII):

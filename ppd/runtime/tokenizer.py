@@ -42,7 +42,7 @@ def _ready(read: Callable[[], Tokenizer], where: str) -> Tokenizer:
         tokenizer = read()
         growth = max(growth_of(part) for part in (tokenizer.normalizer, tokenizer.decoder))
     except BaseException as error:
-        remedy = "upgrade it with pip install --upgrade tokenizers"
+        remedy = "upgrade it with pip install --upgrade tokenizers, or export the bundle again"
         raise translated(error, TokenizerError, f"cannot read {where}", remedy) from error
     if growth > MAX_GROWTH:
         raise TokenizerError(

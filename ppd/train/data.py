@@ -135,8 +135,8 @@ def split_records(
         prompts = f" and {num_prompts} prompts that leave room for an answer" if num_prompts or not num_pieces else ""
         none = "" if held_out.num_starts else ", and none to hold out"
         raise ArgumentError(
-            f"the data has {num_pieces} pieces of {length} tokens{prompts}{none}; expected at least {MIN_STARTS + 1}: "
-            "give more text, or another --length"
+            f"the data has {num_pieces} pieces of {length} tokens{prompts}{none}; expected at least {MIN_STARTS + 1}, "
+            "not all of them equal: give more text, or another --length"
         )
     return train, held_out
 

@@ -215,7 +215,7 @@ def _open_session(bundle: Bundle, graph: str, options: EngineOptions) -> ort.Inf
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(graph)} ({error}); "
-            "upgrade it with pip install --upgrade onnxruntime"
+            "upgrade it with pip install --upgrade onnxruntime, or export the bundle again"
         ) from error
 
 

@@ -241,7 +241,7 @@ def _open_session(bundle: Bundle, stream: int, *, records: bool = True) -> tuple
             return _open_session(bundle, stream, records=False)
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} on the GPU ({error}); "
-            "upgrade it with pip install --upgrade onnxruntime-gpu"
+            "upgrade it with pip install --upgrade onnxruntime-gpu, or export the bundle again"
         ) from error
     if missing := operators_on_cpu(session) - SIZE_OPERATORS:
         raise EngineError(
