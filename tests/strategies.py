@@ -59,6 +59,7 @@ def _state_nodes(draw: st.DrawFn, state: int, defined: list[int], max_rank: int,
 _NAMES = st.text(max_size=12)
 _COUNTS = st.integers(0, 2**40)
 _SIZES = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+_STATES = st.integers(0, 9).map(str)
 _NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 _DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 _FILE_NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_", min_size=1, max_size=12)
@@ -153,23 +154,22 @@ def manifests() -> st.SearchStrategy[Manifest]:
             source=_NAMES,
             revision=st.none() | _NAMES,
             size_bytes=_COUNTS,
+            num_parameters=_COUNTS,
         ),
         tree=st.builds(
             TreeInfo,
             source=_NAMES,
             drafts=st.booleans(),
-            num_rows=st.dictionaries(_NAMES, _COUNTS, max_size=3),
-            num_candidates=st.dictionaries(_NAMES, _COUNTS, max_size=3),
+            num_rows=st.dictionaries(_STATES, st.integers(0, MAX_ROWS), max_size=3),
+            num_candidates=st.dictionaries(_STATES, st.integers(0, MAX_ROWS), max_size=3),
         ),
         decision=_decisions(),
         check=st.builds(
             CheckInfo,
             engine=_NAMES,
             num_rows=_COUNTS,
-            max_difference=_NUMBERS,
-            tolerance=_NUMBERS,
             near_ties=_COUNTS,
-            tie_gap=_NUMBERS,
+            **dict.fromkeys(("max_difference", "tolerance", "tie_gap"), st.floats(0, 1 << 30)),
         ),
         provenance=st.dictionaries(_NAMES, _NAMES, max_size=3),
         files=st.dictionaries(_NAMES, files, max_size=3),

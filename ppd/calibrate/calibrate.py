@@ -13,7 +13,7 @@ import numpy as np
 from ppd.build.stored import drop_wide_engines, with_engines
 from ppd.bundle import Bundle, open_bundle, unchanged
 from ppd.calibrate.acceptance import measure_acceptance
-from ppd.calibrate.confirm import confirm, every_source, predict
+from ppd.calibrate.confirm import calibrated_sources, confirm, predict
 from ppd.calibrate.figures import Figures
 from ppd.calibrate.latency import SIZES, measure_latency
 from ppd.calibrate.prompts import readable
@@ -31,6 +31,7 @@ from ppd.questions import Question, as_question
 from ppd.runtime.engines import open_engine
 from ppd.runtime.engines.tensorrt.built import flavour_in_use, with_engines_for
 from ppd.runtime.model import Model
+from ppd.runtime.options import Source
 from ppd.runtime.prompt import Prompt
 
 _BUILD = "build the engine"
@@ -59,7 +60,7 @@ class CalibrationReport:
     Attributes:
         search: The folded tree's prediction.
         bench: The confirming run, with the tree at every step.
-        together: What all sources give together, predicted and confirmed.
+        together: What the sources that the bundle drafts from now give together, predicted and confirmed.
     """
 
     bundle: Bundle
@@ -126,11 +127,14 @@ def calibrate(
         progress(_RECORD)
         predicted = predict(change.bundle, answers)  # of more prompts than are confirmed: there is time to play them
         info = _info(model.engine.name, len(answers), predicted.tree, confirmed.tree)
-        together = _together(change.bundle, predicted.together, confirmed.together)
+        pays = drafting_pays(confirmed.tree)
+        sources = calibrated_sources(change.bundle, tree_pays=pays)
+        of_both = (predicted.together, confirmed.together) if pays else (predicted.without, confirmed.without)
+        together = _together(sources, *of_both)
         bundle = commit_calibration(
             change,
             info,
-            draft=drafting_pays(confirmed.tree),
+            draft=pays,
             files=files_from_measured(measured, info, together),
             edit=_engines_of(change, flavour),
             told=progress,
@@ -232,9 +236,9 @@ def _info(engine: str, num_prompts: int, predicted: Replayed, confirmed: Figures
     )
 
 
-def _together(bundle: Bundle, predicted: Replayed, confirmed: Figures) -> TogetherInfo:
+def _together(sources: Sequence[Source], predicted: Replayed, confirmed: Figures) -> TogetherInfo:
     return TogetherInfo(
-        sources=list(every_source(bundle)),
+        sources=list(sources),
         predicted_acceptance_length=predicted.acceptance_length,
         measured_acceptance_length=confirmed.acceptance_length,
         predicted_speedup=predicted.speedup,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ppd.board import Board
-from ppd.bundle import NGRAMS_FILE, open_bundle
+from ppd.bundle import open_bundle
 from ppd.calibrate import calibrate as module
 from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.calibrate import calibrate, calibration_stages, drafting_pays, remark
@@ -89,7 +89,7 @@ def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle:
     assert measured.latency.milliseconds.tolist() == report.measured.latency.milliseconds.tolist()
     assert measured.marginals.trials[0] > measured.marginals.trials[-1] > 0
     assert together_from_bundle(report.bundle) == report.together
-    assert report.together.sources == ["ppd", "lookup", "table"][: 2 + report.bundle.has(NGRAMS_FILE)]
+    assert set(report.together.sources) == load(own_bundle, threads=1).sources()
     # The first prompts are those whose answers were recorded, so that drafting takes as many steps as predicted.
     assert info.predicted_acceptance_length == pytest.approx(info.measured_acceptance_length, rel=0.02)
     assert report.together.predicted_acceptance_length > 1
@@ -116,7 +116,11 @@ def test_a_bundle_drafts_where_the_confirming_run_found_it_faster(
     monkeypatch.setattr(
         module,
         "confirm",
-        lambda *_, **__: Confirmed(dataclasses.replace(REPORT, speedup=speedup, speedup_low=speedup), REPORT),
+        lambda *_, **__: Confirmed(
+            dataclasses.replace(REPORT, speedup=speedup, speedup_low=speedup),
+            dataclasses.replace(REPORT, speedup=1.5),
+            dataclasses.replace(REPORT, speedup=1.25),
+        ),
     )
 
     bundle = calibrate(own_bundle, prompts=["import os"], minutes=0.0001, threads=1).bundle
@@ -124,6 +128,10 @@ def test_a_bundle_drafts_where_the_confirming_run_found_it_faster(
     assert bundle.manifest.decision.draft is draft
     assert record_of(own_bundle).measured_speedup == speedup
     assert ("ppd" in load(own_bundle, threads=1).sources()) is draft
+    together = together_from_bundle(bundle)  # of what it drafts from now
+    assert together is not None
+    assert set(together.sources) == load(own_bundle, threads=1).sources()
+    assert together.measured_speedup == (1.5 if draft else 1.25)
 
 
 MEASURED = Measured(

@@ -47,8 +47,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Replayed(tokens=3, steps=2, time=1.0, plain_time=1.0)
     monkeypatch.setattr(calibration, "_measure", lambda *_: ([[1]], known, [[1]]))
     monkeypatch.setattr(calibration, "_load", lambda *_: model)
-    monkeypatch.setattr(calibration, "confirm", lambda *_, **__: Confirmed(REPORT, REPORT))
-    monkeypatch.setattr(calibration, "predict", lambda *_: Predicted(played, played))
+    monkeypatch.setattr(calibration, "confirm", lambda *_, **__: Confirmed(REPORT, REPORT, REPORT))
+    monkeypatch.setattr(calibration, "predict", lambda *_: Predicted(played, played, played))
     monkeypatch.setattr("ppd.calibrate.calibrate.datetime.datetime", type("Never", (), {"now": lambda _: Never()}))
 
 
