@@ -22,7 +22,7 @@ from ppd.cli.app import (
 def calibrate(
     bundle: BundleArgument,
     prompts: PromptsOption = None,
-    minutes: Annotated[float, typer.Option(metavar="N", help="Approximate time to measure, in minutes.")] = 2.0,
+    minutes: Annotated[float, typer.Option(metavar="N", help="Minutes to measure, about; confirming what was found comes on top.")] = 2.0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the curves and the chosen tree.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -34,7 +34,7 @@ def calibrate(
 
     from ppd.calibrate.calibrate import calibrate as run
     from ppd.calibrate.calibrate import calibration_stages
-    from ppd.cli.describe import describe_bundle, describe_verdict
+    from ppd.cli.describe import describe_calibration
     from ppd.cli.plot import picture_from_bundle, require_plot
     from ppd.cli.plot import plot as draw
     from ppd.questions import read_questions
@@ -49,4 +49,4 @@ def calibrate(
     if as_json:
         print(json.dumps(dataclasses.asdict(report.bundle.manifest)))
     elif not quiet:
-        print(describe_bundle(report.bundle), describe_verdict(report.bundle), sep="\n\n")
+        print(describe_calibration(report.bundle))

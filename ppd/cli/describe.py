@@ -96,7 +96,7 @@ def describe_export(
     if "BUILD.md" in manifest.files:
         lines.append(f"note           build the engine on {manifest.target} itself: BUILD.md in the bundle says how")
     if prompts.status == "untrained" and tree.drafts:
-        lines.append("note           untrained prompt tokens guess poorly; give trained ones with --prompt-tokens")
+        lines.append("note           untrained prompt tokens guess poorly; ppd train makes others, for --prompt-tokens")
     return "\n".join(lines)
 
 
@@ -150,10 +150,15 @@ def describe_check(check: CheckInfo) -> str:
     )
 
 
-def describe_verdict(bundle: Bundle) -> str:
-    """What the calibration of a bundle comes to: drafting is faster here, slower, or neither was seen."""
+def describe_calibration(bundle: Bundle) -> str:
+    """What a calibration found, its tree, and what it comes to: faster here, slower, or no difference was seen."""
     info, together = bundle.manifest.decision.record, together_from_bundle(bundle)
     assert isinstance(info, CalibrationInfo), "the bundle was calibrated"
+    found = [_sources_line(bundle), *_calibration_lines(info), *_together_lines(together), "", *_tree_lines(bundle)]
+    return "\n".join([*map(shown, found), "", *map(shown, _verdict_lines(bundle, info, together))])
+
+
+def _verdict_lines(bundle: Bundle, info: CalibrationInfo, together: TogetherInfo | None) -> list[str]:
     found, what = (info, "the tree at every step") if together is None else (together, _together_words(together))
     lines = [
         f"verdict        {_seen(found)}: {found.measured_speedup:.3f} times ({found.speedup_low:.3f} to "
@@ -163,7 +168,7 @@ def describe_verdict(bundle: Bundle) -> str:
         lines.append("               the tree does not pay here, so that its guesses are left out")
     if not measured_from_bundle(bundle).latency.stable:
         lines.append("               the times still moved at the end: more --minutes make it surer")
-    return "\n".join(map(shown, lines))
+    return [*lines, f"               ppd inspect {bundle.folder} shows all that was measured"]
 
 
 def _seen(found: CalibrationInfo | TogetherInfo) -> str:

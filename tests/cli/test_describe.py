@@ -16,7 +16,7 @@ from ppd.cli.describe import (
     describe_check,
     describe_export,
     describe_fixed_cache,
-    describe_verdict,
+    describe_calibration,
     draw_rows,
 )
 from ppd.decision import (
@@ -159,7 +159,7 @@ def test_the_verdict_of_a_calibration_agrees_with_the_interval(
         describe, "measured_from_bundle", lambda _: SimpleNamespace(latency=SimpleNamespace(stable=stable))
     )
 
-    verdict = describe_verdict(decided(bundle, Decision(draft=False, basis=CALIBRATED, record=RECORD)))
+    verdict = describe_calibration(decided(bundle, Decision(draft=False, basis=CALIBRATED, record=RECORD)))
 
     assert lines_of(verdict)["verdict"].startswith(f"{words}: 0.640 times ({low:.3f} to {high:.3f}), lookup, ppd ")
     assert ("--plain" in verdict) == (high < 1)
