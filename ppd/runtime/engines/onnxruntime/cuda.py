@@ -73,7 +73,7 @@ _DEVICE = ("cuda", 0)
 _UNRECORDED = -1
 _RECORDED_ROWS = 128
 """Steps of decoding with up to so many rows, and larger ones of the tree, are recorded."""
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +178,16 @@ class OnnxRuntimeCudaEngine:
         try:
             self.run(row, causal_state(bundle.manifest.num_distances), 0, row)
         except EngineError as error:
-            _log.info("steps are not recorded as CUDA graphs: %s", error)
+            _logger.info("steps are not recorded as CUDA graphs: %s", error)
             self._cuda.end_capture()  # if it was left open
             self._bindings.clear()
             self._session, self._records = _open_session(bundle, self._cuda.stream, records=False)
 
     def _binding(self, num_rows: int, num_head_rows: int) -> _Binding:
-        shape, new = (num_rows, num_head_rows), ShapeCache[_Binding](self._shapes, SPARE_BINDINGS)
-        bindings = self._bindings.setdefault(self._cache.capacity, new)
+        shape, capacity = (num_rows, num_head_rows), self._cache.capacity
+        if capacity not in self._bindings:
+            self._bindings[capacity] = ShapeCache(self._shapes, SPARE_BINDINGS)
+        bindings = self._bindings[capacity]
         binding = bindings.get(shape)
         if binding is None:
             binding = self._bind(num_rows, num_head_rows)
@@ -237,7 +239,7 @@ def _open_session(bundle: Bundle, stream: int, *, records: bool = True) -> tuple
         raise
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         if records:
-            _log.info("ONNX Runtime %s does not record it: %s", ort.__version__, error)
+            _logger.info("ONNX Runtime %s does not record it: %s", ort.__version__, error)
             return _open_session(bundle, stream, records=False)
         raise EngineError(
             f"ONNX Runtime {ort.__version__} cannot load {bundle.path(GRAPH_FILE)} on the GPU ({error}); "
