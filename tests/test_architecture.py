@@ -71,7 +71,7 @@ LAYERS = {
     "models": layer("core", "numpy torch safetensors gguf huggingface_hub tokenizers sentencepiece google.protobuf"),
     "planning": layer("core", "numpy"),
     "torch_engine": layer("core models runtime", "numpy torch onnx"),
-    "build": layer("core runtime", "numpy onnx tensorrt tensorrt_rtx_bindings"),
+    "build": layer("core runtime", "numpy onnx google.protobuf tensorrt tensorrt_rtx_bindings"),
     "serve": layer("core runtime", "starlette uvicorn sse_starlette prometheus_client"),
     "calibrate": layer("core runtime planning build", "numpy pynvml"),
     "doctor": layer("core", ""),

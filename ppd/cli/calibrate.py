@@ -22,7 +22,9 @@ from ppd.cli.app import (
 def calibrate(
     bundle: BundleArgument,
     prompts: PromptsOption = None,
-    minutes: Annotated[float, typer.Option(metavar="N", help="Minutes to measure, about; confirming what was found comes on top.")] = 2.0,
+    minutes: Annotated[
+        float, typer.Option(metavar="N", help="Minutes to measure, about; confirming what was found comes on top.")
+    ] = 2.0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot the curves and the chosen tree.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -13,10 +13,10 @@ from ppd.calibrate.record import TogetherInfo
 from ppd.cli import describe
 from ppd.cli.describe import (
     describe_bundle,
+    describe_calibration,
     describe_check,
     describe_export,
     describe_fixed_cache,
-    describe_calibration,
     draw_rows,
 )
 from ppd.decision import (
