@@ -189,7 +189,7 @@ def add_lowered_graph(bundle: Bundle) -> Bundle:
 
 def lowered_graph(bundle: Bundle) -> bytes:
     """The graph for TensorRT before 10.15, made of the bundle's own."""
-    model = load_graph(bundle, GRAPH_FILE)
+    model = load_graph(bundle, GRAPH_FILE, bundle.read_bytes(GRAPH_FILE))
     return lower(model, bundle.manifest.model.num_heads).SerializeToString()
 
 

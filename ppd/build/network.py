@@ -104,18 +104,22 @@ def read_graph(bundle: Bundle, capacity: int | None, *, lowered: bool) -> onnx.M
     Raises:
         EngineError: The weights are quantised in a form that only ONNX Runtime reads.
     """
-    model = load_graph(bundle, LOWERED_GRAPH_FILE if lowered else GRAPH_FILE)
+    role = LOWERED_GRAPH_FILE if lowered else GRAPH_FILE
+    model = load_graph(bundle, role, bundle.path(role).read_bytes())
     return prepare_graph(model, bundle, capacity, lowered=lowered)
 
 
-def load_graph(bundle: Bundle, role: str) -> onnx.ModelProto:
+def load_graph(bundle: Bundle, role: str, content: bytes) -> onnx.ModelProto:
     """One of a bundle's graphs, without its weights.
+
+    Args:
+        content: Of its file.
 
     Raises:
         EngineError: It is damaged, or none of this package's.
     """
     try:
-        model = onnx.load_from_string(bundle.read_bytes(role))
+        model = onnx.load_from_string(content)
     except DecodeError as error:
         raise EngineError(f"{bundle.path(role)} is damaged ({error}); {AGAIN}") from error
     wanted = {INPUT_IDS, STATE, CACHE_LEN, HEAD_ROWS, *cache_names(bundle.manifest.model.num_layers)}
