@@ -15,7 +15,8 @@ from ppd.errors import ExportError
 
 _PACKAGE = "ppd-edge"
 _WHEEL = "Wheel-Version: 1.0\nGenerator: ppd\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-_METADATA = ("METADATA", "entry_points.txt")
+_METADATA = {"METADATA": "PKG-INFO", "entry_points.txt": "entry_points.txt"}
+"""File → what a checkout's egg-info calls it, which is found first where Python runs inside the checkout."""
 _LEFT_OUT = (".pyc", ".safetensors", ".bin")
 
 
@@ -36,8 +37,8 @@ def wheel() -> tuple[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.suffix not in _LEFT_OUT
     }
-    for part in _METADATA:
-        files[f"{name}.dist-info/{part}"] = (installed.read_text(part) or "").encode()
+    for part, other in _METADATA.items():
+        files[f"{name}.dist-info/{part}"] = (installed.read_text(part) or installed.read_text(other) or "").encode()
     files[f"{name}.dist-info/WHEEL"] = _WHEEL.encode()
     record = f"{name}.dist-info/RECORD"
     lines = [f"{path},sha256={_digest(content)},{len(content)}\n" for path, content in files.items()]
