@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ppd.bundle import chat_template_names
 from ppd.cli.app import (
     AcceptanceOption,
     BundleArgument,
@@ -125,6 +124,8 @@ def generate(
 
 def _said_nothing(model: "Model", result: "Result") -> bool:
     """Whether the answer is empty because of an EOS id, and the model is one that chats."""
+    from ppd.bundle import chat_template_names
+
     ended = set(result.token_ids[-1:]) <= set(model.bundle.manifest.eos_ids)
     return ended and not result.text.strip() and bool(chat_template_names(model.bundle))
 

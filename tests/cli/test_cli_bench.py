@@ -153,7 +153,7 @@ def test_bench_compares_what_the_bundle_does_or_the_sources_asked_for(
         (["--prompts", "missing"], ["missing does not exist", "expected"]),
         (["--prompts", "bad.jsonl"], ["bad.jsonl, line 2", "expected"]),
         (["--plot", "bars.nope"], ["bars.nope", ".svg"]),
-        (["--draft", "ppd,magic"], ["'magic'", "expected", "lookup"]),
+        (["--draft", "ppd,magic"], ["--draft is 'ppd,magic'", "expected", "lookup"]),
         (["--draft", "table"], ["no table of n-grams", "--prompt-tokens"]),
     ],
 )

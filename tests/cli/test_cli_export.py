@@ -21,6 +21,10 @@ def export(run: Run, *arguments: object, entry: Callable[[], None] = cli.export_
     return run("--model", "tinypy", "--gpu", "cpu", *arguments, entry=entry)
 
 
+def test_an_export_for_no_device_is_one_line(run: Run) -> None:
+    fails(run("--model", "tinypy", entry=cli.export_main), "no device was named", "--gpu cpu", "ppd targets")
+
+
 ROOT_ONLY = {"path": [], "prompts": 3}
 BAD_EXPORTS: dict[str, tuple[list[str], list[str]]] = {
     "unknown model": (["--model", "tinypi"], ["tinypi", "tinypy"]),

@@ -90,8 +90,8 @@ def test_default_is_taken_from_a_list_of_chat_templates(minimal: Path) -> None:
         ({"tokenizer_config__json": "{"}, r"tokenizer_config\.json is not JSON"),
         ({"tokenizer_config__json": [1]}, "holds a list, expected an object"),
         ({"special_tokens_map__json": "null"}, "holds a NoneType, expected an object"),
-        ({"tokenizer_config__json": {"chat_template": 5}}, "chat_template is a int, expected text"),
-        ({"tokenizer_config__json": {"chat_template": [{"name": "default", "template": {}}]}}, "is a dict, expected"),
+        ({"tokenizer_config__json": {"chat_template": 5}}, "chat_template has a int, expected text"),
+        ({"tokenizer_config__json": {"chat_template": [{"name": "default", "template": {}}]}}, "has a dict, expected"),
         ({"chat_template__jinja": b"\xff"}, r"chat_template\.jinja cannot be read as UTF-8"),
     ],
 )
