@@ -55,13 +55,13 @@ def main() -> None:
     marginals = marginals_from_json(parse(model.bundle.read_bytes(ACCEPTANCE_FILE)), "measured").probabilities
     measured, manifest = worth_of(model.bundle), model.bundle.manifest
     cases = {manifest.precision: (model.bundle.tree, measured)}
+    gpu, on_gpu = costs_on_a_gpu(args.steps) if args.steps is not None else ("", [])
     for rows in FREE:
         tree = search_tree(marginals, rows).tree
         chain = chain_from_tree(tree, marginals)
         costs = {f"{rows} free rows": [1 + 0.03 * max(0, n - rows) for n in range(MAX_ROWS + 1)]}
-        if args.steps is not None:
-            gpu, of_steps = costs_on_a_gpu(args.steps)
-            costs[f"{rows} rows, {gpu}"] = of_steps
+        if on_gpu:
+            costs[f"{rows} rows, {gpu}"] = on_gpu
         for name, found in costs.items():
             known = with_fields(
                 measured,

@@ -17,9 +17,8 @@ def export(
         typer.Option(metavar="NAME|PATH|HUB_ID", help="A known name (ppd models), a folder, a GGUF file, or a hub id."),
     ],
     gpu: Annotated[
-        str | None,
-        typer.Option(metavar="TARGET", help="The device the bundle is for: cpu, or another of ppd targets. Required."),
-    ] = None,
+        str, typer.Option(metavar="TARGET", help="The device the bundle is for: cpu, or another of ppd targets.")
+    ],
     prompt_tokens: Annotated[
         str | None,
         typer.Option(
@@ -43,10 +42,7 @@ def export(
     import dataclasses
 
     from ppd.cli.describe import describe_export
-    from ppd.errors import ArgumentError
 
-    if gpu is None:
-        raise ArgumentError("no device was named; give --gpu cpu for this kind of machine, or a name of ppd targets")
     with needs("export"):
         from ppd.export.exporter import STAGES
         from ppd.export.exporter import export as run

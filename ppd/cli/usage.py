@@ -16,12 +16,17 @@ class PlainCommand(TyperCommand):
     """A command whose misuse is told in our words."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line; what Typer's validation says of a number becomes what a flag expects."""
+        """Parse the command line.
+
+        What Typer's validation says of a number becomes what a flag expects, and what is missing is told with its help.
+        """
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # Typer may bring its own click, so the class of the error has no name here
             if isinstance(message := getattr(error, "message", None), str):
                 error.message = _NUMBER.sub(lambda found: _NUMBERS[found[1]], message)  # type: ignore[attr-defined]
+            if type(error).__name__ == "MissingParameter" and not message:
+                error.message = getattr(error.param, "help", None) or ""  # type: ignore[attr-defined]
             raise
 
 

@@ -110,7 +110,7 @@ def test_a_message_of_several_lines_becomes_one(run: Run, tmp_path: Path) -> Non
     fails(run("inspect", tmp_path / "two\nlines"), "two lines")
 
 
-@pytest.mark.parametrize("arguments", [["unknown"], ["check"], ["refold", "BUNDLE"], ["export", "--gpu", "cpu"]])
+@pytest.mark.parametrize("arguments", [["unknown"], ["check"], ["refold", "BUNDLE"], ["export", "--model", "tinypy"]])
 def test_misuse_of_a_command_is_a_usage_error(run: Run, arguments: list[str]) -> None:
     misused(run(*arguments))
 

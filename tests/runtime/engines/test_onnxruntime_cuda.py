@@ -20,6 +20,7 @@ from ppd.runtime.engines.shapes import shapes_of
 from ppd.runtime.recording import load_recording
 from ppd.signature import GRAPH_FILE
 from tests.fakes.gpu import FakeGpu, install
+from tests.same_tokens import require_same_tokens
 
 PROMPT = list(range(5, 25))
 
@@ -96,14 +97,7 @@ def test_it_answers_as_the_cpu_does_whether_or_not_steps_are_recorded(
 
     assert engine.records_graphs == (refused == "nothing")
     assert ("record" in caplog.text) == (refused != "nothing")
-    model = Model(bundle, engine)
-    for draft in (False, True):
-        for temperature in (0.0, 1.0):
-            got, expected = (
-                some.generate(PROMPT, max_new_tokens=40, draft=draft, temperature=temperature)
-                for some in (model, tinypy)
-            )
-            assert got.token_ids == expected.token_ids
+    require_same_tokens(Model(bundle, engine), tinypy, PROMPT, 40)
 
 
 def test_a_shape_of_decoding_has_a_graph_in_each_bucket_and_prefill_has_none(
