@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 # One thread per test process: the workers of a parallel run would otherwise wait for each other's threads.
@@ -20,6 +21,8 @@ from tests.copies import link_bundle, refolded_copy
 # Helpers that assert show the values, as tests do.
 pytest.register_assert_rewrite("tests.damage", "tests.cli.helpers")
 torch.set_num_threads(1)
+# A shell's background job ignores Ctrl-C, and so would every command that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A property that failed is told as it was found: shrinking an example that runs a model would take minutes. No
 # deadline: the machine may be busy.
 settings.register_profile("ppd", deadline=None, phases=[phase for phase in Phase if phase is not Phase.shrink])

@@ -18,7 +18,7 @@ def test_the_picture_has_the_command_and_its_lines_in_order() -> None:
     lines = lines_of(record("echo '> a & b'; sleep 0.1; echo done"))
 
     assert [line.text for line in lines] == ["$ echo '> a & b'", "> a & b", "$ sleep 0.1", "$ echo done", "done"]
-    assert lines[-1].second - lines[0].second >= 0.1
+    assert lines[-1].second >= 0.1  # seconds of the run: a line's own time is when it was read, which may be late
     assert texts(draw(lines, 1.5))[:-1] == [line.text for line in lines]
 
 
