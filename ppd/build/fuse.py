@@ -14,7 +14,8 @@
 7. `DequantizeLinear → Transpose → MatMul` becomes `com.microsoft.MatMulNBits`, over the same bytes. ONNX Runtime would
    fuse pairs without a transpose by itself, and rewrite every weight for it each time the graph is loaded. Only zero
    points of 4 bits and an odd number of blocks are copied: the kernel starts a byte with each output.
-8. Unused nodes and constants are removed.
+8. Products of prompt layers are computed of the prompt rows alone (`ppd.build.prompt_rows`).
+9. Unused nodes and constants are removed.
 
 Rules 1 to 6 are left out where the kernel does not take the model's heads. Weights and tree tables stay where they are.
 The operators' definitions: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
@@ -30,6 +31,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ppd.build.prompt_rows import PromptRowsOnly
 from ppd.build.rewrite import Rewriter, attribute
 from ppd.errors import ExportError
 from ppd.signature import CACHE_LEN, INPUT_IDS, STATE, TREE_MASK, takes_fused_attention
@@ -89,7 +91,10 @@ class _Fusing(Rewriter):
         if takes_attention:
             self._make_sizes()
             self._make_bias()
+        prompt_rows = PromptRowsOnly(self, nodes)
         for node in nodes:
+            if prompt_rows.rewrite(node):
+                continue
             if node.op_type == "MatMul" and node.input[1] in quantised:
                 self._fuse_product(node, quantised[node.input[1]])
             elif not takes_attention:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from ppd.build.fuse import fuse
@@ -20,11 +21,14 @@ from ppd.signature import EXACT_GRAPH_FILE, FUSED_GRAPH_FILE, GRAPH_FILE, MIN_CA
 from ppd.tree import load_tree
 from tests.conftest import FIXTURES
 from tests.copies import refolded_copy, standard
+from tests.random_prompt_layers import M, save_random_layers
 from tests.tiny_models import FEATURES, save_tiny_model
 
 WIDE_TREE = FIXTURES / "reference_cases" / "case_0" / "run_a" / "tree_ppd.json"
 MODELS = ("tinypy", "llama_mqa", "llama_head_dim", "llama_biases", "llama_llama3", "qwen3", "qwen3_bias")
 QUANTISED = ("int8", "int4", "int4, odd heads")
+LAYERS = ("fp32", "int8")
+"""Precisions of bundles with prompt layers."""
 
 
 class Pair:
@@ -60,13 +64,15 @@ class Pair:
         return [engine.cache.capacity for engine in self._engines]
 
 
-@pytest.fixture(scope="module", params=[*MODELS, *QUANTISED])
+@pytest.fixture(scope="module", params=[*MODELS, *QUANTISED, *(f"layers, {precision}" for precision in LAYERS)])
 def bundle(request: pytest.FixtureRequest, tinypy_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("fuse")
     if request.param == "tinypy":
         return open_bundle(refolded_copy(tinypy_bundle, folder / "wide", load_tree(WIDE_TREE)))
     if request.param in QUANTISED:
         return quantised(folder, request.param)
+    if request.param.startswith("layers"):
+        return with_layers(folder, request.param.removeprefix("layers, "))
     save_tiny_model(request.param, folder / "model")
     return export(str(folder / "model"), "cpu", tree=str(WIDE_TREE), out=folder / "bundle").bundle
 
@@ -82,6 +88,20 @@ def quantised(folder: Path, kind: str) -> Bundle:
         return export(
             str(folder / "model"), "cpu", precision=precision, tree=str(WIDE_TREE), out=folder / "bundle"
         ).bundle
+
+
+def with_layers(folder: Path, precision: str) -> Bundle:
+    """A model whose prompt tokens have prompt layers with products."""
+    save_tiny_model("llama_gqa", folder / "model")
+    tokens = save_random_layers(folder / "model", folder / "tokens", rank=8)
+    return export(
+        str(folder / "model"),
+        "cpu",
+        prompt_tokens=str(tokens),
+        precision=precision,
+        tree=str(WIDE_TREE),
+        out=folder / "bundle",
+    ).bundle
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +169,10 @@ def test_every_layer_has_one_attention_that_reads_the_projection_and_the_cache(b
     assert [tuple(node.output[1:]) for node in attentions] == [
         (f"k_{i}_out", f"v_{i}_out") for i in range(len(attentions))
     ]
-    left = {"Attention", "TensorScatter", "Transpose", "DequantizeLinear"}
-    assert not left.intersection(node.op_type for node in graph.node[:-3])
+    replaced = {"Attention", "TensorScatter", "Transpose", "DequantizeLinear"}
+    places = {node.output[0] for node in graph.node if node.op_type == "NonZero"}  # of prompt rows
+    left = [node for node in graph.node[:-3] if node.op_type in replaced and node.input[0] not in places]
+    assert not left
     assert len({node.input[10] for node in attentions}) == 1, "one bias serves all layers"
 
 
@@ -166,6 +188,41 @@ def test_the_fused_graph_reads_the_weights_of_the_standard_one(bundle: Bundle) -
     is_four_bits = bundle.manifest.precision == "int4"  # whose zero points of odd numbers of blocks are copied
     assert fused <= whole
     assert all(is_four_bits and name.endswith("_zero_point") for name, *_ in whole - fused)
+
+
+@pytest.mark.parametrize("precision", LAYERS)
+def test_the_products_of_prompt_layers_have_no_rows_of_text(precision: str, tmp_path: Path) -> None:
+    bundle = with_layers(tmp_path, precision)
+    model = onnx.load(bundle.path(FUSED_GRAPH_FILE), load_external_data=False)
+    downs = {
+        node.output[0] for node in model.graph.node if node.op_type == "MatMul" and "product.down" in node.input[1]
+    }
+    assert len(downs) == bundle.manifest.model.num_layers
+
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in downs)
+    onnx.save(model, bundle.folder / "told.onnx")
+    session = onnxruntime.InferenceSession(bundle.folder / "told.onnx", providers=["CPUExecutionProvider"])
+    shapes = {num_prompts: rows_of(session, downs, bundle, num_prompts) for num_prompts in (0, 1, 3)}
+    assert shapes == {num_prompts: {(1, num_prompts, 8)} for num_prompts in shapes}
+
+
+def rows_of(
+    session: onnxruntime.InferenceSession, names: set[str], bundle: Bundle, num_prompts: int
+) -> set[tuple[int, ...]]:
+    """Shapes of some values in a step of two rows of text with prompt rows behind them."""
+    ids = [5, 6, *range(bundle.manifest.model.vocab_size, bundle.manifest.model.vocab_size + num_prompts)]
+    inputs = {
+        "input_ids": np.array([ids]),
+        "state": np.array([M + 1]),
+        "cache_len": np.zeros(1, np.int64),
+        "head_rows": np.zeros(1, np.int64),
+    }
+    caches = {
+        value.name: np.zeros((1, bundle.manifest.model.num_kv_heads, 16, bundle.manifest.model.head_dim), np.float32)
+        for value in session.get_inputs()
+        if value.name not in inputs
+    }
+    return {value.shape for value in session.run(sorted(names), inputs | caches)}
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
