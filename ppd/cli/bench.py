@@ -94,7 +94,8 @@ def _show(report: "BenchReport", as_json: bool, plot: Path | None) -> None:
 
     from ppd.cli.bench_table import describe_bench
     from ppd.cli.plot import plot_bench
+    from ppd.cli.tables import terminal_width
 
-    print(json.dumps(dataclasses.asdict(report)) if as_json else describe_bench(report))
+    print(json.dumps(dataclasses.asdict(report)) if as_json else describe_bench(report, terminal_width()))
     if plot is not None:
         plot_bench(plot, report)

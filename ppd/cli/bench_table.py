@@ -2,6 +2,7 @@
 
 from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.figures import Figures
+from ppd.cli.tables import table_of
 
 _TITLES = (
     "category",
@@ -16,6 +17,7 @@ _TITLES = (
     "forks (near-ties)",
     "identical",
 )
+_SHORT = ("category", "pairs", "speed-up", "τ", "plain, tokens/s", "drafting, tokens/s")
 SPEEDUP = (
     "Speed-up: median ratio of the times per token after the first, with its 95 % interval over questions "
     "(of a single one, over its pairs)."
@@ -30,11 +32,15 @@ def rows_of(report: BenchReport) -> list[tuple[str, Figures]]:
     return rows if len(rows) == 1 else [*rows, ("all", report)]
 
 
-def describe_bench(report: BenchReport) -> str:
-    """The table, then what was measured, and how."""
-    lines = [f"| {' | '.join(_TITLES)} |", "| --- |" + " ---: |" * (len(_TITLES) - 1)]
-    lines += [f"| {' | '.join(_cells(name, figures))} |" for name, figures in rows_of(report)]
-    lines += [
+def describe_bench(report: BenchReport, width: int | None = None) -> str:
+    """The table, then what was measured, and how.
+
+    Args:
+        width: As for `table_of`.
+    """
+    rows = [_cells(name, figures) for name, figures in rows_of(report)]
+    lines = [
+        *table_of(_TITLES, rows, width=width, short=_SHORT),
         "",
         f"{report.model}, {report.engine}; greedy, up to {report.max_new_tokens} new tokens, {report.turns} "
         f"{'pair' if report.turns == 1 else 'pairs'} of runs an answer; drafting from {', '.join(report.sources)}.",

@@ -90,10 +90,11 @@ def _show(reports: "list[CompareReport]", as_json: bool, plot: Path | None) -> N
 
     from ppd.cli.compare_table import describe_compare
     from ppd.cli.plot import plot_compare
+    from ppd.cli.tables import terminal_width
 
     if as_json:
         print(json.dumps(dataclasses.asdict(reports[-1])), flush=True)
     else:
-        print("\n" * (len(reports) > 1) + describe_compare(reports[-1]), flush=True)
+        print("\n" * (len(reports) > 1) + describe_compare(reports[-1], terminal_width()), flush=True)
     if plot is not None:
         plot_compare(plot, reports)

@@ -2,6 +2,7 @@
 
 from ppd.calibrate.compare import CompareReport, WayReport
 from ppd.cli.bench_table import SPEEDUP, describe_left_out, speedup_cell
+from ppd.cli.tables import table_of
 
 _TITLES = (
     "way",
@@ -13,18 +14,21 @@ _TITLES = (
     "trained parameters",
     "training time",
 )
+_SHORT = ("way", "tokens/s", "speed-up", "τ", "added bytes")
 
 
-def describe_compare(report: CompareReport) -> str:
-    """A heading, the table, then what was measured, and how."""
+def describe_compare(report: CompareReport, width: int | None = None) -> str:
+    """A heading, the table, then what was measured, and how.
+
+    Args:
+        width: As for `table_of`.
+    """
     plain = report.ways[0]
     draft_model = f"; draft model {report.drafter}" if report.drafter is not None else ""
     lines = [
         f"### {report.model}, {report.precision}",
         "",
-        f"| {' | '.join(_TITLES)} |",
-        "| --- |" + " ---: |" * (len(_TITLES) - 1),
-        *(f"| {' | '.join(_cells(way))} |" for way in report.ways),
+        *table_of(_TITLES, [_cells(way) for way in report.ways], width=width, short=_SHORT),
         "",
         f"{report.engine}; greedy, up to {report.max_new_tokens} new tokens, {plain.questions} questions, "
         f"{plain.pairs} answers each, in turns{draft_model}.",

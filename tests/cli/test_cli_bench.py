@@ -44,12 +44,24 @@ def test_the_table_is_markdown_with_a_row_for_each_category_and_for_all(
     assert (outcome.code, outcome.err) == (0, "")
     titles, line, *rows = table(outcome.out)
     assert {len(cells) for cells in (titles, line, *rows)} == {11}
-    assert {*line} == {"---", "---:"}
+    assert all(re.fullmatch("-{4,}" if i == 0 else "-{3,}:", rule) for i, rule in enumerate(line))
+    assert len({len(shown) for shown in outcome.out.splitlines() if shown.startswith("|")}) == 1, "columns align"
     assert [row[:3] for row in rows] == [["humaneval", "2", "2"], ["prompt", "1", "1"], ["all", "3", "3"]]
     assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", rows[0][3])
     assert re.fullmatch(r"\d\.\d\d", rows[1][3])  # one pair has no interval
     assert rows[2][9:] == ["0 (0)", "100 %"]
     assert "tinypy, onnxruntime" in outcome.out
+
+
+def test_on_a_narrow_terminal_the_columns_that_matter_most_are_shown_and_the_others_named() -> None:
+    whole, narrow = describe_bench(REPORT), describe_bench(REPORT, width=80)
+
+    assert describe_bench(REPORT, width=200) == whole
+    assert max(map(len, (line for line in narrow.splitlines() if line.startswith("|")))) <= 80
+    titles, (whole_titles, *_) = table(narrow)[0], table(whole)
+    assert titles == ["category", "pairs", "speed-up", "τ", "plain, tokens/s", "drafting, tokens/s"]
+    note = next(line for line in narrow.splitlines() if line.startswith("Not shown"))
+    assert all(title in note for title in whole_titles if title not in titles)
 
 
 def test_json_has_the_figures_of_all_and_of_each_category(run: Run, tinypy_bundle: Path, tmp_path: Path) -> None:
@@ -103,7 +115,7 @@ def test_sources_and_what_is_left_out_are_said_below_the_table() -> None:
 
     text = describe_bench(report)
 
-    assert "| a\\|b | 1 " in text
+    assert ["a\\|b", "1"] in [cells[:2] for cells in table(text)]
     assert "drafting from lookup, ppd." in text
     assert "context: 3 turns" in text
 
