@@ -11,7 +11,7 @@ import typer
 
 from ppd import cli
 from scripts.docs_hooks import DocsError, commands, with_links, with_reference
-from scripts.run_tutorials import PAGES, README, steps
+from scripts.run_tutorials import PAGES, README, not_printed, steps
 from tests.cli.helpers import Run
 
 pytest_plugins = ("tests.cli.conftest",)
@@ -62,7 +62,7 @@ def test_a_flag_that_does_not_exist_is_found(words: list[str], kind: str) -> Non
     assert error.type.__name__ == kind
 
 
-MARK = re.compile(r"<!-- (?:run|file: \S+|not run: \S.*) -->\n\n?$")
+MARK = re.compile(r"<!-- (?:run|prints|file: \S+|not run: \S.*) -->\n\n?$")
 COMMAND = re.compile(r"(?:ppd|ppd-export|pip|python3?|sudo|scp|curl|accelerate|polygraphy) (?!benchmarks/|examples/)")
 """What `make` and the benchmarks run needs no mark."""
 
@@ -85,7 +85,7 @@ def test_a_command_without_a_mark_is_found() -> None:
 
 
 def test_the_readmes_first_commands_are_run() -> None:
-    assert [command.split()[0] for _, command in steps(README)] == ["pip", "ppd-export", "ppd", "ppd"]
+    assert [step.text.split()[0] for step in steps(README) if step.kind == "run"] == ["pip", "ppd-export", "ppd", "ppd"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=identity)
@@ -93,19 +93,30 @@ def test_the_quick_commands_of_a_tutorial_run(
     page: Path, run: Run, tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = steps(page)
+    done, printed, quick = steps(page), "", True
     assert done
-    for file, text in done:
-        if file is not None:
+    for text, kind, file in done:
+        if kind == "file":
             Path(file).write_text(text, "utf-8")
-            continue
-        program, *words = shlex.split(text, comments=True)
-        if program == "ppd-export":  # scripts/run_tutorials.py exports; here is what it would give
-            shutil.copytree(tinypy_bundle, words[words.index("--out") + 1], dirs_exist_ok=True)
-        elif words[0] in QUICK:
-            outcome = run(*words)
-            assert outcome.code == 0, f"{text}: {outcome.err}"
-            assert outcome.out
+        elif kind == "prints":
+            assert not quick or not_printed(text, printed) == []
+            printed = ""
+        else:
+            program, *words = shlex.split(text, comments=True)
+            quick = words[0] in QUICK
+            if program == "ppd-export":  # scripts/run_tutorials.py exports; here is what it would give
+                shutil.copytree(tinypy_bundle, words[words.index("--out") + 1], dirs_exist_ok=True)
+            elif quick:
+                outcome = run(*words)
+                assert outcome.code == 0, f"{text}: {outcome.err}"
+                assert outcome.out
+                printed += f"{outcome.out}\n{outcome.err}"
+
+
+def test_what_a_page_says_that_is_printed_has_to_be() -> None:
+    output = "tokens: 32 in 25 steps\n  root  ***\n"
+    assert not_printed("tokens: … in … steps\n  root  ***\n", output) == []
+    assert not_printed("tokens: 33 in … steps\nroot  ***\n", output) == ["tokens: 33 in … steps", "root  ***"]
 
 
 # ---- the reference
