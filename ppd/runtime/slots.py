@@ -17,12 +17,17 @@ class ExchangesCaches(Protocol):
         """Go on with this cache, or with an empty one; return the present one, which stays as it is."""
 
 
+_FEW = 4
+"""So many tokens are soon read again."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Parked:
-    """A cache that was put aside, and the tokens in it."""
+    """A cache that was put aside, the tokens in it, and how many of them the last prompt had."""
 
     cache: object
     held: list[int]
+    asked: int
 
 
 class Slots:
@@ -35,7 +40,7 @@ class Slots:
 
     def __init__(self, session: Session, count: int) -> None:
         assert count == 1 or isinstance(session.engine, ExchangesCaches), "the engine has one cache"
-        self._session, self._count = session, count
+        self._session, self._count, self._asked = session, count, 0
         self._parked: list[_Parked] = []  # least recently used first
 
     @property
@@ -44,41 +49,56 @@ class Slots:
         return len(self._parked) + bool(self._session.cache_len)
 
     def turn_to(self, prompt: Sequence[int]) -> None:
-        """Make present the cache that this prompt continues; else an empty one, or the least recently used.
+        """Make present the cache that this prompt continues best; else an empty one.
 
-        A prompt continues what is mostly in it, and what it is wholly in, as when an answer is asked for again. That it
-        shares a beginning with another conversation, such as a system prompt, is not enough to take that one's place.
+        A prompt continues what it has but for a few tokens, and what was asked last, as when an answer is asked for
+        again or comes back in other words. That it shares a beginning with another conversation, such as a system
+        prompt, is not enough to take that one's place. Where none is empty, the one that shares most makes room, if it
+        is mostly shared, else the least recently used.
         """
         session = self._session
-        held = session.history[: session.cache_len]
-        if not held or _continues(prompt, held):
-            return
-        found = [place for place, slot in enumerate(self._parked) if _continues(prompt, slot.held)]
-        if found:
-            self._exchange(max(found, key=lambda place: _shared(prompt, self._parked[place].held)), held)
-        elif len(self._parked) + 1 < self._count:
-            self._exchange(None, held)
-        elif self._parked:
-            self._exchange(0, held)
+        present = _Parked(None, session.history[: session.cache_len], self._asked)
+        slots = [*self._parked, present]
+        place = self._place_of(prompt, slots)
+        if place != len(slots) - 1:
+            self._exchange(place, present)
+        self._asked = len(prompt)
 
     def forget(self) -> None:
         """Forget all conversations."""
         self._parked.clear()
         self._session.forget()
 
-    def _exchange(self, place: int | None, held: list[int]) -> None:
+    def _place_of(self, prompt: Sequence[int], slots: Sequence[_Parked]) -> int | None:
+        """The place of the slot to go on in; None for an empty one."""
+        shared = [_shared(prompt, slot.held) for slot in slots]
+        continued = [i for i, slot in enumerate(slots) if _continues(prompt, slot, shared[i])]
+        if continued:
+            return max(continued, key=lambda i: (shared[i], i))
+        if not slots[-1].held:
+            return len(slots) - 1
+        if len(slots) < self._count:
+            return None
+        most = max(range(len(slots)), key=lambda i: (shared[i], -i))
+        return most if 2 * shared[most] >= len(slots[most].held) else 0
+
+    def _exchange(self, place: int | None, present: _Parked) -> None:
         """Put the present cache aside, and go on with the parked one at a place, or with an empty one."""
         session, engine = self._session, self._session.engine
         assert isinstance(engine, ExchangesCaches), "as in the constructor"
-        slot = _Parked(None, []) if place is None else self._parked.pop(place)
+        slot = _Parked(None, [], 0) if place is None else self._parked.pop(place)
         session.forget()  # if this is interrupted, rows are lost and none is taken for another's
-        self._parked.append(_Parked(engine.exchange_cache(slot.cache), held))
+        cache = engine.exchange_cache(slot.cache)
+        if present.held:
+            self._parked.append(_Parked(cache, present.held, present.asked))
         session.history, session.cache_len = list(slot.held), len(slot.held)
 
 
-def _continues(prompt: Sequence[int], held: Sequence[int]) -> bool:
-    shared = _shared(prompt, held)
-    return 2 * shared >= len(held) or shared >= len(prompt) - 1
+def _continues(prompt: Sequence[int], slot: _Parked, shared: int) -> bool:
+    """Whether a prompt that shares so much with a slot belongs to its conversation."""
+    if 2 * shared >= len(slot.held) > 0 and len(slot.held) - shared <= _FEW:
+        return True
+    return shared >= slot.asked and (shared > _FEW or shared == len(prompt))
 
 
 def _shared(prompt: Sequence[int], held: Sequence[int]) -> int:

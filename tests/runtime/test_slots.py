@@ -80,6 +80,52 @@ def test_a_shared_beginning_alone_does_not_take_anothers_place(model: Model) -> 
     assert slots.num_held == 2
 
 
+def test_the_best_of_several_that_share_a_system_prompt_is_taken(model: Model) -> None:
+    slots, system = Slots(model.session, 2), list(range(1, 25))  # longer than the talk
+    first, second = ask(model, slots, [*system, 30, 31])[0], ask(model, slots, [*system, 32])[0]
+    assert slots.num_held == 2
+    for _ in range(2):
+        longer, reused = ask(model, slots, [*first, 7])
+        assert reused == len(first) - 1
+        other, reused = ask(model, slots, [*second, 8])
+        assert reused == len(second) - 1
+        first, second = longer, other
+
+
+def test_with_no_slot_free_a_shared_system_prompt_is_not_read_again(model: Model) -> None:
+    slots, system = Slots(model.session, 2), list(range(1, 25))
+    ask(model, slots, [*system, 30, 31])
+    second, _ = ask(model, slots, [*system, 32])
+    assert ask(model, slots, [*system, 33])[1] == len(system)
+    assert ask(model, slots, [*second, 7])[1] == len(second) - 1  # the first made room
+
+
+def test_a_conversation_whose_answer_comes_back_in_other_words_stays_in_its_slot(model: Model) -> None:
+    slots, prompt = Slots(model.session, 2), list(range(1, 13))
+    slots.turn_to(prompt)
+    model.generate(prompt, max_new_tokens=30, reuse=True)
+    assert ask(model, slots, [*prompt, 36, 37, 38])[1] == len(prompt)
+    assert slots.num_held == 1
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 2], [9]])
+def test_a_prompt_of_a_token_or_two_continues_no_other_conversation(model: Model, prompt: list[int]) -> None:
+    slots = Slots(model.session, 2)
+    first, _ = ask(model, slots, FIRST)
+    ask(model, slots, prompt)
+    assert slots.num_held == 2
+    assert ask(model, slots, [*first, 7])[1] == len(first) - 1
+
+
+def test_a_kept_conversation_is_found_after_the_present_one_is_forgotten(model: Model) -> None:
+    slots = Slots(model.session, 2)
+    first, _ = ask(model, slots, FIRST)
+    ask(model, slots, THIRD)
+    model.session.forget()
+    assert ask(model, slots, [*first, 7])[1] == len(first) - 1
+    assert slots.num_held == 1
+
+
 def test_forgetting_forgets_all(model: Model) -> None:
     slots = Slots(model.session, 2)
     first, _ = ask(model, slots, FIRST)
