@@ -33,7 +33,7 @@ from ppd.cli.app import (
     one_line,
 )
 from ppd.cli.stats import describe_stats
-from ppd.errors import ArgumentError, ContextError
+from ppd.errors import ArgumentError, ContextError, TokenizerError
 from ppd.templates.renderer import RENDERER
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ _BOM = b"\xef\xbb\xbf"
 _HELP = """\
 /restart            begin a new conversation; the system prompt stays
 /system TEXT        set the system prompt; without TEXT, the template's own
-/draft SOURCES      draft from ppd, lookup or table, or several: ppd,lookup; auto, always, or off
+/draft SOURCES      draft from ppd (or medusa), lookup, table or model, or several: ppd,lookup;
+                    auto, always, or off
 /stats              counts and times of the last answer
 /help               this list
 /exit               leave, as Ctrl-D does
@@ -142,7 +143,7 @@ class _Chat:
                 f"error: {one_line(str(error))}"
                 + (", or begin a new conversation with /restart" if conversation.turns else "")
             )
-        except ArgumentError as error:
+        except (ArgumentError, TokenizerError) as error:
             _note(f"error: {one_line(str(error))}")
         else:
             if conversation.result is not None and conversation.result.finish_reason == "context":

@@ -115,13 +115,15 @@ class TemplateRenderer:
 
 
 def _text_of(answer: Mapping[str, str]) -> str:
-    if reason := answer.get(REFUSED):
+    if TEXT in answer:
+        return answer[TEXT]
+    kind, reason = next(iter(answer.items()))
+    reason = reason.strip() or "it gives no reason"
+    if kind == REFUSED:
         raise ArgumentError(f"the chat template refuses the messages: {reason}")
-    if reason := answer.get(BROKEN):
+    if kind == BROKEN:
         raise TokenizerError(f"the bundle's chat template is broken ({reason}); export again with a working one")
-    if reason := answer.get(LIMIT):
-        raise TokenizerError(f"the bundle's chat template cannot be used: {reason}; export again with another")
-    return answer[TEXT]
+    raise TokenizerError(f"the bundle's chat template cannot be used: {reason}; export again with another")
 
 
 RENDERER = TemplateRenderer()

@@ -17,7 +17,8 @@ import pytest
 
 from ppd import runtime
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from tests.chats import chat_bundle
+from ppd.runtime.options import SOURCES
+from tests.chats import CHATML, chat_bundle
 from tests.cli.helpers import Outcome, Run, fails, misused
 
 COMMAND = [sys.executable, "-c", "from ppd.cli import main; main()", "chat"]
@@ -125,6 +126,8 @@ def test_help_names_every_command(chat: Run) -> None:
     assert outcome.out == ""
     for command in ("restart", "system TEXT", "draft SOURCES", "stats", "help", "exit"):
         assert f"/{command} " in outcome.err
+    for source in SOURCES:
+        assert re.search(rf"\b{source}\b", outcome.err)
 
 
 def test_exit_leaves_without_reading_on(chat: Run) -> None:
@@ -149,6 +152,17 @@ def test_a_line_that_is_not_utf_8_is_refused_with_its_turn_only(chat: Run, bundl
     outcome = chat(b"x \xff\nx = 1\n")
     assert (outcome.code, outcome.out) == (0, answers_of(bundle, "x = 1"))
     assert re.fullmatch(r"error: [^\n]*UTF-8[^\n]*\n", outcome.err)
+
+
+def test_a_line_that_the_template_cannot_take_is_refused_with_its_turn_only(
+    run: Run, tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "{% if messages[-1].content == 'much' %}{{ 'x' * 20000000 }}{% endif %}"
+    made = chat_bundle(tinypy_bundle, tmp_path / "bundle", long + CHATML)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"much\nx = 1\n"), "utf-8"))
+    outcome = run("chat", made, "--threads", 1, "--max-new-tokens", 12)
+    assert (outcome.code, outcome.out) == (0, answers_of(made, "x = 1"))
+    assert re.fullmatch(r"error: the bundle's chat template cannot be used: [^\n]*\n", outcome.err)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def test_messages_that_json_has_not_are_refused(short: TemplateRenderer) -> None
     assert short.render("{{ messages[0].content }}", {"messages": [{"content": "\ud800\x00é"}]}) == "\ud800\x00é"
 
 
+@pytest.mark.parametrize("reason", ["", " "])
+def test_a_refusal_without_a_reason_is_a_refusal(short: TemplateRenderer, reason: str) -> None:
+    with pytest.raises(ArgumentError, match="refuses the messages: it gives no reason"):
+        short.render(f"{{{{ raise_exception('{reason}') }}}}", MESSAGES)
+
+
 def test_the_process_is_kept_and_can_be_killed(short: TemplateRenderer) -> None:
     short.start()
     process = short._process
