@@ -16,17 +16,20 @@ from ppd.locks import LOCK_FILE, release_lock, say_nothing, take_lock
 from ppd.models.guess_heads_folder import GUESS_HEADS_CONFIG
 from ppd.models.prompt_layers_folder import PROMPT_LAYERS_FILE
 from ppd.ngrams import ORDERS, build_table
+from ppd.planning.calibrated_tree import ACCURACY_FILE
 from ppd.train.evaluate import Accuracy, evaluate
 from ppd.train.guessers import Guesser
 from ppd.train.options import TrainOptions
 from ppd.train.prepare import Data, Prepared, prepare, start_guesser, used_sets
-from ppd.train.report import TrainReport, write_reports
+from ppd.train.report import CARD_FILE, PLOT_FILE, TrainReport, write_reports
 from ppd.train.steps import CHECKPOINT_FILE, METRICS_FILE, StepProgress, train_steps
 
 _NUM_GLANCED = 16
 _CACHE = "cache"
 _FINISHED = ("adapter_config.json", GUESS_HEADS_CONFIG, "config.json")
 """One of them is in the folder of a run that saved what it trained."""
+_OF_THE_END = (ACCURACY_FILE, NGRAMS_FILE, CARD_FILE, PLOT_FILE)
+"""What a run writes at its end, and an export would take for that of another run's checkpoint."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,7 +70,7 @@ def train(
         stage("read model and data")
         prepared = prepare(model, data, out / _CACHE, options, accelerator, stage, tell, devices=devices)
         if force and not resume and accelerator.is_main_process:
-            for name in (CHECKPOINT_FILE, PROMPT_LAYERS_FILE, *_FINISHED):
+            for name in (CHECKPOINT_FILE, PROMPT_LAYERS_FILE, *_FINISHED, *_OF_THE_END):
                 (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         accelerator.wait_for_everyone()
