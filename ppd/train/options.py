@@ -1,8 +1,11 @@
 """What a training run is asked for."""
 
+import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ppd.arguments import whole
+from ppd.arguments import number, whole
 from ppd.errors import ArgumentError
 from ppd.models.config import MAX_RANK, GuessHeadsConfig, PromptLayersConfig
 from ppd.models.guess_heads import MEDUSA, PROJECTIONS, SHARED
@@ -16,6 +19,7 @@ RECIPES = ("packed", "one-group")
 SOURCES = ("both", "rollouts", "text")
 INITS = ("mean", "frequent")
 DTYPES = ("auto", "float32", "bfloat16")
+_MAX_SEED = (1 << 64) - 1
 _COUNTS = ("steps", "batch_size", "groups", "length", "num_rollouts", "num_prompt_tokens", "num_layers", "rank")
 _LEARNING_RATES = {PROMPT_TOKENS: 2e-2, MEDUSA: 1e-2, DRAFT_MODEL: 1e-3}
 
@@ -51,7 +55,7 @@ class TrainOptions:
         recipe: "packed", or "one-group": one group per sequence and a teacher pass of its own. The authors train so,
             with the loss "kl", from the "mean". It is of prompt tokens.
         dtype: What the frozen weights are held in: "float32", "bfloat16", or "auto": 16 bits stay 16 bits on a GPU.
-        seed: Seed of every random choice.
+        seed: Seed of every random choice, 0 to 2^64 - 1.
 
     Raises:
         ArgumentError: A value is not allowed.
@@ -82,15 +86,7 @@ class TrainOptions:
         self._require_known_names()
         if (self.steps is None) == (self.minutes is None):
             raise ArgumentError("give --minutes or --steps, one of them")
-        if self.minutes is not None and not 0 < self.minutes < float("inf"):
-            raise ArgumentError(f"minutes is {self.minutes}; expected a number above 0")
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if value is not None:
-                number = whole(value)
-                if number is None or number < 1:
-                    raise ArgumentError(f"{name} is {value!r:.40}; expected a whole number of at least 1")
-                object.__setattr__(self, name, number)
+        self._take_numbers()
         if self.source == "both" and self.batch_size < 2:
             raise ArgumentError(
                 "batch_size is 1; with rollouts and text in every batch expected at least 2: or name a source"
@@ -104,10 +100,6 @@ class TrainOptions:
                 f"length is {self.length}; {self.num_prompt_tokens} prompt tokens need at least "
                 f"{2 * self.num_prompt_tokens + 8}"
             )
-        if not 0 < self.peak_learning_rate < float("inf"):
-            raise ArgumentError(f"learning_rate is {self.learning_rate}; expected a number above 0")
-        if not 0 <= self.temperature < float("inf"):
-            raise ArgumentError(f"temperature is {self.temperature}; expected 0 or more")
 
     @property
     def peak_learning_rate(self) -> float:
@@ -125,6 +117,26 @@ class TrainOptions:
     def guess_heads(self) -> GuessHeadsConfig:
         """The heads that are trained, where the method has any."""
         return GuessHeadsConfig(kind=MEDUSA, count=self.num_prompt_tokens, projection=self.heads_projection)
+
+    def _take_numbers(self) -> None:
+        """Take every number as Python's own; None stays where the attribute may be None."""
+        for name in _COUNTS:
+            if getattr(self, name) is not None or name != "steps":
+                self._take(name, whole, 1, math.inf, "a whole number of at least 1")
+        self._take("seed", whole, 0, _MAX_SEED, "a whole number from 0 to 2^64 - 1")
+        for name in ("minutes", "learning_rate"):
+            if getattr(self, name) is not None:
+                self._take(name, number, math.ulp(0), sys.float_info.max, "a number above 0")
+        self._take("temperature", number, 0, sys.float_info.max, "a number of at least 0")
+
+    def _take(
+        self, name: str, read: Callable[[object], float | None], least: float, most: float, expected: str
+    ) -> None:
+        value = getattr(self, name)
+        found = read(value)
+        if found is None or not least <= found <= most:
+            raise ArgumentError(f"{name} is {value!r:.40}; expected {expected}")
+        object.__setattr__(self, name, found)
 
     def _require_known_names(self) -> None:
         lists = {"method": METHODS, "heads_projection": PROJECTIONS, "loss": tuple(LOSSES), "init": INITS}

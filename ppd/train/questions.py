@@ -169,7 +169,8 @@ def _write(workshop: Workshop, encoder: TextEncoder, turn: UserTurn, count: int,
     most_tries = _TRIES_PER_QUESTION * count + _MORE_TRIES
     while len(sieve.kept) < count and tries < most_tries:
         number = min(_TRIES_AT_ONCE, most_tries - tries, count - len(sieve.kept) + 16)
-        sampling = sampling_of(_TEMPERATURE, number, length, seed * most_tries + tries, top_p=_TOP_P)
+        own = (seed * most_tries + tries) % (1 << 64)  # as large as a generator takes
+        sampling = sampling_of(_TEMPERATURE, number, length, own, top_p=_TOP_P)
         for row in workshop.continue_all([turn.prefix] * number, length, turn.stop_ids, sampling):
             sieve.add(row[len(turn.prefix) :])
         tries += number

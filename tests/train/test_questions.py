@@ -123,6 +123,10 @@ def test_questions_follow_the_seed_and_are_written_once_as_data(
     assert write_questions(workshop_of(model, tmp_path), encoder, 6, 100, 0) == made
 
 
+def test_the_largest_seed_gives_questions(model: Path, tmp_path: Path) -> None:
+    assert len(write_questions(workshop_of(model, tmp_path), encoder_of(model), 1, 100, (1 << 64) - 1)) == 1
+
+
 def test_a_model_that_writes_no_questions_is_one_line(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"takes 6 tokens of 12; give a larger --length"):
         write_questions(workshop_of(model, tmp_path), encoder_of(model), 4, 12, 0)

@@ -306,6 +306,18 @@ def test_an_earlier_run_is_kept_unless_force_is_given(
     assert [line["step"] for line in steps_in(killed)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_forced_run_that_is_killed_leaves_nothing_of_the_earlier_one(killed: Path, model: Path, text: Path) -> None:
+    reports = ("accuracy.json", "ngrams.bin", "README.md", "accuracy.png")
+    for name in reports:
+        (killed / name).write_text("of the earlier run")
+
+    with pytest.raises(KilledError):
+        train(str(model), [text], killed, options(), force=True, progress=kill_at(3))
+
+    assert (killed / "adapter_config.json").exists()
+    assert not [name for name in reports if (killed / name).exists()]
+
+
 def test_out_that_is_in_the_way_is_refused(model: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "mine").mkdir()
@@ -347,6 +359,12 @@ def test_bad_data_leaves_no_folder_behind(model: Path, tmp_path: Path) -> None:
         ({"init": "zero"}, "expected mean or frequent"),
         ({"source": "web"}, "expected both or rollouts or text"),
         ({"recipe": "x"}, "expected packed or one-group"),
+        ({"steps": None, "minutes": "5"}, "minutes is '5'; expected a number above 0"),
+        ({"learning_rate": "x"}, "learning_rate is 'x'; expected a number above 0"),
+        ({"temperature": None}, "temperature is None; expected a number of at least 0"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number from 0 to 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1 << 64}, "seed is 18446744073709551616"),
         ({"dtype": "float16"}, "expected auto or float32 or bfloat16"),
     ],
 )
