@@ -33,14 +33,14 @@ def chat_bundle(
     return folder
 
 
-def chat_model(folder: Path, *, context: int = 2000) -> Model:
-    """A model without weights that answers in characters and ends with a special token, in ChatML."""
+def chat_model(folder: Path, *, context: int = 2000, template: str = CHATML) -> Model:
+    """A model without weights that answers in characters and ends with a special token."""
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(CHATML)
+    (folder / "chat_template.jinja").write_text(template)
     files = {name: file_entry(folder, name) for name in ("tokenizer.json", "chat_template.jinja")}
     eos_ids = range(len(SPECIAL))
     return fake_model(WIDE, vocab_size=len(WORDS), context=context, eos_ids=eos_ids, folder=folder, files=files)

@@ -8,7 +8,7 @@ import numpy as np
 from ppd.calibrate.energy import Account, Meter
 from ppd.calibrate.figures import Figures, Pair, figures_from_pairs
 from ppd.calibrate.prompts import readable
-from ppd.errors import ArgumentError, ContextError
+from ppd.errors import ArgumentError
 from ppd.messages import Message, Tool
 from ppd.questions import Question, as_question, choose_questions
 from ppd.runtime.forks import first_fork, gap_of
@@ -156,12 +156,12 @@ class Rounds:
                 self._ask(number, question, turn)
 
     def _ask(self, number: int, question: Question, turn: int) -> None:
-        """Measure a question, and what is asked later as far as the context goes."""
+        """Measure a question, and what is asked later as far as context and template go."""
         prompt: Prompt = question.prompt
         for position in range(1 + len(question.later)):
             try:
                 ids = self._encode(prompt, question.tools)
-            except ContextError:
+            except ArgumentError:
                 self.left_out += 0 if turn else len(question.later[position - 1 :])
                 return
             plain, *others = self._round(ids, turn + number + position)

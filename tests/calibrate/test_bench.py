@@ -12,7 +12,7 @@ from ppd.calibrate.rounds import StoppedError
 from ppd.errors import ArgumentError, ContextError
 from ppd.questions import MT_BENCH, Question
 from ppd.runtime import Model
-from tests.chats import chat_model
+from tests.chats import CHATML, chat_model
 from tests.runtime.fake_engine import WIDE, fake_model
 
 WARM_UP = 5
@@ -103,6 +103,14 @@ def test_questions_and_categories_are_chosen(calls: list[tuple[str, object]]) ->
 
     assert {name: figures.questions for name, figures in report.categories.items()} == {"b": 2}
     assert len({text for text, _ in calls}) == 2
+
+
+def test_a_later_turn_that_the_template_refuses_is_left_out_and_counted(tmp_path: Path) -> None:
+    refusing = "{% if messages[-1].content == 'bad' %}{{ raise_exception('no') }}{% endif %}"
+    model = chat_model(tmp_path, template=refusing + CHATML)
+    report = bench(model, prompts=[asks("why", "qa", "bad", "c"), asks("how", "qa")], max_new_tokens=4, turns=2)
+
+    assert (report.questions, report.pairs, report.left_out) == (2, 4, 2)
 
 
 def test_what_does_not_fit_the_context_is_left_out_and_counted(tmp_path: Path) -> None:
