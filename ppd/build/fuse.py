@@ -86,12 +86,12 @@ class _Fusing(Rewriter):
         nodes = list(self.graph.node)
         takes_attention = takes_fused_attention(self.head_dim)
         quantised = self._quantised(nodes) if self._level is not None else {}
-        if not takes_attention and not quantised:
+        prompt_rows = PromptRowsOnly(self, nodes)
+        if not takes_attention and not quantised and not prompt_rows.applies:
             return False
         if takes_attention:
             self._make_sizes()
             self._make_bias()
-        prompt_rows = PromptRowsOnly(self, nodes)
         for node in nodes:
             if prompt_rows.rewrite(node):
                 continue

@@ -40,6 +40,11 @@ class PromptRowsOnly:
                 self._sums.add(total.output[0])
         self._index = self._places = ""
 
+    @property
+    def applies(self) -> bool:
+        """Whether the graph has such products."""
+        return bool(self._gates)
+
     def rewrite(self, node: onnx.NodeProto) -> bool:
         """Add what takes the place of a node to the new graph, if something does."""
         add, output = self._rewriter.add, node.output[0]

@@ -120,13 +120,13 @@ def _percent(share: float) -> str:
 
 
 def _graph_lines(manifest: Manifest) -> list[str]:
-    """A line on why ONNX Runtime runs the standard graph, if it does although the bundle is for a CPU."""
+    """A line on why ONNX Runtime runs the standard graph's attention, if it does although the bundle is for a CPU."""
     target = load_targets().get(manifest.target)
     fused = takes_fused_attention(manifest.model.head_dim)
     if fused or target is None or target.compute_capability is not None:
         return []
     return [
-        "graph          the standard one: ONNX Runtime's fused attention takes head sizes of multiples of "
+        "graph          with standard attention: ONNX Runtime's fused one takes head sizes of multiples of "
         f"{FUSED_HEAD_MULTIPLE}, not {manifest.model.head_dim}"
     ]
 
