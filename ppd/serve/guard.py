@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -67,7 +67,7 @@ class Guard:
             raise ApiError(403, f"the host is {host[:80]!r}; expected this machine's loopback address", code="host")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        return _parts_of(origin).netloc.lower() == host.lower() != ""
 
     def _require_key(self, key: bytes, authorization: str) -> None:
         kind, _, given = authorization.partition(" ")
@@ -83,7 +83,12 @@ def _refusal(error: ApiError) -> Response:
 
 def _name_of(host: str) -> str:
     """The name or address of a host header, without the port and the brackets of an IPv6 address."""
+    return (_parts_of(f"//{host}").hostname or "").lower()
+
+
+def _parts_of(url: str) -> SplitResult:
+    """The parts of a URL; all empty where it is none, as "http://[" is."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

@@ -136,7 +136,8 @@ def test_another_model_path_or_method(server: Server) -> None:
 
 def test_names_that_strangers_make_point_here_and_their_pages_are_refused(server: Server) -> None:
     refused(post(server, CHAT, headers={"Host": "evil.example"}), 403, "evil.example")
-    refused(post(server, CHAT, headers={"Origin": "http://evil.example"}), 403, "evil.example")
+    for origin in ("http://evil.example", "http://["):
+        refused(post(server, CHAT, headers={"Origin": origin}), 403, origin)
     for host in (f"localhost:{server.port}", f"127.0.0.1:{server.port}", f"[::1]:{server.port}"):
         assert post(server, CHAT, headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
     assert "access-control-allow-origin" not in httpx.get(f"{server.url}/health").headers
