@@ -1,7 +1,7 @@
 """HTTP as uvicorn speaks it, and neither a client that says nothing nor one that takes nothing is waited for for ever.
 
-A connection that does not finish its request's head is closed; one that takes nothing of what is sent to it is cut, since
-closing would wait for it to take the rest.
+A connection that does not finish its request's head is closed; one that takes nothing of what is sent to it is cut,
+since closing would wait for it to take the rest.
 """
 
 import asyncio
