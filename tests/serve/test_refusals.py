@@ -162,7 +162,16 @@ def test_a_key_is_asked_for_where_there_is_one(bundle: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": -1}, {"queue": 0}, {"wait_seconds": 0}, {"api_key": "ü"}, {"max_body": 1.5}]
+    "wrong",
+    [
+        {"port": -1},
+        {"queue": 0},
+        {"wait_seconds": 0},
+        {"api_key": "ü"},
+        {"api_key": "k "},
+        {"max_body": 1.5},
+        {"max_body": 65},
+    ],
 )
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=f"{next(iter(wrong))} is"):
