@@ -9,7 +9,7 @@ from ppd.errors import ArgumentError
 from ppd.runtime import Options
 from ppd.runtime.logprobs import MAX_TOP_LOGPROBS
 from ppd.runtime.options import Draft, Keywords
-from ppd.serve.errors import ApiError, wrong
+from ppd.serve.errors import ApiError, wrong, wrong_option
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _COMPLETION_TOKENS = 16
@@ -100,8 +100,7 @@ def read_ask(body: Any, *, is_chat: bool, draft: Draft, max_new_tokens: int) -> 
     try:
         Options(**options)
     except ArgumentError as error:
-        name = str(error).split(" ", 1)[0]
-        raise ApiError(400, str(error), param=name, code="invalid_value") from error
+        raise wrong_option(error) from error
     stream = _is(given, "stream", bool, False)
     return Ask(
         is_chat=is_chat,

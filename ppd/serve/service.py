@@ -73,7 +73,7 @@ class Service:
             answers = Answers(ask, self.name, self._token_bytes, ends, waited_s=job.waited_s, sources=sources)
             yield Answering(answers, first, events)
         except Exception as error:
-            raise error if isinstance(error, GoneError) else from_error(error) from error
+            raise error if isinstance(error, GoneError) else from_error(error, is_chat=ask.is_chat) from error
         finally:
             if job.started is not None and not job.is_over:
                 self.metrics.gone.inc()
