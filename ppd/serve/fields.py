@@ -150,7 +150,7 @@ def _sampling(given: Mapping[str, Any]) -> Keywords:
     stop = given.get("stop", [])
     parts = stop if isinstance(stop, list) else [stop]
     ids = _is(given, "stop_token_ids", list, [])
-    if not all(isinstance(part, str | int) and not isinstance(part, bool) and part != "" for part in parts):
+    if not all(_is_stop(part) for part in parts):
         raise wrong("stop", stop, "a text or a token id, or a list of them")
     return {
         "temperature": given.get("temperature", 0.0),
@@ -160,6 +160,10 @@ def _sampling(given: Mapping[str, Any]) -> Keywords:
         "stop": [part for part in parts if isinstance(part, str)],
         "stop_ids": [*(part for part in parts if isinstance(part, int)), *ids],
     }
+
+
+def _is_stop(part: Any) -> bool:
+    return part != "" if isinstance(part, str) else isinstance(part, int) and not isinstance(part, bool) and part >= 0
 
 
 def _logprobs(given: Mapping[str, Any], *, is_chat: bool) -> tuple[bool, int]:

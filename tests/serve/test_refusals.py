@@ -51,6 +51,7 @@ def refused(answer: httpx.Response, status: int, *words: str, param: str | None 
         ("max_tokens", 10**9),
         ("max_completion_tokens", 3),
         ("stop", [""]),
+        ("stop", [-1]),
         ("stop", {"a": 1}),
         ("stop_token_ids", "7"),
         ("logprobs", 3),
