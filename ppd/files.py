@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from ppd.errors import ExportError
+from ppd.errors import ArgumentError, ExportError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 _HOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -22,6 +22,19 @@ _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 def cache_folder() -> Path:
     """The user's: `$XDG_CACHE_HOME/ppd`, by default `~/.cache/ppd`. What is lost there costs time only."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppd"
+
+
+def require_folder_of(path: Path, flag: str) -> None:
+    """Refuse a file whose folder does not exist, before anything is measured for it.
+
+    Args:
+        flag: That named the file.
+
+    Raises:
+        ArgumentError: There is no such folder.
+    """
+    if not path.absolute().parent.is_dir():
+        raise ArgumentError(f"{path.parent} is not a folder; make it, or choose another {flag}")
 
 
 def write_atomically(path: Path, content: bytes | memoryview) -> None:

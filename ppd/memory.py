@@ -1,8 +1,6 @@
-"""Memory that a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace; and what there is."""
+"""Memory that a bundle takes on a device, by arithmetic: weights, KV cache, logits, workspace."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ppd.manifest import ModelInfo
 
@@ -11,7 +9,6 @@ LARGE_MODEL = 200_000_000
 """Parameters above which a whole model in 32 bits is more than a small machine should hold for a moment."""
 _MUCH_OF_WEIGHTS = 0.1
 """Part of the weights, which every step reads, from which on reading something else is worth a note."""
-_MEMINFO = Path("/proc/meminfo")
 _WORKSPACE = 0.1
 """Part of the weights that an engine's workspace is taken to be before one is built: an assumption."""
 
@@ -92,24 +89,3 @@ class WholeCache:
 def whole_cache(model: ModelInfo, graph_type: str, rows: int, weights_bytes: float) -> WholeCache:
     """The cache of so many rows, in a graph of a type."""
     return WholeCache(rows, rows * kv_bytes_per_row(model, item_bytes_of(graph_type)), weights_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class HostMemory:
-    """Bytes that the system can give to a program: `available` counts the page cache, which it would give back."""
-
-    available: int
-    swap: int
-
-
-def host_memory() -> HostMemory | None:
-    """The memory of this machine now; None where the system does not say."""
-    if _MEMINFO.is_file():
-        lines = (line.split() for line in _MEMINFO.read_text("utf-8").splitlines())
-        kilobytes = {line[0]: int(line[1]) for line in lines if len(line) > 1}
-        if "MemAvailable:" in kilobytes:
-            return HostMemory(1024 * kilobytes["MemAvailable:"], 1024 * kilobytes.get("SwapFree:", 0))
-    try:
-        return HostMemory(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 0)
-    except (AttributeError, OSError, ValueError):  # not every system has these names
-        return None

@@ -33,6 +33,7 @@ CORE = (
     "decision",
     "measures",
     "ngrams",
+    "host_memory",
     "memory",
     "extras",
     "verbs",

@@ -3,7 +3,8 @@
 from ppd.build.network import Profiles
 from ppd.bundle import Bundle
 from ppd.errors import EngineError
-from ppd.memory import GB, HostMemory, Memory, host_memory, item_bytes_of, memory_of
+from ppd.host_memory import HostMemory, host_memory
+from ppd.memory import GB, Memory, item_bytes_of, memory_of
 from ppd.precision import PRECISIONS
 from ppd.runtime.engines.cuda.device import Gpu
 from ppd.signature import LOWERED_GRAPH_FILE, WEIGHTS_FILE

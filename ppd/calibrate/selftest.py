@@ -204,7 +204,7 @@ def _generate(test: BundleTest, model: Model, gpu: Gpu | None) -> BundleTest:
         fork = first_fork(plain.token_ids, draft.token_ids)
         if fork is None:
             same += 1
-        elif top_two_gap(model.session, [*model.encode(prompt), *plain.token_ids[:fork]]) <= tie_gap:
+        elif top_two_gap(model.session, [*model.encode(prompt), *plain.token_ids[:fork]]) < tie_gap:
             near_ties += 1
         else:
             forked = f"drafting took another token than plain decoding, the {fork + 1}. after {str(prompt)[:30]!r}"

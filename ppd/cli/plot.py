@@ -19,6 +19,7 @@ from ppd.cli.bench_table import rows_of
 from ppd.decision import CALIBRATED, EstimateInfo
 from ppd.errors import ArgumentError
 from ppd.extras import require
+from ppd.files import require_folder_of
 from ppd.measures import MILLISECONDS, LatencyCurve
 from ppd.planning.choose import Outlook, outlook
 
@@ -74,8 +75,7 @@ def require_plot(path: Path) -> None:
     known = sorted(_new_figure().canvas.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
         raise ArgumentError(f"{path} is not a picture file; expected a name that ends in .{', .'.join(known)}")
-    if not path.absolute().parent.is_dir():
-        raise ArgumentError(f"{path.parent} is not a folder; make it, or choose another --plot")
+    require_folder_of(path, "--plot")
 
 
 def plot(path: Path, picture: Picture) -> None:

@@ -29,8 +29,10 @@ def selftest(
     import dataclasses
 
     from ppd.calibrate.selftest import selftest as run
-    from ppd.files import write_atomically
+    from ppd.files import require_folder_of, write_atomically
 
+    if as_json is not None:
+        require_folder_of(as_json, "--json")
     with bar() as show:
         report = run(bundles, engine=engine, threads=threads, progress=lambda text: show(text, None))
     _show(report)

@@ -60,7 +60,7 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Tokens of an answer at most; default: what fits the context.")
     ] = None,
-    max_body: Annotated[int, typer.Option(metavar="MIB", help="Size of a request at most.")] = 4,
+    max_body: Annotated[int, typer.Option(metavar="MIB", help="Size of a request at most, 1 to 64.")] = 4,
     draft: DraftOption = None,
     plain: PlainOption = False,
     drafter: DrafterOption = None,
@@ -75,12 +75,12 @@ def serve(
         from ppd.serve.settings import Settings
     from ppd import runtime
 
-    key = os.environ.get(_KEY_VARIABLE) if api_key is None else read_text(api_key).strip()
+    key = os.environ.get(_KEY_VARIABLE) if api_key is None else read_text(api_key)
     settings = Settings(
         host=host,
         port=port,
         name=name,
-        api_key=key,
+        api_key=None if key is None else key.strip(),
         allow_origins=tuple(allow_origins or ()),
         slots=slots,
         queue=queue,

@@ -5,6 +5,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppd.host_memory import container_limit
+
 GIB = 2**30
 FEATURES = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
@@ -53,7 +55,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
     info = _fields(root / "proc/cpuinfo")
     memory = _fields(root / "proc/meminfo")
     flags = f"{info.get('flags', '')} {info.get('Features', '')}".split()
-    limit = _read(root / "sys/fs/cgroup/memory.max")
+    limit = container_limit(root / "sys/fs/cgroup")
     return Machine(
         system=platform.platform(),
         board=" ".join(
@@ -67,7 +69,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
         features=[name for name in FEATURES if name in flags],
         memory_gib=_gib(memory.get("MemTotal")),
         available_gib=_gib(memory.get("MemAvailable")),
-        limit_gib=round(int(limit) / GIB, 1) if limit.isdigit() else None,
+        limit_gib=round(limit / GIB, 1) if limit is not None else None,
     )
 
 

@@ -19,7 +19,7 @@ from ppd.runtime import Model
 from ppd.runtime.options import SOURCES, Source
 from ppd.serve.counting import Counting
 from ppd.serve.errors import ApiError, from_error
-from ppd.serve.guard import Guard
+from ppd.serve.guard import Guard, KeyGuard
 from ppd.serve.page import page_routes
 from ppd.serve.service import Answering, Service
 from ppd.serve.settings import MIB
@@ -64,9 +64,10 @@ def create_app(service: Service) -> Starlette:
         *page_routes(),
     ]
     middleware = [
-        Middleware(Counting, metrics=service.metrics, paths=[route.path for route in routes]),
+        Middleware(Counting, metrics=service.metrics, routes=routes),
         Middleware(Guard, settings=settings),
         *[cors] * bool(settings.allow_origins),
+        *([] if settings.api_key is None else [Middleware(KeyGuard, key=settings.api_key)]),
     ]
     handlers: Any = {HTTPException: _http_error, Exception: _error, ApiError: _error}
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=_lifespan(service))

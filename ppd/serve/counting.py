@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ppd.serve.metrics import Metrics
@@ -11,11 +12,11 @@ class Counting:
     """Counts requests.
 
     Args:
-        paths: Those that are counted by name; others are strangers', and count as one.
+        routes: Those whose paths are counted by name; others are strangers', and count as one.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Collection[Route]) -> None:
+        self._app, self._metrics, self._routes = app, metrics, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As every ASGI application."""
@@ -31,5 +32,7 @@ class Counting:
             await self._app(scope, receive, send_counted)
         finally:
             if scope["type"] == "http":
-                path = scope["path"] if scope["path"] in self._paths else "other"
-                self._metrics.requests.labels(path, str(status)).inc()
+                self._metrics.requests.labels(self._name_of(scope["path"]), str(status)).inc()
+
+    def _name_of(self, path: str) -> str:
+        return next((route.path_format for route in self._routes if route.path_regex.match(path)), "other")

@@ -8,6 +8,8 @@ from typing import Any
 from ppd.errors import ArgumentError, ContextError, PPDError, TokenizerError
 
 INVALID, SERVER, LIMIT, KEY = "invalid_request_error", "server_error", "rate_limit_error", "authentication_error"
+_SENT = {"stop_ids": "stop_token_ids", "draft": "ppd.draft", "acceptance": "ppd.acceptance"}
+"""What requests call options that have other names in `ppd.runtime.Options`."""
 _logger = logging.getLogger("ppd.serve")
 
 
@@ -50,12 +52,21 @@ def busy(status: int, message: str, seconds: float, code: str) -> ApiError:
     return ApiError(status, message, code=code, kind=LIMIT if status == 429 else SERVER, headers=headers)
 
 
-def from_error(error: BaseException) -> ApiError:
+def wrong_option(error: ArgumentError) -> ApiError:
+    """An option has a value that is not allowed; the error begins with its name."""
+    name, _, rest = str(error).partition(" ")
+    name = _SENT.get(name, name)
+    return ApiError(400, f"{name} {rest}", param=name, code="invalid_value")
+
+
+def from_error(error: BaseException, *, is_chat: bool = True) -> ApiError:
     """The answer to whatever went wrong. What is a bug here is logged, and the answer says nothing of the inside."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ContextError):
-        return ApiError(400, str(error), param="messages", code="context_length_exceeded")
+        return ApiError(400, str(error), param="messages" if is_chat else "prompt", code="context_length_exceeded")
+    if isinstance(error, ArgumentError) and str(error).split(" ", 1)[0] in _SENT:
+        return wrong_option(error)
     if isinstance(error, ArgumentError | TokenizerError):
         return ApiError(400, str(error), code="invalid_value")
     if not isinstance(error, PPDError):

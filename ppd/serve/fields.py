@@ -9,7 +9,7 @@ from ppd.errors import ArgumentError
 from ppd.runtime import Options
 from ppd.runtime.logprobs import MAX_TOP_LOGPROBS
 from ppd.runtime.options import Draft, Keywords
-from ppd.serve.errors import ApiError, wrong
+from ppd.serve.errors import ApiError, wrong, wrong_option
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _COMPLETION_TOKENS = 16
@@ -100,8 +100,7 @@ def read_ask(body: Any, *, is_chat: bool, draft: Draft, max_new_tokens: int) -> 
     try:
         Options(**options)
     except ArgumentError as error:
-        name = str(error).split(" ", 1)[0]
-        raise ApiError(400, str(error), param=name, code="invalid_value") from error
+        raise wrong_option(error) from error
     stream = _is(given, "stream", bool, False)
     return Ask(
         is_chat=is_chat,
@@ -151,7 +150,7 @@ def _sampling(given: Mapping[str, Any]) -> Keywords:
     stop = given.get("stop", [])
     parts = stop if isinstance(stop, list) else [stop]
     ids = _is(given, "stop_token_ids", list, [])
-    if not all(isinstance(part, str | int) and not isinstance(part, bool) and part != "" for part in parts):
+    if not all(_is_stop(part) for part in parts):
         raise wrong("stop", stop, "a text or a token id, or a list of them")
     return {
         "temperature": given.get("temperature", 0.0),
@@ -161,6 +160,10 @@ def _sampling(given: Mapping[str, Any]) -> Keywords:
         "stop": [part for part in parts if isinstance(part, str)],
         "stop_ids": [*(part for part in parts if isinstance(part, int)), *ids],
     }
+
+
+def _is_stop(part: Any) -> bool:
+    return part != "" if isinstance(part, str) else isinstance(part, int) and not isinstance(part, bool) and part >= 0
 
 
 def _logprobs(given: Mapping[str, Any], *, is_chat: bool) -> tuple[bool, int]:

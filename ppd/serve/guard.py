@@ -1,8 +1,12 @@
-"""What every request passes: the address it was sent to, the page it comes from, the key, and headers for browsers."""
+"""What every request passes: the address it was sent to, the page it comes from, headers for browsers, and the key.
+
+What browsers need to let a page of an allowed origin read an answer (CORS) is added between `Guard` and `KeyGuard`:
+such a page hears that its key is wrong, and one of another origin hears nothing.
+"""
 
 import hmac
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -24,11 +28,10 @@ _HEADERS = {
 
 
 class Guard:
-    """Refuses what it should, and adds headers to every answer."""
+    """Refuses what was sent to another name or comes from another's page, and adds headers to every answer."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
-        self._key = None if settings.api_key is None else settings.api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As every ASGI application."""
@@ -51,15 +54,13 @@ class Guard:
         await self._app(scope, receive, send_guarded)
 
     def _require(self, scope: Scope) -> None:
-        headers, path = Headers(scope=scope), scope["path"]
+        headers = Headers(scope=scope)
         self._require_host(headers.get("host", ""))
         origin = headers.get("origin")
         if origin is not None and not self._is_own(origin, headers.get("host", "")):
             allowed: Sequence[str] = self._settings.allow_origins
             if "*" not in allowed and origin not in allowed:
                 raise ApiError(403, f"pages of {origin[:80]!r} may not ask here; see --allow-origin", code="origin")
-        if self._key is not None and path not in _OPEN and not path.startswith(_PAGE) and scope["method"] != "OPTIONS":
-            self._require_key(self._key, headers.get("authorization", ""))
 
     def _require_host(self, host: str) -> None:
         """Refuse a name that a stranger's page has made point here, where only this machine should ask."""
@@ -67,14 +68,32 @@ class Guard:
             raise ApiError(403, f"the host is {host[:80]!r}; expected this machine's loopback address", code="host")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
+        return _parts_of(origin).netloc.lower() == host.lower() != ""
 
-    def _require_key(self, key: bytes, authorization: str) -> None:
-        kind, _, given = authorization.partition(" ")
-        # Both compared, whatever the first says, and in a time that does not tell how much of the key was right.
-        if not hmac.compare_digest(given.strip().encode(), key) or kind.lower() != "bearer":
+
+class KeyGuard:
+    """Refuses what has not the key, where one is needed."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app, self._key = app, key.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As every ASGI application."""
+        if scope["type"] == "http" and self._needs_key(scope) and not self._has_key(scope):
             message = "the API key is missing or wrong; send it as Authorization: Bearer KEY"
-            raise ApiError(401, message, code="invalid_api_key", kind=KEY, headers={"WWW-Authenticate": "Bearer"})
+            error = ApiError(401, message, code="invalid_api_key", kind=KEY, headers={"WWW-Authenticate": "Bearer"})
+            await _refusal(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _needs_key(self, scope: Scope) -> bool:
+        path = scope["path"]
+        return path not in _OPEN and not path.startswith(_PAGE) and scope["method"] != "OPTIONS"
+
+    def _has_key(self, scope: Scope) -> bool:
+        kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        # Both compared, whatever the first says, and in a time that does not tell how much of the key was right.
+        return hmac.compare_digest(given.strip().encode(), self._key) and kind.lower() == "bearer"
 
 
 def _refusal(error: ApiError) -> Response:
@@ -83,7 +102,12 @@ def _refusal(error: ApiError) -> Response:
 
 def _name_of(host: str) -> str:
     """The name or address of a host header, without the port and the brackets of an IPv6 address."""
+    return (_parts_of(f"//{host}").hostname or "").lower()
+
+
+def _parts_of(url: str) -> SplitResult:
+    """The parts of a URL; all empty where it is none, as "http://[" is."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

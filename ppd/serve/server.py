@@ -11,7 +11,8 @@ from types import FrameType
 import uvicorn
 
 from ppd.errors import ArgumentError
-from ppd.memory import host_memory, kv_bytes_per_row
+from ppd.host_memory import host_memory
+from ppd.memory import kv_bytes_per_row
 from ppd.runtime import Model
 from ppd.runtime.slots import ExchangesCaches, Slots
 from ppd.serve.app import create_app

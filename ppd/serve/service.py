@@ -67,15 +67,13 @@ class Service:
         job = self.worker.admit(listener)
         try:
             sources = sorted(self.model.sources(ask.options["draft"]))
-            prompt_ids = await loop.run_in_executor(self._encoder, self._encode, ask)
-            job.queue(prompt_ids, _without_template(ask))
-            first = await _unless(gone, self._first(job, events))
+            first = await _unless(gone, self._first(ask, job, events))
             self.metrics.queue_s.observe(job.waited_s)
             ends = self._eos_ids | {int(i) for i in ask.options["stop_ids"] or ()}  # type: ignore[union-attr]
             answers = Answers(ask, self.name, self._token_bytes, ends, waited_s=job.waited_s, sources=sources)
             yield Answering(answers, first, events)
         except Exception as error:
-            raise error if isinstance(error, GoneError) else from_error(error) from error
+            raise error if isinstance(error, GoneError) else from_error(error, is_chat=ask.is_chat) from error
         finally:
             if job.started is not None and not job.is_over:
                 self.metrics.gone.inc()
@@ -87,10 +85,16 @@ class Service:
         tools, variables = ask.options.get("tools"), ask.options.get("chat_template_kwargs")
         return self.model.encode(messages=ask.prompt, tools=tools, chat_template_kwargs=variables)
 
-    async def _first(self, job: Job, events: asyncio.Queue[Event]) -> Piece:
+    async def _turn(self, ask: Ask, job: Job, events: asyncio.Queue[Event]) -> Event:
+        """Encode the prompt, stand in line, and wait; the first event."""
+        prompt_ids = await asyncio.get_running_loop().run_in_executor(self._encoder, self._encode, ask)
+        job.queue(prompt_ids, _without_template(ask))
+        return await events.get()
+
+    async def _first(self, ask: Ask, job: Job, events: asyncio.Queue[Event]) -> Piece:
         """The first piece, when the turn came in time."""
         try:
-            event = await asyncio.wait_for(events.get(), self.settings.wait_seconds)
+            event = await asyncio.wait_for(self._turn(ask, job, events), self.settings.wait_seconds)
         except asyncio.TimeoutError:
             raise too_late(job) from None
         if event == STARTED:

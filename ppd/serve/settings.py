@@ -38,7 +38,7 @@ class Settings:
         wait_seconds: How long a request waits for its turn at most.
         drain_seconds: How long answers may take to finish after SIGTERM.
         max_new_tokens: Tokens of an answer at most; None for as many as fit the context.
-        max_body: MiB of a request at most.
+        max_body: MiB of a request at most; 64 at most, which is what is parsed.
         draft: As in `ppd.runtime.Options`, for requests that do not say.
 
     Raises:
@@ -59,7 +59,7 @@ class Settings:
     draft: Draft = "auto"
 
     def __post_init__(self) -> None:
-        ranges = {"port": (0, 65535), "slots": (1, 1024), "queue": (1, 4096), "max_body": (1, 1024)}
+        ranges = {"port": (0, 65535), "slots": (1, 1024), "queue": (1, 4096), "max_body": (1, 64)}
         if self.max_new_tokens is not None:
             ranges["max_new_tokens"] = (1, 1 << 24)
         for field, (low, high) in ranges.items():
@@ -71,7 +71,8 @@ class Settings:
             _require(fine, field, getattr(self, field), "a number above 0 and at most 86400")
         _require(self.name is None or self.name.isprintable(), "name", self.name, "a word that can be printed")
         key = self.api_key
-        _require(key is None or (key.isascii() and key.isprintable() and bool(key)), "api_key", "…", "ASCII, not empty")
+        fine = key is None or (key.isascii() and key.isprintable() and key == key.strip() != "")
+        _require(fine, "api_key", "…", "ASCII, not empty, and no spaces at its ends")
         for origin in self.allow_origins:
             fine = origin == "*" or (origin.startswith(("http://", "https://")) and not origin.endswith("/"))
             _require(fine, "allow_origins", origin, "* or an origin such as https://example.org")

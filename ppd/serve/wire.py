@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ppd.json_files import parse
 from ppd.serve.errors import ApiError
-from ppd.serve.settings import BODY_SECONDS, MIB, PING_SECONDS, SEND_SECONDS
+from ppd.serve.settings import BODY_SECONDS, MIB, PING_SECONDS
 
 _THROWN_AWAY = 128 * MIB
 """How much of a body that is too large is read to its end, so that the client hears why it is refused."""
@@ -36,7 +36,7 @@ def event_stream(chunks: AsyncIterator[dict[str, Any]]) -> Response:
         if is_whole:
             yield ServerSentEvent("[DONE]", sep="\n")
 
-    return EventSourceResponse(events(), ping=PING_SECONDS, sep="\n", send_timeout=SEND_SECONDS)
+    return EventSourceResponse(events(), ping=PING_SECONDS, sep="\n")
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:

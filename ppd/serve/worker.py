@@ -126,9 +126,12 @@ class Worker:
     def queue(self, job: Job) -> None:
         """As `Job.queue`."""
         with self._changed:
-            if not job.is_gone and not self._is_closed:
-                self._line.append(job)
-                self._changed.notify_all()
+            if not self._is_closed:
+                if not job.is_gone:
+                    self._line.append(job)
+                    self._changed.notify_all()
+                return
+        job.listener(_stopping())  # it was admitted before the end, and read meanwhile
 
     def remove(self, job: Job) -> None:
         """As `Job.leave`."""

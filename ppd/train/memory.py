@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from ppd.errors import ArgumentError
-from ppd.memory import GB, host_memory
+from ppd.host_memory import host_memory
+from ppd.memory import GB
 from ppd.models.config import GuessHeadsConfig, ModelConfig
 from ppd.models.decoder import Block, Decoder
 from ppd.models.guess_heads import KINDS, MEDUSA

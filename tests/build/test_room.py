@@ -10,7 +10,8 @@ from ppd.build.network import profiles_for
 from ppd.build.room import build_memory, engine_memory, require_room
 from ppd.bundle import Bundle, open_bundle
 from ppd.errors import EngineError
-from ppd.memory import HostMemory, host_memory, kv_bytes_per_row
+from ppd.host_memory import HostMemory, host_memory
+from ppd.memory import kv_bytes_per_row
 from ppd.runtime.engines.cuda.device import Gpu
 from ppd.targets import find_target
 from tests.fakes.gpu import with_engine
@@ -113,6 +114,25 @@ def test_new_rows_of_a_lowered_engine_are_part_of_it(tinypy_bundle: Path) -> Non
 def test_available_memory_is_read_as_the_system_counts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\nHugePages_Total: 0\nSwapFree: 5 kB\n")
-    monkeypatch.setattr("ppd.memory._MEMINFO", meminfo)
+    monkeypatch.setattr("ppd.host_memory._MEMINFO", meminfo)
 
     assert host_memory() == HostMemory(60 * 1024, 5 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max", 60 * 1024), ("900000", 60 * 1024), ("50000", 50_000 - 20_000 + 3_000), ("9000", 0)]
+)
+def test_a_container_gives_no_more_than_its_limit(
+    limit: str, available: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 60 kB\nSwapFree: 5 kB\n", "utf-8")
+    for name, content in {
+        "memory.max": f"{limit}\n",
+        "memory.current": "20000\n",
+        "memory.stat": "anon 17000\nactive_file 1000\ninactive_file 2000\n",
+    }.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    monkeypatch.setattr("ppd.host_memory._MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("ppd.host_memory._CONTAINER", tmp_path)
+
+    assert host_memory() == HostMemory(available, 5 * 1024)

@@ -80,11 +80,11 @@ def test_what_fails_is_recorded_the_next_bundle_is_tried_and_the_code_is_1(
     assert "3 of 3" in both.out
 
 
-def test_a_report_that_cannot_be_written_is_one_line(
+def test_a_report_that_cannot_be_written_is_one_line_before_anything_is_tested(
     run: Run, tinypy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(testing, "_NEW_TOKENS", 2)
-    outcome = run("selftest", tmp_path / "nothing", "--json", tmp_path / "no" / "report.json")
+    monkeypatch.setattr(testing, "selftest", None)
+    outcome = run("selftest", tinypy_bundle, "--json", tmp_path / "no" / "report.json")
 
     assert outcome.code == 1
-    assert "error: cannot write" in outcome.err
+    assert outcome.err == f"error: {tmp_path / 'no'} is not a folder; make it, or choose another --json\n"

@@ -33,6 +33,19 @@ Generation.step = fail
 """
 """Code that lets answers with the seed 13 fail after some tokens."""
 
+TAKES_LITTLE = """import socket
+import ppd.serve.settings as settings
+settings.SEND_SECONDS = 0.5
+from ppd.serve import server
+bind = server.bind
+def small(settings):
+    listener = bind(settings)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return listener
+server.bind = small
+"""
+"""Code that makes the kernel hold little for a client, and the server wait for it a short time."""
+
 
 @dataclass
 class Server:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import openai
 import pytest
 
 from ppd.runtime.model import Model
-from tests.serve.servers import FAILS, NAME, SLOW, Server, serving
+from tests.serve.servers import FAILS, NAME, SLOW, TAKES_LITTLE, Server, serving
 
 LONG: dict[str, Any] = {"model": NAME, "prompt": "def main():\n", "max_tokens": 400, "temperature": 1, "seed": 3}
 
@@ -28,11 +29,15 @@ def wait_for(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 def send(port: int, body: dict[str, Any], path: str = "/v1/completions") -> socket.socket:
     """A request whose answer nobody reads yet."""
-    content = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    ask(connection, body, path)
+    return connection
+
+
+def ask(connection: socket.socket, body: dict[str, Any], path: str = "/v1/completions") -> None:
+    content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
-    return connection
 
 
 def prompts(count: int) -> list[str]:
@@ -43,7 +48,7 @@ def ask_at_once(server: Server, count: int) -> list[str]:
     """Answers of as many clients at once, every other one a stream."""
     client = server.client()
 
-    def ask(place: int, prompt: str) -> str:
+    def answer_to(place: int, prompt: str) -> str:
         given: dict[str, Any] = {"model": NAME, "prompt": prompt, "max_tokens": 10, "temperature": 1, "seed": place}
         if place % 2:
             return client.completions.create(**given).choices[0].text
@@ -51,7 +56,7 @@ def ask_at_once(server: Server, count: int) -> list[str]:
         return "".join(chunk.choices[0].text for chunk in chunks)
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(ask, range(count), prompts(count)))
+        return list(pool.map(answer_to, range(count), prompts(count)))
 
 
 def test_clients_at_once_get_their_own_answers(server: Server, model: Model) -> None:
@@ -102,6 +107,19 @@ def test_a_slow_reader_keeps_nobody_waiting(server: Server, client: openai.OpenA
         assert answer.usage is not None
         assert answer.usage.completion_tokens == 4
     assert server.metric("ppd_requests_running") == 0
+
+
+def test_a_client_that_takes_nothing_is_cut(bundle: Path) -> None:
+    """Its connection too, which closing alone would leave open until it takes the rest."""
+    with serving(bundle, before=TAKES_LITTLE) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", server.port))
+        before = server.metric("process_open_fds")
+        ask(connection, {**LONG, "stream": True, "ppd": {"trace": True}})
+        wait_for(lambda: server.metric("process_open_fds") < before)
+        assert server.metric("ppd_requests_running") == 0
+        with suppress(ConnectionResetError):
+            assert b"[DONE]" not in b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
 
 def test_a_full_line_and_a_long_wait_are_refused(slow_server: Server) -> None:

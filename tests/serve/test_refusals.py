@@ -51,6 +51,7 @@ def refused(answer: httpx.Response, status: int, *words: str, param: str | None 
         ("max_tokens", 10**9),
         ("max_completion_tokens", 3),
         ("stop", [""]),
+        ("stop", [-1]),
         ("stop", {"a": 1}),
         ("stop_token_ids", "7"),
         ("logprobs", 3),
@@ -80,8 +81,11 @@ def test_a_field_with_a_value_that_is_not_allowed(server: Server, field: str, va
         ({**CHAT, "messages": [{"role": "user", "content": "\ud800"}]}, ["Unicode"]),
         ({**CHAT, "ppd": {"speed": 1}}, ["ppd.speed"]),
         ({**CHAT, "ppd": {"draft": "medusa"}}, ["medusa"]),
-        ({**CHAT, "ppd": {"draft": "guesses"}}, ["draft"]),
-        ({**CHAT, "stop_token_ids": [10**7]}, ["stop_ids"]),
+        ({**CHAT, "ppd": {"draft": "guesses"}}, ["ppd.draft"]),
+        ({**CHAT, "ppd": {"draft": "model"}}, ["ppd.draft"]),
+        ({**CHAT, "ppd": {"acceptance": "fast"}}, ["ppd.acceptance"]),
+        ({**CHAT, "stop_token_ids": [10**7]}, ["stop_token_ids"]),
+        ({**CHAT, "stop_token_ids": [-1]}, ["stop_token_ids"]),
         ({**CHAT, "stream_options": {"x": 1}, "stream": True}, ["stream_options.x"]),
         ([CHAT], ["JSON object"]),
     ],
@@ -89,7 +93,10 @@ def test_a_field_with_a_value_that_is_not_allowed(server: Server, field: str, va
 def test_what_is_wrong_inside_a_field_is_named(server: Server, body: Any, words: list[str]) -> None:
     answer = post(server, body)
     assert answer.status_code == 400, answer.text
-    assert all(word in answer.json()["error"]["message"] for word in words), answer.text
+    error = answer.json()["error"]
+    assert all(word in error["message"] for word in words), answer.text
+    if words[0].startswith(("ppd.", "stop_")):
+        assert error["param"] == words[0]
 
 
 @pytest.mark.parametrize("prompt", [None, [], ["a", "b"], [[1], [2]], [10**7], 5])
@@ -125,7 +132,7 @@ def test_a_body_of_a_hundred_megabytes(server: Server) -> None:
 def test_a_prompt_that_fills_the_context(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="shorten it") as caught:
         client.completions.create(model=NAME, prompt="x = 1\n" * 20_000)
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
 def test_another_model_path_or_method(server: Server) -> None:
@@ -134,9 +141,19 @@ def test_another_model_path_or_method(server: Server) -> None:
     refused(httpx.get(f"{server.url}/v1/completions"), 405)
 
 
+def test_requests_are_counted_by_their_route(server: Server) -> None:
+    for path in (f"v1/models/{NAME}", "v1/models/other", "nowhere"):
+        httpx.get(f"{server.url}/{path}")
+    counts = httpx.get(f"{server.url}/metrics").text
+    for path, status in (("/v1/models/{name}", 200), ("/v1/models/{name}", 404), ("other", 404)):
+        assert f'ppd_requests_total{{path="{path}",status="{status}"}}' in counts
+    assert NAME not in counts
+
+
 def test_names_that_strangers_make_point_here_and_their_pages_are_refused(server: Server) -> None:
     refused(post(server, CHAT, headers={"Host": "evil.example"}), 403, "evil.example")
-    refused(post(server, CHAT, headers={"Origin": "http://evil.example"}), 403, "evil.example")
+    for origin in ("http://evil.example", "http://["):
+        refused(post(server, CHAT, headers={"Origin": origin}), 403, origin)
     for host in (f"localhost:{server.port}", f"127.0.0.1:{server.port}", f"[::1]:{server.port}"):
         assert post(server, CHAT, headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
     assert "access-control-allow-origin" not in httpx.get(f"{server.url}/health").headers
@@ -156,12 +173,26 @@ def test_a_key_is_asked_for_where_there_is_one(bundle: Path, tmp_path: Path) -> 
         asked = {**origin, "Access-Control-Request-Method": "POST"}
         allowed = httpx.options(f"{server.url}/v1/completions", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+        denied = post(server, CHAT, headers=origin)
+        assert (denied.status_code, denied.headers["access-control-allow-origin"]) == (401, "https://example.org")
+        strange = {**asked, "Origin": "https://evil.example"}
+        refused(httpx.options(f"{server.url}/v1/completions", headers=strange), 403, "evil.example")
+        refused(post(server, CHAT, headers={"Origin": "https://evil.example"}), 403, "evil.example")
         answer = post(server, CHAT, headers={**origin, "Authorization": "Bearer secret"})
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"port": -1}, {"queue": 0}, {"wait_seconds": 0}, {"api_key": "ü"}, {"max_body": 1.5}]
+    "wrong",
+    [
+        {"port": -1},
+        {"queue": 0},
+        {"wait_seconds": 0},
+        {"api_key": "ü"},
+        {"api_key": "k "},
+        {"max_body": 1.5},
+        {"max_body": 65},
+    ],
 )
 def test_wrong_settings(wrong: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=f"{next(iter(wrong))} is"):
