@@ -50,7 +50,7 @@ def train(
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps to train; reproducible to the bit.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Discard an earlier run in --out and start again.")] = False,
-    seed: Annotated[int, typer.Option(metavar="S", help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", help="Seed of every random choice, 0 to 2^64 - 1.")] = 0,
     batch_size: Annotated[int, typer.Option(metavar="B", help="Sequences per step and process.")] = 8,
     groups: Annotated[int, typer.Option(metavar="G", help="Groups of prompt rows per sequence.")] = 8,
     length: Annotated[int, typer.Option(metavar="T", help="Tokens per sequence.")] = 256,
