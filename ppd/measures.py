@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ppd.arguments import number
 from ppd.errors import ArgumentError
 from ppd.limits import MAX_CONTEXT
 from ppd.signature import MAX_ROWS
@@ -62,6 +63,18 @@ def curves_from_json(data: Any) -> dict[int, LatencyCurve]:
         count: LatencyCurve(sizes=sizes, values=row, unit=MILLISECONDS, source="measured on this device")
         for count, row in zip(lens, values.tolist(), strict=True)
     }
+
+
+def prompt_rows_ms_from_json(data: Any) -> float:
+    """What prompt rows add to a step, of a `latency.json`; 0 in one that does not say.
+
+    Raises:
+        ArgumentError: It is no time.
+    """
+    found = number(data.get("prompt_rows_ms", 0.0))
+    if found is None or not 0 <= found < float("inf"):
+        raise ArgumentError(f"prompt_rows_ms is {data['prompt_rows_ms']!r:.40}; expected milliseconds")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

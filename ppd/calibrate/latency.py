@@ -20,6 +20,8 @@ _STABLE = 0.01
 """Medians are stable when another half of the rounds moves none by more than this."""
 _MIN_ROUNDS = 8
 _HOST_ROUNDS = 32
+_WITH_PROMPT_ROWS = (2, 4, 8)
+"""Rows of the steps that are timed with a prompt row and without one."""
 _TYPICAL_CACHE_LEN = 256
 """Cached rows of a short conversation: a tree is chosen for steps behind so many."""
 
@@ -31,7 +33,8 @@ class Latency:
     Attributes:
         sizes: N, rows of a step, int64 [sizes].
         cache_lens: Cached rows, int64 [lengths].
-        milliseconds: Median time of a step, `host_ms` included, float64 [lengths, sizes].
+        milliseconds: Median time of a step of rows of text, `host_ms` included, float64 [lengths, sizes].
+        prompt_rows_ms: What a step takes more that has prompt rows among as many rows: what their layers compute.
         host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
         head_share: Share of LM head and TopK of the rows beyond the first in that time, float64 [sizes].
         rounds: How often every size was run.
@@ -41,18 +44,20 @@ class Latency:
     sizes: npt.NDArray[np.int64]
     cache_lens: npt.NDArray[np.int64]
     milliseconds: Floats
+    prompt_rows_ms: float
     host_ms: Floats
     head_share: Floats
     rounds: int
     stable: bool
 
     def curve(self) -> LatencyCurve:
-        """L(N) behind 256 cached rows, in a straight line between the lengths that were measured.
+        """L(N) of a tree's steps behind 256 cached rows, in a straight line between the lengths that were measured.
 
-        Where more rows took less time, which is usually noise, the sizes share their mean, so that L never falls.
+        Those of more than one row have prompt rows. Where more rows took less time, which is usually noise, the sizes
+        share their mean, so that L never falls.
         """
         times = [np.interp(_TYPICAL_CACHE_LEN, self.cache_lens, column) for column in self.milliseconds.T]
-        values = _never_falling(np.array(times))
+        values = _never_falling(np.array(times)) + self.prompt_rows_ms * (self.sizes > 1)
         return _curve(self.sizes, values, "measured on this device")
 
     def curves(self) -> dict[str, LatencyCurve]:
@@ -74,25 +79,33 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     context = model.bundle.manifest.context
     used = [n for n in sizes if n <= max(1, context // 2)]
     lens = sorted({max(1, min(length, context - used[-1])) for length in (32, 256, context // 8, context // 2)})
-    cases = [(length, n, n) for length in lens for n in used] + [(lens[0], n, 1) for n in used]
-    times: list[list[float]] = [[] for _ in cases]
     session = model.session
-    plans = {(n, heads): session.plans.chain(n - 1, num_head_rows=heads) for _, n, heads in cases}
+    text = {n: session.plans.chain(n - 1) for n in used}
+    cases = [(length, text[n]) for length in lens for n in used]
+    cases += [(lens[0], session.plans.chain(n - 1, num_head_rows=1)) for n in used]
+    compared = [n for n in used if n in _WITH_PROMPT_ROWS] if session.plans.num_prompt_tokens else []
+    typical = min(lens, key=lambda length: abs(length - _TYPICAL_CACHE_LEN))
+    cases += [(typical, session.plans.chain(n - 2, 1)) for n in compared]
+    times: list[list[float]] = [[] for _ in cases]
     session.restart(lens[-1] + used[-1])
     deadline, rounds, stable = time.perf_counter() + seconds, 0, False
     while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
         for case in np.random.default_rng(rounds).permutation(len(cases)):
-            length, *shape = cases[case]
-            times[case].append(_time(session, length, plans[shape[0], shape[1]]))
+            times[case].append(_time(session, *cases[case]))
         rounds += 1
         if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
             half, whole = (np.array([np.median(t[:n]) for t in times]) for n in (rounds // 2, rounds))
             stable = bool(np.abs(half / whole - 1).max() < _STABLE)
     medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
-    full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
+    full, (head, prompted) = (
+        medians[: len(lens) * len(used)].reshape(len(lens), -1),
+        np.split(medians[len(lens) * len(used) :], [len(used)]),
+    )
+    without = full[lens.index(typical), [used.index(n) for n in compared]]
+    more = max(0.0, float(np.median(prompted - without))) if compared else 0.0
     host = np.array([_host_ms(model, lens[0], n) for n in used])
     share = np.clip((full[0] - head) / (full[0] + host), 0, 1)
-    return Latency(np.array(used), np.array(lens), full + host, host, share, rounds, stable)
+    return Latency(np.array(used), np.array(lens), full + host, more, host, share, rounds, stable)
 
 
 def _time(session: Session, cache_len: int, plan: StepPlan) -> float:

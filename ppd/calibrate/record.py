@@ -12,7 +12,7 @@ from ppd.codec import AGAIN, decode, parse_json
 from ppd.decision import CalibrationInfo
 from ppd.errors import BundleError
 from ppd.json_files import parse
-from ppd.measures import Marginals, curves_from_json, marginals_from_json
+from ppd.measures import Marginals, curves_from_json, marginals_from_json, prompt_rows_ms_from_json
 from ppd.runtime.drafters.chances import chances_from_json
 
 _ARRAYS = ("sizes", "cache_lens", "milliseconds", "host_ms", "head_share")
@@ -67,7 +67,7 @@ def files_from_measured(
         "chances": measured.chances,
     }
     times = {name: getattr(latency, name).tolist() for name in _ARRAYS}
-    times |= {"rounds": latency.rounds, "stable": latency.stable}
+    times |= {"prompt_rows_ms": latency.prompt_rows_ms, "rounds": latency.rounds, "stable": latency.stable}
     about = {} if info is None else {"measured": dataclasses.asdict(info)}
     acceptance |= {} if together is None else {"together": dataclasses.asdict(together)}
     return {ACCEPTANCE_FILE: json.dumps(acceptance | about), LATENCY_FILE: json.dumps(times | about)}
@@ -87,6 +87,7 @@ def measured_from_bundle(bundle: Bundle) -> Measured:
             sizes=np.array(read["sizes"], np.int64),
             cache_lens=np.array(read["cache_lens"], np.int64),
             milliseconds=np.array(read["milliseconds"], np.float64),
+            prompt_rows_ms=prompt_rows_ms_from_json(read),
             host_ms=np.array(read["host_ms"], np.float64),
             head_share=np.array(read["head_share"], np.float64),
             rounds=read["rounds"],

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ppd.runtime.drafters.base import Drafter
 from ppd.runtime.drafters.worth import Worth
 from ppd.runtime.engines.base import Ids
+from ppd.runtime.plans import StepPlan
 from ppd.runtime.verify import Accepted, verify_exact
 from ppd.tree import Rows
 
@@ -62,15 +63,15 @@ def replay(drafter: Drafter, worth: Worth, answers: Sequence[Answer], *, by_head
     """
     steps, tokens, time, plain_time = 0, 0, 0.0, 0.0
     for answer in answers:
-        for cached, num_rows, count in _decode(drafter, answer, by_heads=by_heads):
+        for cached, plan, count in _decode(drafter, answer, by_heads=by_heads):
             costs = worth.costs_behind(cached)
             steps, tokens = steps + 1, tokens + count
-            time, plain_time = time + costs[num_rows], plain_time + count * costs[1]
+            time, plain_time = time + worth.cost_of(plan, costs), plain_time + count * costs[1]
     return Replayed(tokens, steps, time, plain_time)
 
 
-def _decode(drafter: Drafter, answer: Answer, *, by_heads: bool) -> Iterator[tuple[int, int, int]]:
-    """Cached rows, rows and tokens of each step of a generation that gives this answer."""
+def _decode(drafter: Drafter, answer: Answer, *, by_heads: bool) -> Iterator[tuple[int, StepPlan, int]]:
+    """Cached rows, plan and number of tokens of each step of a generation that gives this answer."""
     prompt, tokens, guesses = answer
     history, done = [*prompt, tokens[0]], 1
     known = guesses.shape[1] if by_heads else drafter.num_prompts
@@ -79,7 +80,7 @@ def _decode(drafter: Drafter, answer: Answer, *, by_heads: bool) -> Iterator[tup
         rows = proposal.plan.rows
         accepted = _verify(rows, [history[-1], *proposal.candidates], [*tokens[done:], _END])
         count = min(len(accepted.tokens), len(tokens) - done)
-        yield len(history) - 1, rows.num_rows, count
+        yield len(history) - 1, proposal.plan, count
         history += tokens[done : done + count]
         done += count
         known = guesses.shape[1] if by_heads else rows.nodes[accepted.nodes[-1]].prompts

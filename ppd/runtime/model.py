@@ -26,7 +26,7 @@ from ppd.runtime.drafters import (
 )
 from ppd.runtime.drafters.draft_model import DraftModel
 from ppd.runtime.drafters.sources import drafts_always, sources_of
-from ppd.runtime.drafters.worth import Worth, guess_cost, worth_of
+from ppd.runtime.drafters.worth import Worth, draft_costs, worth_of
 from ppd.runtime.engines import Engine, open_engine
 from ppd.runtime.generation import Generation
 from ppd.runtime.options import Draft, Keywords, Options, takes_options
@@ -283,8 +283,8 @@ class Model:
             vocab_size=self.bundle.manifest.model.vocab_size,
             context=other.bundle.manifest.context,
         )
-        cost = guess_cost(self.bundle, worth, other.bundle, other._worth)
-        return ChoosingDrafter(plans, worth, sources, table, draft_model, cost)
+        costs = draft_costs(self.bundle, worth, other.bundle, other._worth)
+        return ChoosingDrafter(plans, worth, sources, table, (draft_model, costs))
 
     def _encode(self, options: Options, prompt: Prompt | None, messages: Sequence[Message] | None) -> list[int]:
         variables = options.chat_template_kwargs

@@ -99,7 +99,7 @@ class Session:
         """
         prompt = np.asarray(ids, np.int64)
         size, state = chunk_size or self.chunk_size, self.plans.causal_state
-        num_kept = self._num_reusable(prompt) if reuse else 0
+        num_kept = self.num_reusable(prompt) if reuse else 0
         self.restart(len(prompt) + num_prompts, num_kept)
         for start in range(num_kept, len(prompt), size):
             rows = prompt[start : start + size]
@@ -172,6 +172,12 @@ class Session:
         first = layout.first_prompts[last]
         self.guesses = self.top_ids[first : first + layout.nodes[last].prompts]
 
+    def num_reusable(self, prompt: Ids) -> int:
+        """How many committed rows the prompt begins with. Its last token is run again, for what comes after it."""
+        held = np.array(self.history[: min(self.cache_len, len(prompt) - 1)], np.int64)
+        differing = np.flatnonzero(held != prompt[: len(held)])
+        return int(differing[0]) if len(differing) else len(held)
+
     def pretend(self, cache_len: int) -> None:
         """Take this many rows as committed, whatever they hold: for timing, which does not depend on them."""
         self.history = [_UNKNOWN] * cache_len
@@ -180,9 +186,3 @@ class Session:
     def _run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> None:
         answers = self.engine.run(input_ids, state, cache_len, head_rows)
         self.top_ids, self.head_guesses = answers[: len(head_rows)], answers[len(head_rows) :]
-
-    def _num_reusable(self, prompt: Ids) -> int:
-        """How many committed rows the prompt begins with. Its last token is run again, for what comes after it."""
-        held = np.array(self.history[: min(self.cache_len, len(prompt) - 1)], np.int64)
-        differing = np.flatnonzero(held != prompt[: len(held)])
-        return int(differing[0]) if len(differing) else len(held)

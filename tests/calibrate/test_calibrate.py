@@ -138,7 +138,7 @@ MEASURED = Measured(
     marginals=Marginals(probabilities=[[0.5, 0.1]], source="some text", trials=[10]),
     chances=[0.5] * NUM_KINDS,
     latency=Latency(
-        np.array([1, 2]), np.array([32]), np.ones((1, 2)), np.zeros(2), np.zeros(2), rounds=8, stable=False
+        np.array([1, 2]), np.array([32]), np.ones((1, 2)), 0.0, np.zeros(2), np.zeros(2), rounds=8, stable=False
     ),
 )
 

@@ -1,5 +1,6 @@
 """Latency, on an engine that takes exactly as long as it is told to."""
 
+import dataclasses
 import types
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from ppd.tree import Tree
 from tests.runtime.fake_engine import NUM_TOP_IDS, FakeEngine, fake_model
 
 SIZES = (1, 2, 4, 8)
-BIND, ROW, HEAD_ROW, EACH, COMMIT = 1000.0, 2.0, 0.5, 0.125, 0.25  # milliseconds
+BIND, ROW, HEAD_ROW, PROMPTS, EACH, COMMIT = 1000.0, 2.0, 0.5, 3.0, 0.125, 0.25  # milliseconds
+VOCAB_SIZE = 40
 
 
 class TimedEngine(FakeEngine):
-    """A step takes time by its rows and by those of them that go through the LM head, and the k-th of a shape a little
-    more than the one before; the first of a shape binds, which takes much longer.
+    """A step takes time by its rows, by those of them that go through the LM head, and if one of them is a prompt row,
+    and the k-th of a shape a little more than the one before; the first of a shape binds, which takes much longer.
     """
 
     def __init__(self, tree: Tree) -> None:
@@ -32,6 +34,7 @@ class TimedEngine(FakeEngine):
         count = self.steps[shape]
         self.steps[shape] += 1
         self.now += ROW * len(input_ids) + HEAD_ROW * len(head_rows) + EACH * count + (0 if count else BIND)
+        self.now += PROMPTS * bool((input_ids >= VOCAB_SIZE).any())
         return np.zeros((len(head_rows), NUM_TOP_IDS), np.int64)  # the rows are no text, only a number of them
 
     def commit(self, cache_len: int, rows: Sequence[int]) -> None:  # noqa: ARG002 - as an engine is called
@@ -40,7 +43,7 @@ class TimedEngine(FakeEngine):
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
-    bundle = fake_model(Tree.none(3), context=64).bundle
+    bundle = fake_model(Tree.none(3), vocab_size=VOCAB_SIZE, context=64).bundle
     engine = TimedEngine(Tree.none(3))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
     return measure_latency(Model(bundle, engine), seconds=0, sizes=SIZES)
@@ -60,6 +63,10 @@ def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
     assert measured.milliseconds[1] == pytest.approx(step + COMMIT)
 
 
+def test_what_prompt_rows_take_is_measured_apart(measured: Latency) -> None:
+    assert measured.prompt_rows_ms == pytest.approx(PROMPTS, abs=4 * EACH)
+
+
 def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Latency) -> None:
     extra = HEAD_ROW * (np.array(SIZES) - 1)
 
@@ -70,7 +77,7 @@ def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Lat
 
 def latency(lens: Sequence[int], milliseconds: Sequence[Sequence[float]]) -> Latency:
     sizes = np.array([1, 2, 4])
-    return Latency(sizes, np.array(lens), np.array(milliseconds), np.zeros(3), np.zeros(3), 8, stable=True)
+    return Latency(sizes, np.array(lens), np.array(milliseconds), 0.0, np.zeros(3), np.zeros(3), 8, stable=True)
 
 
 def test_a_curve_pools_what_falls_and_never_falls() -> None:
@@ -78,6 +85,13 @@ def test_a_curve_pools_what_falls_and_never_falls() -> None:
 
     assert found.curve().curve().tolist() == [4.0, 4.0, 4.5, 5.0]
     assert found.curves()["256 cached rows"].at([2, 3]).tolist() == [3.0, 4.0]
+
+
+def test_a_curve_of_a_tree_has_what_prompt_rows_take() -> None:
+    found = dataclasses.replace(latency([256], [[1.0, 2.0, 3.0]]), prompt_rows_ms=0.5)
+
+    assert found.curve().at([1, 2, 4]).tolist() == [1.0, 2.5, 3.5]
+    assert found.curves()["256 cached rows"].at([1, 2, 4]).tolist() == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize(

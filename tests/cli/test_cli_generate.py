@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ppd.runtime.drafters.worth import DraftCosts
 from tests.chats import chat_bundle
 from tests.cli.helpers import PROMPT, Outcome, Run, fails, generate, misused
 from tests.damage import change
@@ -298,7 +299,7 @@ def test_a_terminal_that_cannot_show_a_character_gets_a_stand_in(tinypy_bundle: 
 
 
 def test_a_draft_model_changes_no_token(run: Run, tinypy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppd.runtime.model.guess_cost", lambda *_: 0.1)
+    monkeypatch.setattr("ppd.runtime.model.draft_costs", lambda *_: DraftCosts(0.1, 0.0))
     plain = generate(run, tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--plain")
     drafted = generate(
         run, tinypy_bundle, PROMPT, "--max-new-tokens", 24, "--drafter", tinypy_bundle, "--draft", "model"

@@ -39,7 +39,7 @@ def calibrate(folder: Path) -> None:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibration as it is, but what it measures with an engine is known."""
     latency = Latency(
-        np.array([1, 2]), np.array([32]), np.ones((1, 2)), np.zeros(2), np.zeros(2), rounds=8, stable=True
+        np.array([1, 2]), np.array([32]), np.ones((1, 2)), 0.0, np.zeros(2), np.zeros(2), rounds=8, stable=True
     )
     marginals = Marginals(probabilities=[[0.5, 0.1], [0.2, 0.1], [0.1, 0.1]], source="text", trials=[9, 9, 9])
     known = Measured(marginals=marginals, chances=[0.5] * NUM_KINDS, latency=latency)

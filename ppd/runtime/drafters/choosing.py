@@ -10,7 +10,7 @@ from ppd.runtime.drafters.draft_model import MOST_GUESSES, DraftModel
 from ppd.runtime.drafters.prompt_tokens import PromptTokenDrafter
 from ppd.runtime.drafters.text_guesser import TextGuesser
 from ppd.runtime.drafters.text_index import MAX_LENGTH
-from ppd.runtime.drafters.worth import TreeWorth, Worth
+from ppd.runtime.drafters.worth import DraftCosts, TreeWorth, Worth
 from ppd.runtime.engines.base import Ids
 from ppd.runtime.plans import Plans
 from ppd.signature import CHAIN_LENGTHS
@@ -36,8 +36,7 @@ class ChoosingDrafter:
     Args:
         sources: Of `PPD`, `MEDUSA`, `LOOKUP`, `TABLE` and `MODEL`, those to draft from.
         table: For the source `TABLE`.
-        draft_model: For the source `MODEL`.
-        guess_cost: What a guess of the draft model takes, in units of a plain step.
+        draft_model: For the source `MODEL`, with its costs.
     """
 
     def __init__(
@@ -46,8 +45,7 @@ class ChoosingDrafter:
         worth: Worth,
         sources: frozenset[str],
         table: NgramTable | None = None,
-        draft_model: DraftModel | None = None,
-        guess_cost: float = 1.0,
+        draft_model: tuple[DraftModel, DraftCosts] | None = None,
     ) -> None:
         self._guesser = TextGuesser(
             lookup=LOOKUP in sources,
@@ -55,13 +53,14 @@ class ChoosingDrafter:
             most=CHAIN_LENGTHS[-1],
             chances=Chances(worth.chances),
         )
-        self._draft_model, self._guess_cost = draft_model if MODEL in sources else None, guess_cost
+        self._draft_model = draft_model if MODEL in sources else None
+        self._missed = 0.0  # tokens that the draft model would have been worth by now, had it read the text
         self._worth, self._plain = worth, Proposal(plans.plain, [], PLAIN)
         self._place, self._costs = -1, worth.costs_behind(0)
         self._tree: TreeWorth | None = None
         if sources & {PPD, MEDUSA} and worth.tree_tokens:
-            rows = [plan.rows.num_rows for plan in plans.by_state]
-            self._tree = TreeWorth(worth, rows, is_given=plans.num_guess_heads > 0)
+            rows, more = zip(*((plan.rows.num_rows, worth.more_of(plan)) for plan in plans.by_state), strict=True)
+            self._tree = TreeWorth(worth, rows, more, is_given=plans.num_guess_heads > 0)
         self._with_branch = plans.with_branch
         self._prompt_tokens, self._num_prompts = PromptTokenDrafter(plans), plans.num_prompt_tokens
         self._share = 1.0  # of the steps, those that are not from the text alone
@@ -83,6 +82,8 @@ class ChoosingDrafter:
         """As `Drafter.propose`."""
         if history is self._history:
             self._learn(history[self._size], len(history) - self._size)
+        else:
+            self._missed = 0.0
         self._history, self._size = history, len(history)
         if self._size // _STRETCH != self._place:
             self._place = self._size // _STRETCH
@@ -102,7 +103,7 @@ class ChoosingDrafter:
                 break
             value = expected[length] - rate * costs[length + 1 + leaf]
             if leaf:
-                value += guesser.reach[length - 1] * of_guesses
+                value += guesser.reach[length - 1] * of_guesses - rate * self._worth.prompt_rows
             if value > best:
                 best, chosen = value, chain
         proposed = self._plain if chosen is None else Proposal(chosen[2], guesser.tokens[: chosen[0]], source)
@@ -117,9 +118,9 @@ class ChoosingDrafter:
                     candidates = proposed.candidates + guesser.tokens[: branch[0]]
                     proposed = Proposal(self._with_branch[self._state][branch], candidates, proposed.source, source)
         self._is_chain = self._state < 0 and proposed is not self._plain
-        self._cost = costs[proposed.plan.rows.num_rows]
+        self._cost = self._worth.cost_of(proposed.plan, costs)
         if self._draft_model is not None:
-            proposed = self._ask_model(self._draft_model, history, best, rate) or proposed
+            proposed = self._ask_model(*self._draft_model, history, best, rate) or proposed
         return proposed
 
     def _branch_beside(
@@ -136,28 +137,38 @@ class ChoosingDrafter:
             length = branch[0]
             if length > len(reach):
                 break
-            found = tree.of_branch(state, branch, reach, expected[length], rate * costs[plan.rows.num_rows])
+            found = tree.of_branch(state, branch, reach, expected[length], rate * self._worth.cost_of(plan, costs))
             if found > value:
                 best, value = branch, found
         return best, value
 
-    def _ask_model(self, model: DraftModel, history: Sequence[int], best: float, rate: float) -> Proposal | None:
-        """The draft model's guesses, if they promise more than the best plan without them."""
+    def _ask_model(
+        self, model: DraftModel, price: DraftCosts, history: Sequence[int], best: float, rate: float
+    ) -> Proposal | None:
+        """The draft model's guesses, if they promise more than the best plan without them.
+
+        It has to read the text first. How long the answer will be is not known, so it does when what it would have been
+        worth so far is as much as that takes: at worst, a text costs twice what it would have cost to know.
+        """
         model.judge(history)
-        costs, cost, chance = self._costs, self._guess_cost, model.chance
+        costs, chance = self._costs, model.chance
         expected = list(accumulate((chance**depth for depth in range(1, MOST_GUESSES + 1)), initial=1.0))
-        if max(expected[k] - rate * (costs[1 + k] + k * cost) for k in CHAIN_LENGTHS) <= best:
+        promised = max(expected[k] - rate * (costs[1 + k] + k * price.guess) for k in CHAIN_LENGTHS)
+        if promised <= best:
+            return None
+        self._missed += promised - best
+        if self._missed < rate * price.read * model.num_unseen:
             return None
         model.guess(
             history,
-            lambda count, reach: reach * model.chance > rate * (costs[count + 2] - costs[count + 1] + cost),
+            lambda count, reach: reach * model.chance > rate * (costs[count + 2] - costs[count + 1] + price.guess),
         )
         reached = list(accumulate(model.reach, initial=1.0))
         chains = [chain for chain in self._chains if chain[0] <= len(model.tokens) and not chain[1]]
         if not chains:
             return None
         length, _, plan = max(chains, key=lambda chain: reached[chain[0]] - rate * costs[chain[0] + 1])
-        self._cost = costs[length + 1] + len(model.tokens) * cost
+        self._cost = costs[length + 1] + len(model.tokens) * price.guess
         self._state, self._branch, self._is_chain = -1, -1, True
         return Proposal(plan, model.tokens[:length], MODEL)
 

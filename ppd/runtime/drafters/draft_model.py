@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ppd.runtime.drafters.base import Drafter
 from ppd.runtime.drafters.chances import Learnt
 from ppd.runtime.session import Session
@@ -14,6 +16,8 @@ _MARGINS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Bounds of the kinds of its guesses: how far its best logit lies above its second."""
 _PRIOR = (0.25, 0.30, 0.38, 0.46, 0.54, 0.64, 0.74, 0.84, 0.93)
 _PRIOR_OF_ANY = 0.6
+_RETURN = 0.1
+"""How far another text leads back to that: what was not asked any more is tried again some texts later."""
 
 
 class DraftModel:
@@ -38,7 +42,7 @@ class DraftModel:
         self._vocab_size, self._context = min(vocab_size, session.plans.vocab_size), context
         self._by_margin, self._any = Learnt(_PRIOR), Learnt([_PRIOR_OF_ANY])
         self._text: Sequence[int] = ()
-        self._size = 0
+        self._size = self._known = 0
         self._kinds: list[int] = []
         self.tokens: list[int] = []
         self.reach: list[float] = []
@@ -48,10 +52,17 @@ class DraftModel:
         """How often its next guess is right, before it is known how sure it will be."""
         return self._any.of[0]
 
+    @property
+    def num_unseen(self) -> int:
+        """Tokens of the judged text that it would have to read before it can guess."""
+        return len(self._text) - max(self._known, self._size)
+
     def judge(self, text: Sequence[int]) -> None:
         """Count the last guesses, now that the text has grown, and forget them."""
         if text is not self._text:
-            self._any = Learnt([max(self.chance, _PRIOR_OF_ANY)])  # another text is another chance
+            self._any = Learnt([self.chance + _RETURN * (_PRIOR_OF_ANY - self.chance)])
+            self._known = self._session.num_reusable(np.asarray(text, np.int64))
+            self._text, self._size = text, 0
         else:
             came = text[self._size :]
             self._by_margin.judge_chain(self.tokens, self._kinds, came)
@@ -67,7 +78,7 @@ class DraftModel:
         """
         start = self._size if text is self._text else 0
         if len(text) + MOST_GUESSES >= self._context or max(text[start:], default=0) >= self._vocab_size:
-            self._text = ()
+            self._size = 0
             return
         self._follow(text, start)
         self._text, self._size = text, len(text)

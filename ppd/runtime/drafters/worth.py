@@ -10,9 +10,10 @@ from ppd.codec import AGAIN
 from ppd.decision import EstimateInfo
 from ppd.errors import BundleError
 from ppd.json_files import parse
-from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json
+from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json, prompt_rows_ms_from_json
 from ppd.planning.chain import chain_from_tree
 from ppd.runtime.drafters.chances import chances_from_json
+from ppd.runtime.plans import StepPlan
 from ppd.signature import MAX_ROWS, WEIGHTS_FILE
 from ppd.tree import Branch
 
@@ -28,6 +29,8 @@ _MEMORY = 0.98
 """How much of what was seen before a step with the tree leaves."""
 _RETURN = 0.001
 """How far a step that says nothing of the tree leads back to what is known: what was dropped is tried again."""
+_READ_AT_ONCE = 128
+"""Rows of a step whose cost tells that of reading a text."""
 _SWEEPS = 16
 """How often values are computed from each other, until they hardly change."""
 _BESIDE = 0.95
@@ -44,6 +47,7 @@ class Worth:
     Attributes:
         costs: Cached rows, ascending → time of a step of N rows behind them: costs[…][N], N up to `MAX_ROWS`, in units
             of a step of one behind the fewest. Entry 0 is unused.
+        prompt_rows: What a step takes more that has prompt rows, in the same units.
         chances: Chance of guesses from text by kind, as `Chances` takes them; empty where they were never judged.
         tree_tokens: Tokens expected of a step with the tree, by state; empty where its guesses were never judged.
         tree_transitions: Chance of each next state after a step with the tree alone, by state, [m+1][m+1].
@@ -51,10 +55,19 @@ class Worth:
     """
 
     costs: Mapping[int, Sequence[float]]
+    prompt_rows: float = 0.0
     chances: Sequence[float] = ()
     tree_tokens: Sequence[float] = ()
     tree_transitions: Sequence[Sequence[float]] = ()
     plain_ms: float | None = None
+
+    def cost_of(self, plan: StepPlan, costs: Sequence[float]) -> float:
+        """What a step costs, at costs by the number of rows."""
+        return costs[plan.rows.num_rows] + self.more_of(plan)
+
+    def more_of(self, plan: StepPlan) -> float:
+        """What a step costs beyond its rows: those that are prompt rows."""
+        return self.prompt_rows if plan.rows.num_rows > len(plan.rows.nodes) else 0.0
 
     def costs_behind(self, cache_len: int) -> Sequence[float]:
         """Costs by number of rows, behind so many cached rows: between two that were measured, in a straight line."""
@@ -74,10 +87,11 @@ def worth_of(bundle: Bundle) -> Worth:
         BundleError: The record of its calibration is damaged.
     """
     record = bundle.manifest.decision.record
-    curves, marginals, chances = {0: _UNKNOWN}, None, list[float]()
+    curves, marginals, chances, prompt_rows_ms = {0: _UNKNOWN}, None, list[float](), 0.0
     if bundle.has(LATENCY_FILE) and bundle.has(ACCEPTANCE_FILE):
         try:
-            curves = curves_from_json(parse(bundle.read_bytes(LATENCY_FILE)))
+            times = parse(bundle.read_bytes(LATENCY_FILE))
+            curves, prompt_rows_ms = curves_from_json(times), prompt_rows_ms_from_json(times)
             accepted = parse(bundle.read_bytes(ACCEPTANCE_FILE))
             marginals, chances = marginals_from_json(accepted, "this device"), chances_from_json(accepted)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -94,6 +108,7 @@ def worth_of(bundle: Bundle) -> Worth:
     chain = chain_from_tree(bundle.tree, marginals.probabilities)
     return Worth(
         costs=costs,
+        prompt_rows=prompt_rows_ms / float(first.at(1)),
         chances=chances,
         tree_tokens=chain.tokens.tolist(),
         tree_transitions=chain.transitions.tolist(),
@@ -101,11 +116,26 @@ def worth_of(bundle: Bundle) -> Worth:
     )
 
 
-def guess_cost(target: Bundle, worth: Worth, draft: Bundle, draft_worth: Worth) -> float:
-    """What a guess of a draft model takes, in units of the target's plain step: by both calibrations, or by size."""
+@dataclass(frozen=True, slots=True)
+class DraftCosts:
+    """What a draft model takes, in units of the target's plain step.
+
+    Attributes:
+        guess: For a guess.
+        read: To read a token that it has not seen.
+    """
+
+    guess: float
+    read: float
+
+
+def draft_costs(target: Bundle, worth: Worth, draft: Bundle, draft_worth: Worth) -> DraftCosts:
+    """What a draft model takes: by both calibrations, or by size."""
     if worth.plain_ms is not None and draft_worth.plain_ms is not None:
-        return draft_worth.plain_ms / worth.plain_ms
-    return draft.manifest.files[WEIGHTS_FILE].size_bytes / target.manifest.files[WEIGHTS_FILE].size_bytes
+        guess = draft_worth.plain_ms / worth.plain_ms
+    else:
+        guess = draft.manifest.files[WEIGHTS_FILE].size_bytes / target.manifest.files[WEIGHTS_FILE].size_bytes
+    return DraftCosts(guess, guess * draft_worth.costs_behind(0)[_READ_AT_ONCE] / _READ_AT_ONCE)
 
 
 def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
@@ -155,11 +185,15 @@ class TreeWorth:
     Args:
         worth: It knows what to expect of the tree.
         rows: Rows of its steps, by state.
+        more: What these steps cost beyond their rows, by state; nothing by default.
         is_given: Whether every step leaves guesses, as guess heads do, so that none is worth more for them.
     """
 
-    def __init__(self, worth: Worth, rows: Sequence[int], *, is_given: bool = False) -> None:
+    def __init__(
+        self, worth: Worth, rows: Sequence[int], more: Sequence[float] = (), *, is_given: bool = False
+    ) -> None:
         self._gained, self._rows, self._is_given = [tokens - 1 for tokens in worth.tree_tokens], rows, is_given
+        self._more = more or [0.0] * len(rows)
         self._next = [[(chance, k) for k, chance in enumerate(row) if chance > 0] for row in worth.tree_transitions]
         self._alone, self._beside = _Correction(1.0), _Correction(_BESIDE)
         self._values = [0.0] * len(rows)
@@ -186,7 +220,7 @@ class TreeWorth:
     def of_step(self, state: int, rate: float, costs: Sequence[float]) -> float:
         """Expected tokens of a step, less those that its time gives anyway; and what its new guesses are worth."""
         gained = self._gained[state] * self._alone.ratio
-        return 1 + gained - rate * costs[self._rows[state]] + self._left[state]
+        return 1 + gained - rate * (costs[self._rows[state]] + self._more[state]) + self._left[state]
 
     def of_branch(self, state: int, branch: Branch, reach: Sequence[float], expected: float, cost: float) -> float:
         """The same of a step with the tree and a branch beside it.

@@ -1,5 +1,6 @@
 """Which plan is chosen: by what a step promises and costs, for worths given by hand."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -176,6 +177,17 @@ def test_prompt_rows_hang_where_the_guesses_of_the_next_step_pay() -> None:
     costs[TREE_ROWS] = 1.0
     bare = drafter(worth_of_tree(costs, 0.5)).propose(REPEATING, NO_GUESSES).plan.rows
     assert [node.prompts for node in bare.nodes] == [0] * (longest + 1)
+
+
+def test_a_step_with_prompt_rows_costs_what_they_take_beyond_rows_of_text() -> None:
+    worth = worth_of_tree(FLAT, 0.5)
+    dear = dataclasses.replace(worth, prompt_rows=1.0)
+
+    assert drafter(worth).propose(UNSEEN, GUESSES).source == PPD
+    assert drafter(dear).propose(UNSEEN, GUESSES).source == PLAIN
+    assert drafter(dear).num_prompts == 0
+    chain = drafter(dear).propose(REPEATING, NO_GUESSES)
+    assert (num_candidates(chain), chain.plan.rows.num_rows) == (CHAIN_LENGTHS[-1], CHAIN_LENGTHS[-1] + 1)
 
 
 @pytest.mark.parametrize(("gained", "source"), [(0.5, PPD), (0.2, PLAIN)])

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppd.runtime.drafters import MODEL, ChoosingDrafter, PlainDrafter
+from ppd.runtime.drafters import MODEL, PLAIN, ChoosingDrafter, PlainDrafter
 from ppd.runtime.drafters.draft_model import MOST_GUESSES, DraftModel
-from ppd.runtime.drafters.worth import Worth
+from ppd.runtime.drafters.worth import DraftCosts, Worth
 from ppd.runtime.model import Model
 from ppd.signature import MAX_ROWS
 from ppd.tree import Tree
@@ -25,10 +25,10 @@ def draft_model(seed: int = 0, *, tree: bool = True, vocab_size: int = 40, conte
     return DraftModel(model.session, drafter, vocab_size=40, context=context)
 
 
-def drafted_by(model: Model, drafts: DraftModel, guess_cost: float = 0.1) -> None:
+def drafted_by(model: Model, drafts: DraftModel, guess_cost: float = 0.1, read_cost: float = 0.0) -> None:
     """Let the model draft from a draft model alone, with `draft=True`."""
-    worth = Worth(costs={0: FLAT})
-    model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset([MODEL]), None, drafts, guess_cost)
+    worth, costs = Worth(costs={0: FLAT}), DraftCosts(guess_cost, read_cost)
+    model.drafter = ChoosingDrafter(model.session.plans, worth, frozenset([MODEL]), None, (drafts, costs))
 
 
 def always(_count: int, _reach: float) -> bool:
@@ -76,15 +76,32 @@ def test_a_draft_model_that_is_right_saves_steps() -> None:
     assert stats.steps < 15
 
 
-def test_one_that_is_wrong_is_soon_not_asked_any_more_but_again_for_another_text() -> None:
+def test_one_that_is_wrong_is_soon_not_asked_any_more_but_again_some_texts_later() -> None:
     model, drafts = fake_model(WIDE, seed=0, context=512), draft_model(seed=1, context=512)
     drafted_by(model, drafts, guess_cost=0.5)
 
     sources = model.generate(PROMPT, max_new_tokens=200, draft=True).stats.source_per_step
+    later = [model.generate([i, 2, 1], max_new_tokens=5, draft=True).stats.source_per_step for i in range(30)]
 
     assert MODEL in sources
     assert MODEL not in sources[-20:]
-    assert MODEL in model.generate([3, 2, 1], max_new_tokens=5, draft=True).stats.source_per_step
+    assert MODEL not in later[0]
+    assert any(MODEL in found for found in later)
+
+
+def test_it_reads_a_text_when_it_would_have_been_worth_that_much() -> None:
+    plain = []
+    for num_tokens in (1, 10, 40):
+        model = fake_model(WIDE, seed=0)
+        drafted_by(model, draft_model(seed=0), read_cost=0.2)
+        sources = model.generate([1] * num_tokens, max_new_tokens=80, draft=True).stats.source_per_step
+        plain.append(sources.index(MODEL))
+        assert set(sources[: plain[-1]]) <= {PLAIN}
+
+    # A chain of three promises 0.88 tokens beyond a plain step, 0.2 of which it takes to read the token of that step.
+    assert plain[0] == 0
+    assert 10 * 0.2 / 0.88 - 1 < plain[1] < 10 * 0.2 / 0.68 + 1
+    assert 40 * 0.2 / 0.88 - 1 < plain[2] < 40 * 0.2 / 0.68 + 1
 
 
 def test_one_that_costs_more_than_it_saves_is_not_asked() -> None:

@@ -28,6 +28,7 @@ LATENCY = Latency(
     np.array([1, 4, 16]),
     np.array([32, 256]),
     np.array([[2.0, 3.0, 8.0], [4.0, 4.5, 9.0]]),
+    0.4,
     np.zeros(3),
     np.zeros(3),
     rounds=8,
@@ -67,6 +68,7 @@ def test_a_calibrated_bundle_knows_its_times_and_chances(tmp_path: Path) -> None
     worth = worth_of(calibrated(tmp_path))
 
     assert list(worth.costs) == [32, 256]
+    assert worth.prompt_rows == 0.4 / 2.0
     assert [worth.costs[32][rows] for rows in (1, 4, 10, 16)] == pytest.approx([1.0, 1.5, 2.75, 4.0])
     assert [worth.costs[256][rows] for rows in (1, 4, 10, 16)] == pytest.approx([2.0, 2.25, 3.375, 4.5])
     assert worth.costs[32][MAX_ROWS] == 4.0  # what lies behind was not measured
