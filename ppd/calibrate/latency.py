@@ -19,7 +19,7 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STABLE = 0.01
 """Medians are stable when another half of the rounds moves none by more than this."""
 _MIN_ROUNDS = 8
-_HOST_ROUNDS = 32
+_HOST_ROUNDS, _PROMPT_ROUNDS = 32, 24
 _WITH_PROMPT_ROWS = (2, 4, 8)
 """Rows of the steps that are timed with a prompt row and without one."""
 _TYPICAL_CACHE_LEN = 256
@@ -80,12 +80,8 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     used = [n for n in sizes if n <= max(1, context // 2)]
     lens = sorted({max(1, min(length, context - used[-1])) for length in (32, 256, context // 8, context // 2)})
     session = model.session
-    text = {n: session.plans.chain(n - 1) for n in used}
-    cases = [(length, text[n]) for length in lens for n in used]
+    cases = [(length, session.plans.chain(n - 1)) for length in lens for n in used]
     cases += [(lens[0], session.plans.chain(n - 1, num_head_rows=1)) for n in used]
-    compared = [n for n in used if n in _WITH_PROMPT_ROWS] if session.plans.num_prompt_tokens else []
-    typical = min(lens, key=lambda length: abs(length - _TYPICAL_CACHE_LEN))
-    cases += [(typical, session.plans.chain(n - 2, 1)) for n in compared]
     times: list[list[float]] = [[] for _ in cases]
     session.restart(lens[-1] + used[-1])
     deadline, rounds, stable = time.perf_counter() + seconds, 0, False
@@ -97,15 +93,12 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
             half, whole = (np.array([np.median(t[:n]) for t in times]) for n in (rounds // 2, rounds))
             stable = bool(np.abs(half / whole - 1).max() < _STABLE)
     medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
-    full, (head, prompted) = (
-        medians[: len(lens) * len(used)].reshape(len(lens), -1),
-        np.split(medians[len(lens) * len(used) :], [len(used)]),
-    )
-    without = full[lens.index(typical), [used.index(n) for n in compared]]
-    more = max(0.0, float(np.median(prompted - without))) if compared else 0.0
+    full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
     host = np.array([_host_ms(model, lens[0], n) for n in used])
     share = np.clip((full[0] - head) / (full[0] + host), 0, 1)
-    return Latency(np.array(used), np.array(lens), full + host, more, host, share, rounds, stable)
+    return Latency(
+        np.array(used), np.array(lens), full + host, _prompt_rows_ms(session, lens, used), host, share, rounds, stable
+    )
 
 
 def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
@@ -115,6 +108,18 @@ def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
     session.step(plan, [0] * len(plan.rows.nodes))
     session.top_ids[:, 0].tolist()
     return (time.perf_counter() - started) * 1e3
+
+
+def _prompt_rows_ms(session: Session, lens: Sequence[int], sizes: Sequence[int]) -> float:
+    """Milliseconds that prompt rows take more than as many rows of text, with a cache of these lengths at hand."""
+    typical = min(lens, key=lambda length: abs(length - _TYPICAL_CACHE_LEN))
+    compared = [n for n in sizes if n in _WITH_PROMPT_ROWS] if session.plans.num_prompt_tokens else []
+    plans = [(session.plans.chain(n - 2, 1), session.plans.chain(n - 1)) for n in compared]
+    more = []
+    for _ in range(_PROMPT_ROUNDS):
+        for prompted, text in plans:  # one right after the other: the machine wavers by more than they differ
+            more.append(_time(session, typical, prompted) - _time(session, typical, text))
+    return max(0.0, float(np.median(more[len(plans) :]))) if more else 0.0  # the first run of a shape binds its buffers
 
 
 def _host_ms(model: Model, cache_len: int, num_rows: int) -> float:
