@@ -94,6 +94,11 @@ class PromptTokensInfo:
     def __post_init__(self) -> None:
         _require_ranges(self, {"count": (0, MAX_ROWS - 1), **_OF_WHAT_IS_TRAINED})
 
+    @property
+    def has_layers(self) -> bool:
+        """Whether the layers compute something for prompt rows that they do not for rows of text."""
+        return self.tier not in ("", "tokens")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuessHeadsInfo:

@@ -19,9 +19,9 @@ ORDERS = (3, 2, 1)
 """Tokens of context, the most first."""
 LEVELS = 256
 """How sure a guess is comes as a whole number below this."""
-MAX_BYTES = 4 << 20
-"""Default limit of a table's size."""
 _MAGIC, _HEADER = b"PPDNGRM1", struct.Struct("<8sII")
+MAX_BYTES = _HEADER.size + (2 << 20)
+"""Default limit of a table's size: 2 MB of entries, which are a power of two in number."""
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 _FINISH, _MASK = 0xD6E8FEB86659FD93, (1 << 64) - 1
 _TOKEN_BITS = 24

@@ -34,7 +34,8 @@ class Latency:
         sizes: N, rows of a step, int64 [sizes].
         cache_lens: Cached rows, int64 [lengths].
         milliseconds: Median time of a step of rows of text, `host_ms` included, float64 [lengths, sizes].
-        prompt_rows_ms: What a step takes more that has prompt rows among as many rows: what their layers compute.
+        prompt_rows_ms: What a step takes more that has prompt rows among as many rows: what their layers compute. 0
+            where those compute nothing, so that noise has no price.
         host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
         head_share: Share of LM head and TopK of the rows beyond the first in that time, float64 [sizes].
         rounds: How often every size was run.
@@ -96,9 +97,8 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
     host = np.array([_host_ms(model, lens[0], n) for n in used])
     share = np.clip((full[0] - head) / (full[0] + host), 0, 1)
-    return Latency(
-        np.array(used), np.array(lens), full + host, _prompt_rows_ms(session, lens, used), host, share, rounds, stable
-    )
+    more = _prompt_rows_ms(session, lens, used) if model.bundle.manifest.prompt_tokens.has_layers else 0.0
+    return Latency(np.array(used), np.array(lens), full + host, more, host, share, rounds, stable)
 
 
 def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
@@ -113,7 +113,7 @@ def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
 def _prompt_rows_ms(session: Session, lens: Sequence[int], sizes: Sequence[int]) -> float:
     """Milliseconds that prompt rows take more than as many rows of text, with a cache of these lengths at hand."""
     typical = min(lens, key=lambda length: abs(length - _TYPICAL_CACHE_LEN))
-    compared = [n for n in sizes if n in _WITH_PROMPT_ROWS] if session.plans.num_prompt_tokens else []
+    compared = [n for n in sizes if n in _WITH_PROMPT_ROWS]
     plans = [(session.plans.chain(n - 2, 1), session.plans.chain(n - 1)) for n in compared]
     more = []
     for _ in range(_PROMPT_ROUNDS):

@@ -106,7 +106,7 @@ def _guesser(manifest: Manifest) -> str:
     if heads is not None:
         kind = f"{heads.kind}, projection {heads.projection}"
         return f"guess heads    {heads.count} trained ({kind}; {heads.source}{_at(heads.revision)})"
-    tier = "" if prompts.tier == "tokens" else f"{prompts.tier}; "
+    tier = f"{prompts.tier}; " if prompts.has_layers else ""
     return f"prompt tokens  {prompts.count} {prompts.status} ({tier}{prompts.source}{_at(prompts.revision)})"
 
 

@@ -174,9 +174,7 @@ class Session:
 
     def num_reusable(self, prompt: Ids) -> int:
         """How many committed rows the prompt begins with. Its last token is run again, for what comes after it."""
-        held = np.array(self.history[: min(self.cache_len, len(prompt) - 1)], np.int64)
-        differing = np.flatnonzero(held != prompt[: len(held)])
-        return int(differing[0]) if len(differing) else len(held)
+        return num_shared(prompt[:-1], self.history[: self.cache_len])
 
     def pretend(self, cache_len: int) -> None:
         """Take this many rows as committed, whatever they hold: for timing, which does not depend on them."""
@@ -186,3 +184,10 @@ class Session:
     def _run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> None:
         answers = self.engine.run(input_ids, state, cache_len, head_rows)
         self.top_ids, self.head_guesses = answers[: len(head_rows)], answers[len(head_rows) :]
+
+
+def num_shared(prompt: Sequence[int] | Ids, held: Sequence[int]) -> int:
+    """How many ids two texts have in common at their beginning."""
+    length = min(len(prompt), len(held))
+    differing = np.flatnonzero(np.asarray(prompt[:length], np.int64) != np.asarray(held[:length], np.int64))
+    return int(differing[0]) if len(differing) else length

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import eq
 from typing import Protocol, runtime_checkable
 
-from ppd.runtime.session import Session
+from ppd.runtime.session import Session, num_shared
 
 
 @runtime_checkable
@@ -71,7 +69,7 @@ class Slots:
 
     def _place_of(self, prompt: Sequence[int], slots: Sequence[_Parked]) -> int | None:
         """The place of the slot to go on in; None for an empty one."""
-        shared = [_shared(prompt, slot.held) for slot in slots]
+        shared = [num_shared(prompt, slot.held) for slot in slots]
         continued = [i for i, slot in enumerate(slots) if _continues(prompt, slot, shared[i])]
         if continued:
             return max(continued, key=lambda i: (shared[i], i))
@@ -99,8 +97,3 @@ def _continues(prompt: Sequence[int], slot: _Parked, shared: int) -> bool:
     if 2 * shared >= len(slot.held) > 0 and len(slot.held) - shared <= _FEW:
         return True
     return shared >= slot.asked and (shared > _FEW or shared == len(prompt))
-
-
-def _shared(prompt: Sequence[int], held: Sequence[int]) -> int:
-    """Tokens at the beginning that both have."""
-    return sum(1 for _ in takewhile(bool, map(eq, prompt, held)))

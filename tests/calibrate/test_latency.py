@@ -41,12 +41,18 @@ class TimedEngine(FakeEngine):
         self.now += COMMIT
 
 
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
+def measure(monkeypatch: pytest.MonkeyPatch, tier: str) -> Latency:
     bundle = fake_model(Tree.none(3), vocab_size=VOCAB_SIZE, context=64).bundle
+    tokens = dataclasses.replace(bundle.manifest.prompt_tokens, tier=tier)
+    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=tokens))
     engine = TimedEngine(Tree.none(3))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
     return measure_latency(Model(bundle, engine), seconds=0, sizes=SIZES)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
+    return measure(monkeypatch, "low-rank of 16")
 
 
 def middle(measured: Latency) -> float:
@@ -65,6 +71,10 @@ def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
 
 def test_what_prompt_rows_take_is_measured_apart(measured: Latency) -> None:
     assert measured.prompt_rows_ms == pytest.approx(PROMPTS, abs=4 * EACH)
+
+
+def test_prompt_rows_have_no_price_where_layers_compute_nothing_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measure(monkeypatch, "tokens").prompt_rows_ms == 0
 
 
 def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Latency) -> None:
