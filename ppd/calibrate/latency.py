@@ -19,6 +19,8 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _STABLE = 0.01
 """Medians are stable when another half of the rounds moves none by more than this."""
 _MIN_ROUNDS = 8
+_DEAR = 4.0
+"""Steps that take more than so many plain ones are timed no longer than necessary: they hardly ever pay."""
 _HOST_ROUNDS, _PROMPT_ROUNDS = 32, 24
 _WITH_PROMPT_ROWS = (2, 4, 8)
 """Rows of the steps that are timed with a prompt row and without one."""
@@ -38,8 +40,8 @@ class Latency:
             where those compute nothing, so that noise has no price.
         host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
         head_share: Share of LM head and TopK of the rows beyond the first in that time, float64 [sizes].
-        rounds: How often every size was run.
-        stable: Whether the medians were stable within the time given.
+        rounds: How often every size was run; those of over four times a plain step's time, eight times only.
+        stable: Whether the medians of the others were stable within the time given.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -72,6 +74,8 @@ class Latency:
 def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
     """Time steps of every size at several cache lengths, in turns, until the medians are stable or time is up.
 
+    After some rounds of all, the time that is left is for those of them that may pay.
+
     Args:
         model: Its cache is overwritten.
         seconds: Time to spend; a few rounds are always run.
@@ -84,14 +88,18 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     cases = [(length, session.plans.chain(n - 1)) for length in lens for n in used]
     cases += [(lens[0], session.plans.chain(n - 1, num_head_rows=1)) for n in used]
     times: list[list[float]] = [[] for _ in cases]
+    timed = list(range(len(cases)))
     session.restart(lens[-1] + used[-1])
     deadline, rounds, stable = time.perf_counter() + seconds, 0, False
     while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
-        for case in np.random.default_rng(rounds).permutation(len(cases)):
+        for case in np.random.default_rng(rounds).permutation(timed):
             times[case].append(_time(session, *cases[case]))
         rounds += 1
+        if rounds == _MIN_ROUNDS:
+            taken = [np.median(t[1:]) for t in times]
+            timed = [case for case in timed if taken[case] <= _DEAR * taken[case - case % len(used)]]
         if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
-            half, whole = (np.array([np.median(t[:n]) for t in times]) for n in (rounds // 2, rounds))
+            half, whole = (np.array([np.median(times[case][:n]) for case in timed]) for n in (rounds // 2, rounds))
             stable = bool(np.abs(half / whole - 1).max() < _STABLE)
     medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
     full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]

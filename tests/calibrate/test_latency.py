@@ -69,6 +69,19 @@ def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
     assert measured.milliseconds[1] == pytest.approx(step + COMMIT)
 
 
+def test_the_time_that_is_left_is_for_steps_that_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TimedEngine(Tree.none(3))
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
+    bundle = fake_model(Tree.none(3), vocab_size=VOCAB_SIZE, context=64).bundle
+
+    measured = measure_latency(Model(bundle, engine), seconds=60, sizes=(1, 3, 32))
+
+    assert not measured.stable
+    assert measured.rounds > 100
+    assert engine.steps[32, 1, 1] >= engine.steps[32, 3, 3] == measured.rounds
+    assert engine.steps[32, 32, 32] == 8
+
+
 def test_what_prompt_rows_take_is_measured_apart(measured: Latency) -> None:
     assert measured.prompt_rows_ms == pytest.approx(PROMPTS, abs=4 * EACH)
 
