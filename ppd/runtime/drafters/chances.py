@@ -17,6 +17,8 @@ _WEIGHT = 12.0
 """Guesses that the prior counts for."""
 _MEMORY = 400.0
 """Guesses of a kind after which what was seen counts half."""
+_LEFT = 25.0
+"""Guesses of a kind that all texts before count for in a new one."""
 
 
 class Learnt:
@@ -43,6 +45,13 @@ class Learnt:
         seen[kind] += 1
         rights[kind] += right
         self.of[kind] = rights[kind] / seen[kind]
+
+    def begin_text(self) -> None:
+        """Let what was seen count for a few guesses only: another text may be of another kind."""
+        for kind, seen in enumerate(self._seen):
+            if seen > _LEFT:
+                self._seen[kind] = _LEFT
+                self._right[kind] = _LEFT * self.of[kind]
 
     def judge_chain(self, guesses: Sequence[int], kinds: Sequence[int], came: Sequence[int]) -> None:
         """Count guesses for tokens that stand one behind the other, up to the first wrong one.

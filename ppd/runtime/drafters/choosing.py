@@ -47,11 +47,12 @@ class ChoosingDrafter:
         table: NgramTable | None = None,
         draft_model: tuple[DraftModel, DraftCosts] | None = None,
     ) -> None:
+        self._chances = Chances(worth.chances)
         self._guesser = TextGuesser(
             lookup=LOOKUP in sources,
             table=table if TABLE in sources else None,
             most=CHAIN_LENGTHS[-1],
-            chances=Chances(worth.chances),
+            chances=self._chances,
         )
         self._draft_model = draft_model if MODEL in sources else None
         self._missed = 0.0  # tokens that the draft model would have been worth by now, had it read the text
@@ -84,6 +85,7 @@ class ChoosingDrafter:
             self._learn(history[self._size], len(history) - self._size)
         else:
             self._missed = 0.0
+            self._chances.begin_text()
         self._history, self._size = history, len(history)
         if self._size // _STRETCH != self._place:
             self._place = self._size // _STRETCH

@@ -276,6 +276,24 @@ def test_another_generations_prompt_is_no_tokens_of_the_last_step() -> None:
         assert num_candidates(made.propose(REPEATING * count, NO_GUESSES)) == 1
 
 
+@pytest.mark.parametrize(("is_new", "least", "most"), [(False, 40, 40), (True, 1, 20)])
+def test_in_another_text_wrong_guesses_end_sooner(is_new: bool, least: int, most: int) -> None:
+    made = drafter(Worth(costs={0: [1.0, 1.0, 1.9, *[1e6] * (MAX_ROWS - 2)]}))
+
+    def append(text: list[int], tokens: Sequence[int]) -> int:
+        """Steps of one token each; how many of them guessed at the last."""
+        for token in tokens:
+            proposal = made.propose(text, NO_GUESSES)
+            text.append(token)
+        return num_candidates(proposal)
+
+    text = [1, 2, 3]
+    for i in range(300):
+        append(text, [1000 + i, 1, 2, 3])
+    text = list(text) if is_new else text
+    assert least <= sum(append(text, [2000 + i, 1, 2, 3000 + i]) for i in range(40)) <= most
+
+
 def test_preparing_guesses_has_its_value_where_the_step_that_uses_them_leaves_none() -> None:
     worth = Worth(costs={0: FLAT}, tree_tokens=[1.0, 1.0, 2.0], tree_transitions=[[0, 0, 1], [1, 0, 0], [1, 0, 0]])
     tree = TreeWorth(worth, [3, 3, TREE_ROWS])

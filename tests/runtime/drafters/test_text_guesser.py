@@ -186,6 +186,24 @@ def test_what_was_long_ago_counts_less() -> None:
     assert chances.of[3] < 0.2
 
 
+def test_another_text_keeps_the_chances_and_changes_them_sooner() -> None:
+    def learnt() -> Chances:
+        chances = Chances()
+        for _ in range(300):
+            chances.judge(7, right=True)
+        return chances
+
+    same, other = learnt(), learnt()
+    other.begin_text()
+
+    assert other.of == same.of
+    for chances in (same, other):
+        for _ in range(25):
+            chances.judge(7, right=False)
+    assert same.of[7] > 0.9
+    assert other.of[7] == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_chance_is_known_for_every_length_and_level() -> None:
     assert len(Chances().of) == NUM_KINDS
     assert Chances().of[0] == 0
