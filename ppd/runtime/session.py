@@ -186,8 +186,8 @@ class Session:
         self.top_ids, self.head_guesses = answers[: len(head_rows)], answers[len(head_rows) :]
 
 
-def num_shared(prompt: Sequence[int] | Ids, held: Sequence[int]) -> int:
+def num_shared(prompt: Ids, held: Sequence[int]) -> int:
     """How many ids two texts have in common at their beginning."""
     length = min(len(prompt), len(held))
-    differing = np.flatnonzero(np.asarray(prompt[:length], np.int64) != np.asarray(held[:length], np.int64))
+    differing = np.flatnonzero(prompt[:length] != np.array(held[:length], np.int64))
     return int(differing[0]) if len(differing) else length

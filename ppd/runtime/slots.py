@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from ppd.runtime.session import Session, num_shared
 
 
@@ -69,7 +71,8 @@ class Slots:
 
     def _place_of(self, prompt: Sequence[int], slots: Sequence[_Parked]) -> int | None:
         """The place of the slot to go on in; None for an empty one."""
-        shared = [num_shared(prompt, slot.held) for slot in slots]
+        ids = np.array(prompt, np.int64)
+        shared = [num_shared(ids, slot.held) for slot in slots]
         continued = [i for i, slot in enumerate(slots) if _continues(prompt, slot, shared[i])]
         if continued:
             return max(continued, key=lambda i: (shared[i], i))

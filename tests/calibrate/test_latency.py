@@ -41,18 +41,20 @@ class TimedEngine(FakeEngine):
         self.now += COMMIT
 
 
-def measure(monkeypatch: pytest.MonkeyPatch, tier: str) -> Latency:
+def measure(
+    monkeypatch: pytest.MonkeyPatch, tier: str, seconds: float = 0, sizes: Sequence[int] = SIZES
+) -> tuple[Latency, TimedEngine]:
     bundle = fake_model(Tree.none(3), vocab_size=VOCAB_SIZE, context=64).bundle
     tokens = dataclasses.replace(bundle.manifest.prompt_tokens, tier=tier)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, prompt_tokens=tokens))
     engine = TimedEngine(Tree.none(3))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
-    return measure_latency(Model(bundle, engine), seconds=0, sizes=SIZES)
+    return measure_latency(Model(bundle, engine), seconds=seconds, sizes=sizes), engine
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Latency:
-    return measure(monkeypatch, "low-rank of 16")
+    return measure(monkeypatch, "low-rank of 16")[0]
 
 
 def middle(measured: Latency) -> float:
@@ -70,11 +72,7 @@ def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
 
 
 def test_the_time_that_is_left_is_for_steps_that_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = TimedEngine(Tree.none(3))
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: engine.now / 1e3))
-    bundle = fake_model(Tree.none(3), vocab_size=VOCAB_SIZE, context=64).bundle
-
-    measured = measure_latency(Model(bundle, engine), seconds=60, sizes=(1, 3, 32))
+    measured, engine = measure(monkeypatch, "tokens", seconds=60, sizes=(1, 3, 32))
 
     assert not measured.stable
     assert measured.rounds > 100
@@ -87,7 +85,7 @@ def test_what_prompt_rows_take_is_measured_apart(measured: Latency) -> None:
 
 
 def test_prompt_rows_have_no_price_where_layers_compute_nothing_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert measure(monkeypatch, "tokens").prompt_rows_ms == 0
+    assert measure(monkeypatch, "tokens")[0].prompt_rows_ms == 0
 
 
 def test_the_share_of_the_head_is_what_the_further_rows_cost_there(measured: Latency) -> None:
