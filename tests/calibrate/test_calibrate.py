@@ -82,7 +82,7 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
 
 
 def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle: Path) -> None:
-    report = calibrate(own_bundle, prompts=embedded_prompts("python")[:2], minutes=0.001, threads=1)
+    report = calibrate(own_bundle, prompts=embedded_prompts("python")[:1], minutes=0.001, threads=1)
 
     measured, info = measured_from_bundle(report.bundle), record_of(own_bundle)
     assert measured.marginals == report.measured.marginals
@@ -90,8 +90,8 @@ def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle:
     assert measured.marginals.trials[0] > measured.marginals.trials[-1] > 0
     assert together_from_bundle(report.bundle) == report.together
     assert set(report.together.sources) == load(own_bundle, threads=1).sources()
-    # The first prompts are those whose answers were recorded, so that drafting takes as many steps as predicted.
-    assert info.predicted_acceptance_length == pytest.approx(info.measured_acceptance_length, rel=0.02)
+    # However long the answers took to record, the one prompt has been recorded: drafting takes as many steps as played.
+    assert info.predicted_acceptance_length == info.measured_acceptance_length
     assert report.together.predicted_acceptance_length > 1
 
 
