@@ -187,11 +187,11 @@ class Nvml:
         except pynvml.NVMLError as error:
             raise UnreadableError(f"no NVML: {error}") from error
         try:
-            meter = cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
             try:
+                meter = cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
                 meter.joules()
             except pynvml.NVMLError as error:
-                raise UnreadableError(f"NVML does not count this GPU's energy: {error}") from error
+                raise UnreadableError(f"NVML does not count a GPU's energy: {error}") from error
             yield meter
         finally:
             pynvml.nvmlShutdown()
@@ -202,7 +202,7 @@ class Nvml:
 
 
 class Rapl:
-    """The CPU's packages, by RAPL's counters in `/sys/class/powercap`; memory where the platform's counter has it."""
+    """The CPU's packages, by RAPL's counters in `/sys/class/powercap`."""
 
     def __init__(self, zones: list[Path]) -> None:
         self.name = f"the CPU (RAPL, {len(zones)} {'package' if len(zones) == 1 else 'packages'})"
@@ -213,8 +213,8 @@ class Rapl:
     @classmethod
     @contextmanager
     def opened(cls, root: Path = Path("/sys/class/powercap")) -> Iterator["Rapl"]:
-        """Find the packages' counters."""
-        zones = [zone for zone in sorted(root.glob("*-rapl:*")) if zone.name.count(":") == 1]
+        """Find the packages' counters: zones of other names hold a package (psys) or stand inside of one."""
+        zones = [zone for zone in sorted(root.glob("*-rapl:*")) if _name_of(zone).startswith("package-")]
         if not zones:
             raise UnreadableError("no RAPL: this CPU or this virtual machine shows none in /sys/class/powercap")
         try:
@@ -235,3 +235,11 @@ class Rapl:
 
     def _read(self) -> list[int]:
         return [int((zone / "energy_uj").read_text()) for zone in self._zones]
+
+
+def _name_of(zone: Path) -> str:
+    """What the kernel calls a zone; "" if it does not say."""
+    try:
+        return (zone / "name").read_text()
+    except OSError:
+        return ""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ _TYPICAL_CACHE_LEN = 256
 
 @dataclass(frozen=True)
 class Latency:
-    """Medians, host time included.
+    """Medians, host time included, each length behind a cache that is as large as a conversation of that length has it.
 
     Attributes:
         sizes: N, rows of a step, int64 [sizes].
@@ -40,7 +41,8 @@ class Latency:
             where those compute nothing, so that noise has no price.
         host_ms: Time that the host takes to draft, verify and commit such a step, float64 [sizes].
         head_share: Share of LM head and TopK of the rows beyond the first in that time, float64 [sizes].
-        rounds: How often every size was run; those of over four times a plain step's time, eight times only.
+        rounds: How often every size was run, at the length where that was least; those of over four times a plain
+            step's time, eight times only.
         stable: Whether the medians of the others were stable within the time given.
     """
 
@@ -72,9 +74,10 @@ class Latency:
 
 
 def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZES) -> Latency:
-    """Time steps of every size at several cache lengths, in turns, until the medians are stable or time is up.
+    """Time steps of every size in turns, at several cache lengths, until the medians are stable or time is up.
 
-    After some rounds of all, the time that is left is for those of them that may pay.
+    After some rounds of all, the time that is left is for those of them that may pay. One length comes after another,
+    because a larger cache costs some engines time whether it is filled or not.
 
     Args:
         model: Its cache is overwritten.
@@ -84,29 +87,45 @@ def measure_latency(model: Model, *, seconds: float, sizes: Sequence[int] = SIZE
     context = model.bundle.manifest.context
     used = [n for n in sizes if n <= max(1, context // 2)]
     lens = sorted({max(1, min(length, context - used[-1])) for length in (32, 256, context // 8, context // 2)})
-    session = model.session
-    cases = [(length, session.plans.chain(n - 1)) for length in lens for n in used]
-    cases += [(lens[0], session.plans.chain(n - 1, num_head_rows=1)) for n in used]
-    times: list[list[float]] = [[] for _ in cases]
-    timed = list(range(len(cases)))
-    session.restart(lens[-1] + used[-1])
-    deadline, rounds, stable = time.perf_counter() + seconds, 0, False
-    while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
-        for case in np.random.default_rng(rounds).permutation(timed):
-            times[case].append(_time(session, *cases[case]))
-        rounds += 1
-        if rounds == _MIN_ROUNDS:
-            taken = [np.median(t[1:]) for t in times]
-            timed = [case for case in timed if taken[case] <= _DEAR * taken[case - case % len(used)]]
-        if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
-            half, whole = (np.array([np.median(times[case][:n]) for case in timed]) for n in (rounds // 2, rounds))
-            stable = bool(np.abs(half / whole - 1).max() < _STABLE)
-    medians = np.array([np.median(t[1:]) for t in times])  # the first run of a shape binds its buffers
-    full, head = medians[: len(lens) * len(used)].reshape(len(lens), -1), medians[len(lens) * len(used) :]
+    session, timed = model.session, list[_Timed]()
+    for length in lens:
+        session.restart(length + used[-1])
+        plans = [session.plans.chain(n - 1) for n in used]
+        if length == lens[0]:
+            plans += [session.plans.chain(n - 1, num_head_rows=1) for n in used]
+        timed.append(_in_turns(session, length, plans, seconds / len(lens)))
+    full, head = np.array([found.medians[: len(used)] for found in timed]), timed[0].medians[len(used) :]
     host = np.array([_host_ms(model, lens[0], n) for n in used])
     share = np.clip((full[0] - head) / (full[0] + host), 0, 1)
     more = _prompt_rows_ms(session, lens, used) if model.bundle.manifest.prompt_tokens.has_layers else 0.0
+    rounds, stable = min(found.rounds for found in timed), all(found.is_stable for found in timed)
     return Latency(np.array(used), np.array(lens), full + host, more, host, share, rounds, stable)
+
+
+class _Timed(NamedTuple):
+    """Medians of steps that took turns, in milliseconds, and whether they were stable after so many rounds."""
+
+    medians: Floats
+    rounds: int
+    is_stable: bool
+
+
+def _in_turns(session: Session, cache_len: int, plans: Sequence[StepPlan], seconds: float) -> _Timed:
+    """Time steps behind so many cached rows, the first of which is a plain one."""
+    times: list[list[float]] = [[] for _ in plans]
+    timed = list(range(len(plans)))
+    deadline, rounds, stable = time.perf_counter() + seconds, 0, False
+    while rounds < _MIN_ROUNDS or (time.perf_counter() < deadline and not stable):
+        for place in np.random.default_rng(rounds).permutation(timed):
+            times[place].append(_time(session, cache_len, plans[place]))
+        rounds += 1
+        if rounds == _MIN_ROUNDS:
+            taken = [np.median(t[1:]) for t in times]
+            timed = [place for place in timed if taken[place] <= _DEAR * taken[0]]
+        if rounds >= 2 * _MIN_ROUNDS and rounds % _MIN_ROUNDS == 0:
+            half, whole = (np.array([np.median(times[place][:n]) for place in timed]) for n in (rounds // 2, rounds))
+            stable = bool(np.abs(half / whole - 1).max() < _STABLE)
+    return _Timed(np.array([np.median(t[1:]) for t in times]), rounds, stable)  # the first of a shape binds its buffers
 
 
 def _time(session: Session, cache_len: int, plan: StepPlan) -> float:
@@ -122,6 +141,7 @@ def _prompt_rows_ms(session: Session, lens: Sequence[int], sizes: Sequence[int])
     """Milliseconds that prompt rows take more than as many rows of text, with a cache of these lengths at hand."""
     typical = min(lens, key=lambda length: abs(length - _TYPICAL_CACHE_LEN))
     compared = [n for n in sizes if n in _WITH_PROMPT_ROWS]
+    session.restart(typical + sizes[-1])
     plans = [(session.plans.chain(n - 2, 1), session.plans.chain(n - 1)) for n in compared]
     more = []
     for _ in range(_PROMPT_ROUNDS):

@@ -1,6 +1,6 @@
 """A conversation: messages in turns, each answer read on from what the cache holds of the turns before."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ppd.messages import Message
@@ -53,11 +53,11 @@ class Conversation:
         assert self.result is not None, "the answer was read to its end"
         return self.result
 
-    def stream(self, text: str, **options: "Unpack[Keywords]") -> Generator[Piece, None, None]:
+    def stream(self, text: str, **options: "Unpack[Keywords]") -> "AnswerStream":
         """Add a user's message and its answer, piece by piece.
 
-        An answer that is stopped (by closing the stream, an exception or Ctrl-C) stays as far as it was read; where
-        nothing was, its question is taken back too. After an error the conversation is what it was before.
+        An answer that is stopped (by closing the stream, an error or Ctrl-C) stays as far as it was read; where nothing
+        was, its question is taken back too.
 
         Args:
             **options: The fields of `ppd.runtime.Options`; `reuse` is on unless it is given.
@@ -69,18 +69,50 @@ class Conversation:
         """
         question: Message = {"role": "user", "content": text}
         given: Keywords = {"reuse": True, **options}
-        return self._read(question, self.model.stream(messages=[*self.messages, question], **given))
-
-    def _read(self, question: Message, stream: Stream) -> Generator[Piece, None, None]:
-        """Pass the pieces on, and keep what was read of them."""
-        texts: list[str] = []
+        stream = self.model.stream(messages=[*self.messages, question], **given)
         self.result = None
+
+        def keep(text: str, result: Result | None) -> None:
+            self.result = result
+            self.turns += [question, {"role": "assistant", "content": text}]
+
+        return AnswerStream(stream, keep)
+
+
+class AnswerStream(Iterator[Piece]):
+    """Pieces of an answer under way. It holds the model until it is read to its end, closed or dropped.
+
+    Args:
+        keep: Takes what was read, once that is all, and the result if the answer ended; not called if nothing was read.
+    """
+
+    def __init__(self, stream: Stream, keep: Callable[[str, Result | None], None]) -> None:
+        self._stream, self._keep = stream, keep
+        self._texts: list[str] | None = []
+
+    def __next__(self) -> Piece:
+        if self._texts is None:
+            raise StopIteration
         try:
-            with stream:
-                for piece in stream:
-                    texts.append(piece.text)
-                    yield piece
-                self.result = stream.result
-        finally:
-            if texts:
-                self.turns += [question, {"role": "assistant", "content": "".join(texts)}]
+            piece = next(self._stream)
+        except StopIteration:
+            self._end(self._stream.result)
+            raise
+        except BaseException:  # an error, or Ctrl-C
+            self._end(None)
+            raise
+        self._texts.append(piece.text)
+        return piece
+
+    def close(self) -> None:
+        """Stop here, keep what was read, and free the model. Closing twice does no harm."""
+        self._stream.close()
+        self._end(None)
+
+    def _end(self, result: Result | None) -> None:
+        texts, self._texts = self._texts, None
+        if texts:
+            self._keep("".join(texts), result)
+
+    def __del__(self) -> None:
+        self.close()

@@ -174,7 +174,8 @@ def gumbel_noise(ids: npt.NDArray[np.int64], seed: int, position: int) -> Probab
     """
     start = _mix(_mix((seed + _GAMMA) % 2**64) + position * _GAMMA)
     bits = _mix_array(np.uint64(start) + (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(_GAMMA))
-    uniform = ((bits >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1), never an end
+    uniform = ((bits >> np.uint64(11)) + 0.5) * 2.0**-53
+    np.minimum(uniform, 1 - 2.0**-53, out=uniform)  # in (0, 1), never an end: the largest rounds to 1
     return -np.log(-np.log(uniform))
 
 

@@ -92,7 +92,6 @@ def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle:
     assert set(report.together.sources) == load(own_bundle, threads=1).sources()
     # However long the answers took to record, the one prompt has been recorded: drafting takes as many steps as played.
     assert info.predicted_acceptance_length == info.measured_acceptance_length
-    assert report.together.predicted_acceptance_length > 1
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ppd.calibrate import energy as module
 from ppd.calibrate.bench import bench
 from ppd.calibrate.energy import Account, Nvml, Rapl, Tegrastats, UnreadableError, module_milliwatts, open_meters
 from ppd.cli.bench_table import describe_bench
@@ -48,12 +48,14 @@ def test_tegrastats_is_added_up_over_time(tmp_path: Path, monkeypatch: pytest.Mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
+    now = 100.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     with Tegrastats.opened() as meter:
-        began, before = time.monotonic(), meter.joules()
-        time.sleep(0.2)
-        counted, seconds = meter.joules() - before, time.monotonic() - began
+        before = meter.joules()
+        now += 20
+        counted = meter.joules() - before
 
-    assert counted == pytest.approx(5.263 * seconds, rel=0.2)
+    assert counted == pytest.approx(5.263 * 20)
 
 
 def test_a_board_whose_rails_are_unknown_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,14 +69,21 @@ def test_a_board_whose_rails_are_unknown_is_quoted(tmp_path: Path, monkeypatch: 
 
 
 def test_rapl_adds_packages_and_their_counters_begin_again(tmp_path: Path) -> None:
-    for name, energy in (("intel-rapl:0", 900), ("intel-rapl:0:0", 7), ("intel-rapl:1", 100)):
+    for name, zone, energy in (
+        ("intel-rapl:0", "package-0", 900),
+        ("intel-rapl:0:0", "core", 7),
+        ("intel-rapl:1", "package-1", 100),
+        ("intel-rapl:2", "psys", 1),  # the platform, with the packages in it
+    ):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{zone}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("999\n")
         (tmp_path / name / "energy_uj").write_text(f"{energy}\n")
 
     with Rapl.opened(tmp_path) as meter:
         (tmp_path / "intel-rapl:0/energy_uj").write_text("50\n")
         (tmp_path / "intel-rapl:1/energy_uj").write_text("120\n")
+        (tmp_path / "intel-rapl:2/energy_uj").write_text("500\n")
 
         assert meter.joules() == pytest.approx((150 + 20) / 1e6)
         assert "2 packages" in meter.name
@@ -96,7 +105,14 @@ def test_nvml_counts_millijoules_and_says_what_it_lacks(monkeypatch: pytest.Monk
         raise ValueError("Not Supported")
 
     api.nvmlDeviceGetTotalEnergyConsumption = refuse
-    with pytest.raises(UnreadableError, match="does not count this GPU's energy: Not Supported"), Nvml.opened():
+    with pytest.raises(UnreadableError, match="does not count a GPU's energy: Not Supported"), Nvml.opened():
+        pass
+
+    def find_none(_index: int) -> str:
+        raise ValueError("Not Found")
+
+    api.nvmlDeviceGetHandleByIndex = find_none
+    with pytest.raises(UnreadableError, match="does not count a GPU's energy: Not Found"), Nvml.opened():
         pass
 
 

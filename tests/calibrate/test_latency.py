@@ -28,11 +28,18 @@ class TimedEngine(FakeEngine):
     def __init__(self, tree: Tree) -> None:
         super().__init__(tree)
         self.now, self.steps = 0.0, Counter[tuple[int, int, int]]()
+        self.rooms = set[tuple[int, int]]()  # cached rows of a step, and the rows that were asked for before it
+        self.asked_for = 0
+
+    def restart(self, num_rows: int, num_kept: int = 0) -> None:
+        super().restart(num_rows, num_kept)
+        self.asked_for = num_rows
 
     def run(self, input_ids: Ids, state: int, cache_len: int, head_rows: Ids) -> Ids:  # noqa: ARG002 - as an engine is called
         shape = (cache_len, len(input_ids), len(head_rows))
         count = self.steps[shape]
         self.steps[shape] += 1
+        self.rooms.add((cache_len, self.asked_for))
         self.now += ROW * len(input_ids) + HEAD_ROW * len(head_rows) + EACH * count + (0 if count else BIND)
         self.now += PROMPTS * bool((input_ids >= VOCAB_SIZE).any())
         return np.zeros((len(head_rows), NUM_TOP_IDS), np.int64)  # the rows are no text, only a number of them
@@ -71,12 +78,18 @@ def test_the_median_leaves_out_the_run_that_binds(measured: Latency) -> None:
     assert measured.milliseconds[1] == pytest.approx(step + COMMIT)
 
 
+def test_each_length_has_a_cache_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, engine = measure(monkeypatch, "low-rank of 16")
+
+    assert engine.rooms == {(length, length + SIZES[-1]) for length in (8, 32, 56)}
+
+
 def test_the_time_that_is_left_is_for_steps_that_may_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     measured, engine = measure(monkeypatch, "tokens", seconds=60, sizes=(1, 3, 32))
 
     assert not measured.stable
     assert measured.rounds > 100
-    assert engine.steps[32, 1, 1] >= engine.steps[32, 3, 3] == measured.rounds
+    assert engine.steps[8, 1, 1] >= engine.steps[8, 3, 3] == measured.rounds < engine.steps[32, 3, 3]
     assert engine.steps[32, 32, 32] == 8
 
 

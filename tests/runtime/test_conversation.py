@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ppd.errors import ArgumentError, BusyError, ContextError, TokenizerError
+from ppd.errors import ArgumentError, BusyError, ContextError, EngineError, TokenizerError
 from ppd.runtime import Conversation, Model, Result
 from tests.chats import chat_model
 from tests.runtime.fake_engine import WIDE, fake_model
@@ -91,6 +91,22 @@ def test_a_question_that_got_no_answer_is_taken_back(model: Model, monkeypatch: 
     assert answer.token_ids == model.generate(messages=chat.messages[:-1], max_new_tokens=8).token_ids
 
 
+def test_an_answer_that_an_error_ends_stays_as_far_as_it_was_read(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = Conversation(model)
+    chat.ask(QUESTIONS[0], max_new_tokens=8)
+    stream = chat.stream(QUESTIONS[1], max_new_tokens=30)
+    read = next(stream).text + next(stream).text
+    with monkeypatch.context() as own:
+        own.setattr(model.engine, "run", lambda *_: (_ for _ in ()).throw(EngineError("it broke")))
+        with pytest.raises(EngineError, match="it broke"):
+            list(stream)
+
+    assert [message["content"] for message in chat.turns[2:]] == [QUESTIONS[1], read]
+    assert chat.result is None
+
+
 def test_an_answer_that_ends_at_once_is_an_answer(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     chat = Conversation(model)
     monkeypatch.setattr(model, "_eos_ids", frozenset(range(40)))
@@ -118,6 +134,8 @@ def test_errors_come_before_anything_is_read(model: Model) -> None:
         chat.stream("hello")
     stream.close()
     assert chat.turns == []
+    assert list(stream) == []
+    assert chat.ask("hello", max_new_tokens=3).token_ids  # the model is free though the stream is still at hand
 
 
 def test_two_conversations_share_a_model(model: Model) -> None:

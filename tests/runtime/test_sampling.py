@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from ppd.errors import EngineError
+from ppd.runtime import sampling
 from ppd.runtime.sampling import draw, gumbel_noise, process_logits
 
 GOLDEN = {
@@ -70,7 +71,7 @@ def test_noise_is_the_same_on_every_machine() -> None:
     assert noise.tolist() == pytest.approx([3.515352833134589, 0.3651015794580228, -0.9194267560810248], rel=1e-12)
 
 
-def test_noise_depends_on_seed_position_and_id_alone() -> None:
+def test_noise_depends_on_seed_position_and_id_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     some, all_ids = np.array([3, 9, 4]), np.arange(10)
     assert gumbel_noise(some, 7, 11).tolist() == gumbel_noise(all_ids, 7, 11)[some].tolist()
     values = {
@@ -78,6 +79,9 @@ def test_noise_depends_on_seed_position_and_id_alone() -> None:
     }
     assert len(values) == 9 * 3 * 9
     assert np.isfinite(gumbel_noise(np.arange(200_000), 2**64 - 1, 10**6)).all()
+    for bits in (0, 2**64 - 1):  # the ends, which no id at hand draws
+        monkeypatch.setattr(sampling, "_mix_array", lambda z, bits=bits: np.full_like(z, bits))
+        assert np.isfinite(gumbel_noise(np.arange(3), 7, 11)).all()
 
 
 def test_noise_is_gumbel_distributed() -> None:

@@ -84,7 +84,7 @@ class ChoosingDrafter:
         if history is self._history:
             self._learn(history[self._size], len(history) - self._size)
         else:
-            self._missed = 0.0
+            self._missed, self._place = 0.0, -1
             self._chances.begin_text()
         self._history, self._size = history, len(history)
         if self._size // _STRETCH != self._place:
@@ -169,8 +169,13 @@ class ChoosingDrafter:
         chains = [chain for chain in self._chains if chain[0] <= len(model.tokens) and not chain[1]]
         if not chains:
             return None
-        length, _, plan = max(chains, key=lambda chain: reached[chain[0]] - rate * costs[chain[0] + 1])
-        self._cost = costs[length + 1] + len(model.tokens) * price.guess
+        values = [reached[length] - rate * costs[length + 1] for length, _, _ in chains]
+        value, (length, _, plan) = max(zip(values, chains, strict=True), key=lambda found: found[0])
+        guessing = len(model.tokens) * price.guess
+        if value <= best:  # now that it is known how sure they are; their time is spent
+            self._cost += guessing
+            return None
+        self._cost = costs[length + 1] + guessing
         self._state, self._branch, self._is_chain = -1, -1, True
         return Proposal(plan, model.tokens[:length], MODEL)
 

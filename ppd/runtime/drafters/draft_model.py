@@ -42,7 +42,8 @@ class DraftModel:
         self._vocab_size, self._context = min(vocab_size, session.plans.vocab_size), context
         self._by_margin, self._any = Learnt(_PRIOR), Learnt([_PRIOR_OF_ANY])
         self._text: Sequence[int] = ()
-        self._size = self._known = 0
+        self._size = self._known = self._scanned = 0
+        self._is_foreign = False  # whether the text has a token that the draft model does not know
         self._kinds: list[int] = []
         self.tokens: list[int] = []
         self.reach: list[float] = []
@@ -62,9 +63,9 @@ class DraftModel:
         if text is not self._text:
             self._any = Learnt([self.chance + _RETURN * (_PRIOR_OF_ANY - self.chance)])
             self._known = self._session.num_reusable(np.asarray(text, np.int64))
-            self._text, self._size = text, 0
+            self._text, self._size, self._scanned, self._is_foreign = text, 0, 0, False
         else:
-            came = text[self._size :]
+            came = text[self._size : self._size + len(self.tokens)]
             self._by_margin.judge_chain(self.tokens, self._kinds, came)
             self._any.judge_chain(self.tokens, [0] * len(self.tokens), came)
         self.tokens, self.reach, self._kinds = [], [], []
@@ -73,23 +74,26 @@ class DraftModel:
         """Guess what follows; nothing where the text does not fit, or has tokens that the draft model does not know.
 
         Args:
-            text: All tokens, at least one; the same object as before while it only grows.
+            text: The judged text: all tokens, at least one.
             pays: (guesses so far, chance that all of them are right) → whether to go on.
         """
-        start = self._size if text is self._text else 0
-        if len(text) + MOST_GUESSES >= self._context or max(text[start:], default=0) >= self._vocab_size:
+        if len(text) + MOST_GUESSES >= self._context or self._finds_foreign(text):
             self._size = 0
             return
-        self._follow(text, start)
-        self._text, self._size = text, len(text)
-        while 0 < len(self.tokens) < MOST_GUESSES and pays(len(self.tokens), self.reach[-1]):
-            before = len(self.tokens)
-            self._decode()
-            if len(self.tokens) == before:
-                break  # it guessed a token that is none of the model's
+        known = self._follow(text, self._size)
+        self._size = len(text)
+        while known and len(self.tokens) < MOST_GUESSES and pays(len(self.tokens), self.reach[-1]):
+            known = self._decode()
 
-    def _follow(self, text: Sequence[int], start: int) -> None:
-        """Bring the cache to the text's end, and take the first guess.
+    def _finds_foreign(self, text: Sequence[int]) -> bool:
+        """Whether a token of the text is none of the draft model's; each is looked at once."""
+        if not self._is_foreign:
+            self._is_foreign = max(text[self._scanned :], default=0) >= self._vocab_size
+            self._scanned = len(text)
+        return self._is_foreign
+
+    def _follow(self, text: Sequence[int], start: int) -> bool:
+        """Bring the cache to the text's end, and take the first guess; as `_take`.
 
         Args:
             start: So many tokens of the text are surely in the cache.
@@ -111,29 +115,33 @@ class DraftModel:
             row = unseen - 1
             best = int(session.top_ids[row, 0])
             session.commit(Accepted(list(range(unseen)), [*text[known + 1 :], best]), unseen)
-        self._take([best], [row])
+        return self._take([best], [row])
 
-    def _decode(self) -> None:
-        """One step of the draft model."""
+    def _decode(self) -> bool:
+        """One step of the draft model; as `_take`."""
         session = self._session
         proposal = self._drafter.propose(session.history, session.guesses)
         tokens = [session.history[-1], *proposal.candidates]
         session.step(proposal.plan, tokens)
         accepted = verify_greedy(proposal.plan.rows.children, tokens, session.node_ids())
-        self._take(accepted.tokens, [session.row_of(node) for node in accepted.nodes])
+        goes_on = self._take(accepted.tokens, [session.row_of(node) for node in accepted.nodes])
         session.commit(accepted, len(accepted.tokens))
+        return goes_on
 
-    def _take(self, tokens: Sequence[int], rows: Sequence[int]) -> None:
-        """Add guesses, each the best id of its row of the last step."""
+    def _take(self, tokens: Sequence[int], rows: Sequence[int]) -> bool:
+        """Add guesses, each the best id of its row of the last step; whether none of them is unknown to the model."""
         reach = self.reach[-1] if self.reach else 1.0
         for token, row in zip(tokens, rows, strict=True):
-            if token >= self._vocab_size or len(self.tokens) == MOST_GUESSES:
-                return
+            if token >= self._vocab_size:
+                return False
+            if len(self.tokens) == MOST_GUESSES:
+                break
             kind = self._kind(row)
             reach *= self._by_margin.of[kind]
             self.tokens.append(token)
             self.reach.append(reach)
             self._kinds.append(kind)
+        return True
 
     def _kind(self, row: int) -> int:
         """How sure a row's answer is, 0 to 8."""

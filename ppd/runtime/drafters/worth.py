@@ -10,7 +10,14 @@ from ppd.codec import AGAIN
 from ppd.decision import EstimateInfo
 from ppd.errors import BundleError
 from ppd.json_files import parse
-from ppd.measures import LatencyCurve, Marginals, curves_from_json, marginals_from_json, prompt_rows_ms_from_json
+from ppd.measures import (
+    Floats,
+    LatencyCurve,
+    Marginals,
+    curves_from_json,
+    marginals_from_json,
+    prompt_rows_ms_from_json,
+)
 from ppd.planning.chain import chain_from_tree
 from ppd.runtime.drafters.chances import chances_from_json
 from ppd.runtime.plans import StepPlan
@@ -139,10 +146,20 @@ def draft_costs(target: Bundle, worth: Worth, draft: Bundle, draft_worth: Worth)
 
 
 def _costs(curves: Mapping[int, LatencyCurve]) -> dict[int, list[float]]:
-    """Costs by cached rows and rows; a step of more rows never costs less."""
+    """Costs by cached rows and rows; a step of more rows never costs less, and beyond those known, as the last did."""
     unit = next(iter(curves.values())).at(1)
-    times = {length: curve.at(np.arange(MAX_ROWS + 1)) / unit for length, curve in curves.items()}
+    times = {length: _extended(curve) / unit for length, curve in curves.items()}
     return {length: np.maximum.accumulate(found).tolist() for length, found in times.items()}
+
+
+def _extended(curve: LatencyCurve) -> Floats:
+    """L(0), L(1), … up to `MAX_ROWS`; behind the largest size on in a straight line, which does not fall."""
+    rows, sizes = np.arange(MAX_ROWS + 1), curve.sizes
+    found = curve.at(rows)
+    if len(sizes) > 1:
+        slope = max(0.0, (curve.values[-1] - curve.values[-2]) / (sizes[-1] - sizes[-2]))
+        found += slope * np.maximum(rows - sizes[-1], 0)
+    return found
 
 
 class _Correction:

@@ -3,14 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ppd.ngrams import NgramTable, build_table
-from ppd.runtime.drafters import LOOKUP, PLAIN, PPD, TABLE, ChoosingDrafter, Proposal
+from ppd.runtime.drafters import LOOKUP, MODEL, PLAIN, PPD, TABLE, ChoosingDrafter, Proposal
 from ppd.runtime.drafters.chances import NUM_KINDS
-from ppd.runtime.drafters.worth import TreeWorth, Worth
+from ppd.runtime.drafters.worth import DraftCosts, TreeWorth, Worth
 from ppd.runtime.plans import Plans
 from ppd.signature import CHAIN_LENGTHS, MAX_ROWS
 from tests.runtime.fake_engine import WIDE, fake_model
@@ -209,6 +211,15 @@ def test_a_tree_that_never_pays_is_dropped_and_one_that_pays_stays() -> None:
         assert kept[0] <= np.mean(taken[100:]) <= kept[1]
 
 
+def test_a_tree_that_never_pays_is_dropped_by_many_short_texts_too() -> None:
+    made, taken = drafter(worth_of_tree(DEAR_TREE, 1.0)), list[bool]()
+    for _ in range(100):
+        taken += decode_unseen(made, UNSEEN[:10], 40, 0)
+
+    assert all(taken[:10])
+    assert np.mean(taken[-1000:]) < 0.2
+
+
 def test_a_dropped_tree_is_tried_again_and_stays_where_it_pays_by_now() -> None:
     made, history = drafter(worth_of_tree(DEAR_TREE, 1.0)), list(UNSEEN)
     decode_unseen(made, history, 300, 0)
@@ -299,3 +310,18 @@ def test_preparing_guesses_has_its_value_where_the_step_that_uses_them_leaves_no
     tree = TreeWorth(worth, [3, 3, TREE_ROWS])
 
     assert tree.of_step(0, 1.0, FLAT) == pytest.approx(0.5, abs=1e-3)  # a token in two steps, above plain ones
+
+
+@pytest.mark.parametrize(("reach", "source"), [(0.25, PLAIN), (0.95, MODEL)])
+def test_what_a_draft_model_guessed_is_left_out_where_it_is_not_sure_of_it(reach: float, source: str) -> None:
+    sure = SimpleNamespace(
+        chance=0.9, num_unseen=0, tokens=[7], reach=[reach], judge=lambda _: None, guess=lambda *_: None
+    )
+    costs = [1.0, 1.0, *[1.5] * (MAX_ROWS - 1)]
+    model: Any = (sure, DraftCosts(guess=0.1, read=0.0))
+    made = ChoosingDrafter(plans(), Worth(costs={0: costs}), frozenset([MODEL]), None, model)
+
+    proposal = made.propose(UNSEEN, NO_GUESSES)
+
+    assert proposal.source == source
+    assert num_candidates(proposal) == (source == MODEL)

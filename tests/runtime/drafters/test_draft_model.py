@@ -1,6 +1,8 @@
 """A draft model: whatever it guesses, tokens are plain decoding's; and it is asked where it pays."""
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -120,15 +122,46 @@ def test_one_that_costs_more_than_it_saves_is_not_asked() -> None:
     ids=["context", "vocabulary"],
 )
 def test_it_guesses_nothing_where_the_text_does_not_fit(drafts: DraftModel, text: Sequence[int]) -> None:
+    drafts.judge(text)
     drafts.guess(text, always)
 
     assert drafts.tokens == []
 
 
-def test_its_guesses_are_tokens_of_the_model_that_it_drafts_for() -> None:
-    model = fake_model(WIDE, vocab_size=80, context=128)
-    drafts = DraftModel(model.session, model.drafter, vocab_size=40, context=128)
+def test_its_guesses_end_at_a_token_that_is_none_of_the_model_that_it_drafts_for() -> None:
+    model, engine = fake_model(WIDE, vocab_size=80, context=128), FakeEngine(WIDE, vocab_size=80)
+    drafts, lengths = DraftModel(model.session, model.drafter, vocab_size=40, context=128), set[int]()
 
-    for first in range(20):
-        drafts.guess([first], always)
-        assert all(token < 40 for token in drafts.tokens)
+    for first in range(40):
+        text = [first]
+        drafts.judge(text)
+        drafts.guess(text, always)
+        written = naive_greedy(engine, text, MOST_GUESSES)
+        assert drafts.tokens == list(takewhile(lambda token: token < 40, written))
+        lengths.add(len(drafts.tokens))
+
+    assert max(lengths) > 2
+
+
+@pytest.mark.parametrize(
+    ("drafts", "start"),
+    [(draft_model(context=20), [1] * 30), (draft_model(vocab_size=10), [1, 10])],
+    ids=["context", "vocabulary"],
+)
+def test_a_text_that_it_cannot_guess_for_is_looked_at_once(drafts: DraftModel, start: Sequence[int]) -> None:
+    class Counting(list[int]):
+        read = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            found = super().__getitem__(place)
+            Counting.read += len(found) if isinstance(place, slice) else 1
+            return found
+
+    text = Counting(start)
+    for _ in range(200):
+        drafts.judge(text)
+        drafts.guess(text, always)
+        assert drafts.tokens == []
+        text.append(1)
+
+    assert Counting.read < 2 * len(text)

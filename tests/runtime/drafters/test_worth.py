@@ -71,7 +71,8 @@ def test_a_calibrated_bundle_knows_its_times_and_chances(tmp_path: Path) -> None
     assert worth.prompt_rows == 0.4 / 2.0
     assert [worth.costs[32][rows] for rows in (1, 4, 10, 16)] == pytest.approx([1.0, 1.5, 2.75, 4.0])
     assert [worth.costs[256][rows] for rows in (1, 4, 10, 16)] == pytest.approx([2.0, 2.25, 3.375, 4.5])
-    assert worth.costs[32][MAX_ROWS] == 4.0  # what lies behind was not measured
+    # What lies behind was not measured: further rows cost what the last did.
+    assert worth.costs[32][MAX_ROWS] == pytest.approx(4.0 + (MAX_ROWS - 16) * (4.0 - 1.5) / (16 - 4))
     assert {len(costs) for costs in worth.costs.values()} == {MAX_ROWS + 1}
     assert worth.chances == CHANCES
     chain = chain_from_tree(CHAIN, MARGINALS.probabilities)
