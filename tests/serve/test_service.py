@@ -27,7 +27,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 async def stays() -> None:
-    await asyncio.Event().wait()
+    await asyncio.sleep(60)
 
 
 def test_an_answer_that_fails_as_its_client_goes_leaves_no_error_behind() -> None:
