@@ -47,8 +47,8 @@ def test_the_table_is_markdown_with_a_row_for_each_category_and_for_all(
     assert all(re.fullmatch("-{4,}" if i == 0 else "-{3,}:", rule) for i, rule in enumerate(line))
     assert len({len(shown) for shown in outcome.out.splitlines() if shown.startswith("|")}) == 1, "columns align"
     assert [row[:3] for row in rows] == [["humaneval", "2", "2"], ["prompt", "1", "1"], ["all", "3", "3"]]
-    assert re.fullmatch(r"\d\.\d\d \(\d\.\d\d to \d\.\d\d\)", rows[0][3])
-    assert re.fullmatch(r"\d\.\d\d", rows[1][3])  # one pair has no interval
+    assert re.fullmatch(r"\d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\)", rows[0][3])
+    assert re.fullmatch(r"\d+\.\d\d", rows[1][3])  # one pair has no interval
     assert rows[2][9:] == ["0 (0)", "100 %"]
     assert "tinypy, onnxruntime" in outcome.out
 

@@ -259,7 +259,7 @@ def test_ctrl_c_in_a_process_stops_the_answer_and_not_the_program(bundle: Path, 
             assert process.stderr.readline() == "no answer was finished last\n"
             assert process.stderr.readline() == "a new conversation begins\n"  # now it reads the next line
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=300)
 
     assert (process.returncode, err) == (0, "")
     assert 0 < len(out) < len(answers_of(bundle, "import os", max_new_tokens=450, draft=False))

@@ -34,7 +34,7 @@ COMMANDS = ("export", "refold", "generate", "check", "inspect", "bench", "target
 def test_the_installed_commands_start(name: str, arguments: list[str]) -> None:
     script = shutil.which(name, path=Path(sys.executable).parent)
     assert script is not None, "the package's commands are not installed"
-    done = subprocess.run([script, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([script, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
     if name == "ppd-export" and arguments == ["--version"]:
         assert done.returncode == 2
@@ -64,7 +64,7 @@ for arguments in ([], *([name] for name in command.commands)):
     seen[" ".join(arguments)] = [imported, "Usage:" in out.getvalue() and "--help" in out.getvalue()]
 print(json.dumps(seen))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     seen = json.loads(done.stdout)
 
     assert {"", *COMMANDS} <= seen.keys()

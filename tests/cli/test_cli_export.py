@@ -118,7 +118,7 @@ def test_an_export_that_fails_half_way_leaves_everything_as_it_was(
 def test_a_package_that_export_needs_and_is_not_there_is_named(working_dir: Path) -> None:
     code = "import sys; sys.modules['onnx'] = None; from ppd.cli import export_main; export_main()"
     command = [sys.executable, "-c", code, "--model", "tinypy", "--gpu", "cpu", "--out", "new"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=working_dir)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=working_dir)
 
     fails(Outcome(done.returncode, done.stdout, done.stderr), "onnx is not installed", 'pip install "ppd-edge[export]"')
     assert not (working_dir / "new").exists()

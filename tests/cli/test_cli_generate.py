@@ -214,7 +214,7 @@ def test_a_bad_value_is_one_line(run: Run, tinypy_bundle: Path, arguments: list[
 def test_the_process_ends_with_code_1_and_one_line(tinypy_bundle: Path) -> None:
     code = "from ppd.cli import main; main()"
     command = [sys.executable, "-c", code, "generate", str(tinypy_bundle), PROMPT, "--temperature", "-1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     fails(Outcome(done.returncode, done.stdout, done.stderr), "temperature is -1.0")
 

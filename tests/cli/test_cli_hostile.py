@@ -28,7 +28,7 @@ def put(bundle: Path, role: str, content: bytes) -> None:
 def as_a_process(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "ppd", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(Path(entry.__file__).parents[2])}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
 def test_a_panic_of_a_library_is_one_line(own_bundle: Path) -> None:

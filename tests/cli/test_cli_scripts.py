@@ -95,7 +95,7 @@ def test_exit_codes(run: Run, tmp_path: Path) -> None:
 
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ppd", "--version"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "ppd", "--version"], capture_output=True, text=True, timeout=300, check=True
     )
     assert (done.stdout, done.stderr) == (f"ppd-edge {ppd.__version__}\n", "")
 
@@ -105,6 +105,6 @@ def test_a_shell_completes_commands() -> None:
     assert script is not None
     asked = {"_PPD_COMPLETE": "complete_bash", "COMP_WORDS": "ppd ca", "COMP_CWORD": "1"}
     done = subprocess.run(
-        [script], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **asked}
+        [script], capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **asked}
     )
     assert done.stdout.split() == ["calibrate"]

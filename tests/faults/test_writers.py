@@ -40,6 +40,10 @@ def add(folder: Path) -> None:
     add_file(open_bundle(folder, verify=False), LOWERED_GRAPH_FILE, b"lowered")
 
 
+def export_again(folder: Path) -> None:
+    export(folder, folder.parents[1] / "source", force=True)
+
+
 MIXES: dict[str, tuple[Operation, ...]] = {
     "two re-folds": (refold(0), refold(1)),
     "four re-folds": tuple(map(refold, range(4))),
@@ -47,7 +51,7 @@ MIXES: dict[str, tuple[Operation, ...]] = {
     "a re-fold and a build": (refold(0), build),
     "a re-fold and a calibration": (refold(0), calibrate),
     "two builds and a calibration": (build, build, calibrate),
-    "a re-fold and an export": (refold(0), lambda folder: export(folder, folder, force=True)),
+    "a re-fold and an export": (refold(0), export_again),
 }
 
 
@@ -56,14 +60,19 @@ def copy(bundle: Path, folder: Path) -> Path:
 
 
 def race(bundle: Path, place: Path, operations: tuple[Operation, ...], rounds: int) -> Counter[str]:
-    """Run operations at once on fresh bundles; every bundle is whole, nothing is left over, what is done stands."""
-    counts = Counter[str]()
+    """Run operations at once on fresh bundles; every bundle is whole, nothing is left over, what is done stands.
+
+    An export takes the place's `source`, whose files nothing else links or changes.
+    """
+    counts, bundles = Counter[str](), place / "bundles"
+    shutil.copytree(bundle, place / "source")
+    bundles.mkdir()
     for number in range(rounds):
-        folder = copy(bundle, place / str(number))
+        folder = copy(bundle, bundles / str(number))
         outcomes = run_at_once([functools.partial(operation, folder) for operation in operations])
         files = open_bundle(folder).manifest.files
         assert not [outcome for outcome in outcomes if outcome.startswith("FAILED")], outcomes
-        assert not [path.name for path in place.iterdir() if path.name != str(number)]
+        assert not [path.name for path in bundles.iterdir() if path.name != str(number)]
         assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
         for operation, outcome in zip(operations, outcomes, strict=True):
             assert outcome != "done" or operation is not add or LOWERED_GRAPH_FILE in files

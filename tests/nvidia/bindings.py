@@ -78,9 +78,13 @@ def installed(cache: Path, name: str, *packages: str) -> Path:
     shutil.rmtree(waiting, ignore_errors=True)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--target", str(waiting)]
     command = [sys.executable, "-m", "pip", "install", *options, *packages]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
-    if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        reasons = done.stderr.strip().splitlines() or ["no reason given"]
+        why = None if done.returncode == 0 else reasons[-1]
+    except subprocess.TimeoutExpired:
+        why = f"it takes more than {_PATIENCE} s"
+    if why is not None:
         pytest.skip(f"pip cannot install {' '.join(packages)} for Python {python}: {why}")
     waiting.rename(folder)
     return folder

@@ -1,8 +1,8 @@
 """Every CPU precision of the embedded model: parity with PyTorch, and PPD against plain decoding on the same engine.
 
-The reference is the engine `torch` with the bundle's own weights, dequantised. fp32 is computed in fp32, so no fork is
-expected. int8 and int4 round activations to 8 bits: a fork is excused where the reference has both tokens' logits
-within ε (`Precision.tie_gap`), and every fork is printed.
+The reference is the engine `torch` with the bundle's own weights, dequantised. A fork is excused where it has both
+tokens' logits within ε (`Precision.tie_gap`): int8 and int4 round activations to 8 bits. fp32 is computed in fp32, so
+that PPD forks nowhere. Every fork is printed.
 """
 
 import dataclasses
@@ -58,14 +58,15 @@ def test_every_phase_agrees_with_the_recorded_reference(folder: Path, engine: st
     info = runtime.check_bundle(folder, engine=engine, threads=1)
 
     print(f"{folder.name}, {engine}: largest difference {info.max_difference:.2e} of {info.tolerance:.2e}")
-    assert 0 < info.max_difference <= info.tolerance
+    assert 0 <= info.max_difference <= info.tolerance
+    assert engine == "torch" or info.max_difference > 0
     assert info.num_rows > 100
 
 
 def test_forks_sit_at_near_ties_of_the_reference(model: Model, reference: Model, tmp_path: Path) -> None:
     precision, m = model.bundle.manifest.precision, model.bundle.manifest.prompt_tokens.count
     wide = model_with_tree(model.bundle, load_tree(WIDE_TREE), tmp_path)
-    gaps, num_compared, num_steps, num_tokens = [], 0, 0, 0
+    gaps, titles, num_compared, num_steps, num_tokens = [], set[str](), 0, 0, 0
     for prompt in PROMPTS[:NUM_PROMPTS]:
         ids = model.encode(prompt)
         plain = model.generate(ids, max_new_tokens=NUM_TOKENS, draft=False).token_ids
@@ -78,13 +79,14 @@ def test_forks_sit_at_near_ties_of_the_reference(model: Model, reference: Model,
             fork = first_fork(plain, answer)
             if fork is not None:
                 assert fork < min(len(plain), len(answer)), "an answer ended early without another token"
+                titles.add(title)
                 gaps.append(tie_gap(reference.engine, m, ids + plain[:fork], (plain[fork], answer[fork])))
                 print(f"{precision}: plain and {title} fork at token {fork} of {prompt!r}, gap {gaps[-1]:.2e}")
     print(f"{precision}: {len(gaps)} forks in {num_compared} comparisons, {num_tokens} tokens in {num_steps} steps")
     assert num_steps < num_tokens  # guesses were accepted, so that there was something to compare
     assert all(gap < PRECISIONS[precision].tie_gap for gap in gaps)
     if precision in EXACT:
-        assert gaps == []
+        assert titles <= {"torch"}
 
 
 def test_another_token_than_a_near_tie_would_be_found(model: Model, reference: Model) -> None:

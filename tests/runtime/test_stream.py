@@ -147,12 +147,13 @@ def test_a_stream_may_be_closed_by_another_thread(model: Model) -> None:
 
 
 def test_closing_waits_for_the_step_that_runs(model: Model) -> None:
-    run, running, concurrent = model.engine.run, 0, 0
+    run, running, concurrent, begun = model.engine.run, 0, 0, threading.Event()
 
     def slow(*args: Any) -> Any:
         nonlocal running, concurrent
         running += 1
         concurrent = max(concurrent, running)
+        begun.set()
         time.sleep(0.05)
         running -= 1
         return run(*args)
@@ -162,7 +163,7 @@ def test_closing_waits_for_the_step_that_runs(model: Model) -> None:
     stream = model.stream(PROMPT, max_new_tokens=40)
     reader = threading.Thread(target=lambda: list(stream))
     reader.start()
-    time.sleep(0.12)
+    assert begun.wait(30)
     stream.close()
     model.generate(PROMPT, max_new_tokens=3)
     reader.join(30)

@@ -8,7 +8,7 @@ import pytest
 
 from ppd import runtime
 from tests.chats import chat_bundle
-from tests.serve.servers import SLOW, Server, serving
+from tests.serve.servers import Server, held_by, serving
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,20 @@ def client(server: Server) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="session")
-def slow_server(bundle: Path) -> Iterator[Server]:
-    with serving(bundle, "--queue", 1, "--wait-seconds", 0.5, before=SLOW) as running:
+def hold_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hold") / "hold"
+
+
+@pytest.fixture
+def hold(hold_file: Path) -> Iterator[Path]:
+    """A file that holds the answers of servers that were started with `held_by`, until it is removed."""
+    hold_file.touch()
+    yield hold_file
+    hold_file.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def held_server(bundle: Path, hold_file: Path) -> Iterator[Server]:
+    """Whose line has one place, where a request may wait longer than any test."""
+    with serving(bundle, "--queue", 1, "--wait-seconds", 600, before=held_by(hold_file)) as running:
         yield running

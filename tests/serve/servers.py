@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,17 @@ import openai
 
 CODE = "from ppd.cli import main; main()"
 NAME = "tiny"
-SLOW = """import time
+HELD = """import time
+from pathlib import Path
 from ppd.runtime.generation import Generation
 step = Generation.step
-Generation.step = lambda self: (time.sleep(0.03), step(self))[1]
+def held(self):
+    if len(self.token_ids) > 5 and Path({hold!r}).exists():
+        time.sleep(0.02)
+        return []
+    return step(self)
+Generation.step = held
 """
-"""Code that makes a step take so long that an answer is surely under way when a test looks."""
 
 FAILS = """from ppd.errors import EngineError
 from ppd.runtime.generation import Generation
@@ -35,7 +41,7 @@ Generation.step = fail
 
 TAKES_LITTLE = """import socket
 import ppd.serve.settings as settings
-settings.SEND_SECONDS = 0.5
+settings.SEND_SECONDS = 2
 from ppd.serve import server
 bind = server.bind
 def small(settings):
@@ -47,12 +53,25 @@ server.bind = small
 """Code that makes the kernel hold little for a client, and the server wait for it a short time."""
 
 
+def held_by(hold: Path) -> str:
+    """Code that lets an answer go on without tokens, once some are out, while the file is there."""
+    return HELD.format(hold=str(hold))
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
 @dataclass
 class Server:
     """A server that runs."""
 
     process: subprocess.Popen[str]
     url: str
+    http: httpx.Client
 
     @property
     def port(self) -> int:
@@ -63,7 +82,7 @@ class Server:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=60)
 
     def metric(self, name: str) -> float:
-        text = httpx.get(f"{self.url}/metrics").text
+        text = self.http.get(f"{self.url}/metrics").text
         return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if re.match(rf"{name}[ {{]", line))
 
     def stop(self, how: signal.Signals = signal.SIGTERM, timeout: float = 30) -> int:
@@ -90,7 +109,9 @@ def serving(bundle: Path, *flags: object, before: str = "") -> Iterator[Server]:
         line = process.stdout.readline()
         found = re.search(r"http://\S+", line)
         assert found, (line, said)
-        yield Server(process, found[0])
+        one_each = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(timeout=60, limits=one_each) as http:
+            yield Server(process, found[0], http)
     finally:
         process.terminate()  # it ends by itself, so that a coverage run has its lines
         with suppress(subprocess.TimeoutExpired):

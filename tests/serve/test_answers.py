@@ -9,7 +9,7 @@ import pytest
 
 from ppd import runtime
 from ppd.runtime.model import Model
-from tests.serve.servers import NAME, Server
+from tests.serve.servers import NAME, Server, wait_for
 
 MESSAGES: list[Any] = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "def fibonacci(n):"}]
 TEXT = "import os\nimport sys\n\ndef main():"
@@ -219,7 +219,7 @@ def test_health_and_metrics(server: Server, client: openai.OpenAI) -> None:
     tokens, prompt, step_tokens, steps = (server.metric(name) - old for name, old in zip(names, before, strict=True))
     assert (tokens, prompt, step_tokens) == (9, answer.usage.prompt_tokens, 8)
     assert 1 <= steps <= 8
-    assert server.metric("ppd_requests_running") == 0
+    wait_for(lambda: server.metric("ppd_requests_running") == 0)
 
 
 def test_answers_are_those_of_the_command_line(client: openai.OpenAI, bundle: Any, capsys: Any) -> None:

@@ -138,14 +138,15 @@ def test_the_same_question_without_drafting_stands_beside_it(browser: Any, serve
 
 @in_browser
 @pytest.mark.parametrize("by", ["button", "key"])
-def test_a_stop_stops(browser: Any, slow_server: Server, by: str) -> None:
-    page = Page(browser, slow_server)
+@pytest.mark.usefixtures("hold")
+def test_a_stop_stops(browser: Any, held_server: Server, by: str) -> None:
+    page = Page(browser, held_server)
     page.ask("def f(x):", tokens=400)
     page.wait(lambda: page.all("#stop")[0].is_displayed())
     page.click("#stop") if by == "button" else page.press("body", "ESCAPE")
     page.finish()
     assert "Stopped." in page.all(".answer")[0].text
-    page.wait(lambda: slow_server.metric("ppd_requests_running") == 0)
+    page.wait(lambda: held_server.metric("ppd_requests_running") == 0)
     page.ask("x = 1", tokens=3)  # the conversation goes on
     page.finish()
     assert len(page.all(".question")) == 2

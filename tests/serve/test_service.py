@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
     found.close()
 
 
-async def is_long() -> None:
-    await asyncio.sleep(5)
+async def stays() -> None:
+    await asyncio.sleep(60)
 
 
 def test_an_answer_that_fails_as_its_client_goes_leaves_no_error_behind() -> None:
@@ -54,31 +54,36 @@ def test_an_answer_that_fails_as_its_client_goes_leaves_no_error_behind() -> Non
     assert not left
 
 
-def ask_while_encoding(service: Service, monkeypatch: pytest.MonkeyPatch, gone: Any) -> float:
-    """Ask while a prompt takes 0.4 s to encode; seconds until there was an answer."""
-    monkeypatch.setattr(service.model, "encode", lambda _: time.sleep(0.4))
-    ask = service.read({"prompt": "x"}, is_chat=False)
+def refused_while_encoding(service: Service, monkeypatch: pytest.MonkeyPatch, gone: Any) -> str:
+    """Ask, and let the prompt's encoding end behind the refusal, whose code is returned."""
+    go, encoded = threading.Event(), threading.Event()
 
-    async def run() -> float:
-        started = time.perf_counter()
+    def encode(_: str) -> list[int]:
+        go.wait(30)
+        encoded.set()
+        return [1]
+
+    async def run() -> None:
         try:
-            async with service.answering(ask, gone):
+            async with service.answering(service.read({"prompt": "x"}, is_chat=False), gone):
                 raise AssertionError("it was answered")
         finally:
-            seconds.append(time.perf_counter() - started)
+            was_encoding.append(not encoded.is_set())
+            go.set()
 
-    seconds: list[float] = []
+    was_encoding: list[bool] = []
+    monkeypatch.setattr(service.model, "encode", encode)
     with pytest.raises((ApiError, GoneError)) as caught:
         asyncio.run(run())
     assert service.worker.num_waiting == 0
-    assert getattr(caught.value, "code", "gone") == ("waited_too_long" if gone is is_long else "gone")
-    return seconds[0]
+    assert was_encoding == [True]
+    return str(getattr(caught.value, "code", "gone"))
 
 
 def test_the_time_that_a_request_may_wait_counts_its_encoding(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask_while_encoding(service, monkeypatch, is_long) < 0.4
+    assert refused_while_encoding(service, monkeypatch, stays) == "waited_too_long"
 
 
 def test_a_client_that_goes_while_its_prompt_is_encoded_is_noticed(
@@ -87,7 +92,7 @@ def test_a_client_that_goes_while_its_prompt_is_encoded_is_noticed(
     async def goes() -> None:
         await asyncio.sleep(0)
 
-    assert ask_while_encoding(service, monkeypatch, goes) < 0.4
+    assert refused_while_encoding(service, monkeypatch, goes) == "gone"
 
 
 def test_a_request_that_was_read_while_the_server_stopped_hears_of_it(service: Service) -> None:

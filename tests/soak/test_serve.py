@@ -8,8 +8,8 @@ import pytest
 
 from ppd import runtime
 from tests.chats import chat_bundle
-from tests.serve.servers import NAME, serving
-from tests.serve.test_hardship import ask_at_once, prompts, send, wait_for
+from tests.serve.servers import NAME, serving, wait_for
+from tests.serve.test_hardship import ask_at_once, prompts, send
 
 pytestmark = pytest.mark.soak
 NUM_CLIENTS, NUM_REQUESTS, NUM_WARM, NUM_GONE = 64, 1000, 200, 200

@@ -14,10 +14,14 @@ MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
 HELLO = "<{{ messages[0].content }}>"
 
 
+SHORT, LONG = 0.3, 30.0
+"""Seconds for what never ends, and for what is soon done."""
+
+
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[TemplateRenderer]:
-    """A renderer with limits that are soon reached."""
-    monkeypatch.setattr(renderer, "MAX_SECONDS", 0.3)
+def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[TemplateRenderer]:
+    """A renderer with limits of memory and length that are soon reached."""
+    monkeypatch.setattr(renderer, "MAX_SECONDS", LONG)
     monkeypatch.setattr(renderer, "MAX_BYTES", 256 << 20)
     monkeypatch.setattr(renderer, "MAX_LENGTH", 10_000)
     made = TemplateRenderer()
@@ -38,55 +42,60 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("template", BOMBS.values(), ids=list(BOMBS))
-def test_a_bomb_is_one_error_and_the_next_template_renders(short: TemplateRenderer, template: str) -> None:
+def test_a_bomb_is_one_error_and_the_next_template_renders(
+    limited: TemplateRenderer, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    monkeypatch.setattr(renderer, "MAX_SECONDS", SHORT)
     with pytest.raises((TokenizerError, ArgumentError)) as caught:
-        short.render(template, MESSAGES)
+        limited.render(template, MESSAGES)
     assert len(str(caught.value)) < 600
-    assert short.render(HELLO, MESSAGES) == "<hi>"
+    monkeypatch.setattr(renderer, "MAX_SECONDS", LONG)
+    assert limited.render(HELLO, MESSAGES) == "<hi>"
 
 
 @pytest.mark.parametrize("name", ["nested loops", "much text"])
-def test_what_was_too_much_is_named(short: TemplateRenderer, name: str) -> None:
+def test_what_was_too_much_is_named(limited: TemplateRenderer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(renderer, "MAX_SECONDS", SHORT)
     with pytest.raises(TokenizerError, match=r"more than (0\.3 seconds|10000 characters)"):
-        short.render(BOMBS[name], MESSAGES)
+        limited.render(BOMBS[name], MESSAGES)
 
 
-def test_what_depth_the_parser_cannot_take_breaks_no_more_than_a_rendering(short: TemplateRenderer) -> None:
+def test_what_depth_the_parser_cannot_take_breaks_no_more_than_a_rendering(limited: TemplateRenderer) -> None:
     for template in ("{{ " + "(" * 10000 + "1" + ")" * 10000 + " }}", "{% if 1 %}" * 5000 + "{% endif %}" * 5000):
         with pytest.raises(PPDError):
-            short.render(template, MESSAGES)
-    assert short.render(HELLO, MESSAGES) == "<hi>"
+            limited.render(template, MESSAGES)
+    assert limited.render(HELLO, MESSAGES) == "<hi>"
 
 
-def test_messages_that_json_has_not_are_refused(short: TemplateRenderer) -> None:
+def test_messages_that_json_has_not_are_refused(limited: TemplateRenderer) -> None:
     with pytest.raises(ArgumentError, match="object"):
-        short.render(HELLO, {"messages": [{"role": "user", "content": object()}]})
-    assert short.render("{{ messages[0].content }}", {"messages": [{"content": "\ud800\x00é"}]}) == "\ud800\x00é"
+        limited.render(HELLO, {"messages": [{"role": "user", "content": object()}]})
+    assert limited.render("{{ messages[0].content }}", {"messages": [{"content": "\ud800\x00é"}]}) == "\ud800\x00é"
 
 
 @pytest.mark.parametrize("reason", ["", " "])
-def test_a_refusal_without_a_reason_is_a_refusal(short: TemplateRenderer, reason: str) -> None:
+def test_a_refusal_without_a_reason_is_a_refusal(limited: TemplateRenderer, reason: str) -> None:
     with pytest.raises(ArgumentError, match="refuses the messages: it gives no reason"):
-        short.render(f"{{{{ raise_exception('{reason}') }}}}", MESSAGES)
+        limited.render(f"{{{{ raise_exception('{reason}') }}}}", MESSAGES)
 
 
-def test_the_process_is_kept_and_can_be_killed(short: TemplateRenderer) -> None:
-    short.start()
-    process = short._process
+def test_the_process_is_kept_and_can_be_killed(limited: TemplateRenderer) -> None:
+    limited.start()
+    process = limited._process
     assert process is not None
-    assert short.render(HELLO, MESSAGES) == "<hi>"
-    assert short._process is process
+    assert limited.render(HELLO, MESSAGES) == "<hi>"
+    assert limited._process is process
     process.kill()
     process.wait()
-    assert short.render(HELLO, MESSAGES) == "<hi>"
-    assert short._process is not process
+    assert limited.render(HELLO, MESSAGES) == "<hi>"
+    assert limited._process is not process
 
 
-def test_threads_get_their_own_texts(short: TemplateRenderer) -> None:
+def test_threads_get_their_own_texts(limited: TemplateRenderer) -> None:
     found: dict[int, list[str]] = {}
 
     def ask(number: int) -> None:
-        found[number] = [short.render("{{ number }}", {"number": number}) for _ in range(20)]
+        found[number] = [limited.render("{{ number }}", {"number": number}) for _ in range(20)]
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -111,10 +120,10 @@ def test_a_forked_process_renders_with_a_process_of_its_own() -> None:
     assert renderer.RENDERER._process is before
 
 
-def test_a_process_that_does_not_start_is_told(short: TemplateRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_start_is_told(limited: TemplateRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(TokenizerError, match="does not start"):
-        short.render(HELLO, MESSAGES)
+        limited.render(HELLO, MESSAGES)
     monkeypatch.setattr("sys.executable", "/bin/true")
     with pytest.raises(TokenizerError, match="ended as it started"):
-        short.render(HELLO, MESSAGES)
+        limited.render(HELLO, MESSAGES)

@@ -132,10 +132,10 @@ def test_a_big_endian_file_of_the_package_is_told(tmp_path: Path) -> None:
 def test_lying_counts_are_refused_before_anything_is_allocated(tmp_path: Path, tensors: int, values: int) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + struct.pack("<I", 3) + PAIR.pack(tensors, values) + bytes(1000))
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ModelError, match=r"it announces \d+ (tensors|values), more than it has room for"):
         read_gguf(tmp_path / "m.gguf")
-    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 1
     assert peak < 1 << 20
@@ -231,7 +231,7 @@ def test_whatever_is_damaged_is_a_model_or_one_line(data: st.DataObject, small: 
     file = tmp_path / "damaged.gguf"
     file.write_bytes(content)
 
-    started = time.perf_counter()
+    started = time.process_time()
     message = ""
     try:
         read_all(file)
@@ -239,7 +239,7 @@ def test_whatever_is_damaged_is_a_model_or_one_line(data: st.DataObject, small: 
         message = str(error)
     assert "\n" not in message
     assert len(message) < 1000
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_the_undamaged_file_is_a_model(small: Path) -> None:
