@@ -115,7 +115,8 @@ class _Chat:
 
     def run(self) -> None:
         """Read lines and answer them, until there are none, or Ctrl-C comes where nothing is being answered."""
-        with suppress(KeyboardInterrupt):
+        # Twice: a Ctrl-C that comes together with the end of the lines is raised where the first is left.
+        with suppress(KeyboardInterrupt), suppress(KeyboardInterrupt):
             for line in _lines():
                 if line.startswith("/"):
                     self._command(line)
