@@ -72,9 +72,10 @@ class Conversation:
         stream = self.model.stream(messages=[*self.messages, question], **given)
         self.result = None
 
-        def keep(text: str, result: Result | None) -> None:
+        def keep(texts: list[str], result: Result | None) -> None:
             self.result = result
-            self.turns += [question, {"role": "assistant", "content": text}]
+            if texts:
+                self.turns += [question, {"role": "assistant", "content": "".join(texts)}]
 
         return AnswerStream(stream, keep)
 
@@ -83,10 +84,10 @@ class AnswerStream(Iterator[Piece]):
     """Pieces of an answer under way. It holds the model until it is read to its end, closed or dropped.
 
     Args:
-        keep: Takes what was read, once that is all, and the result if the answer ended; not called if nothing was read.
+        keep: Takes the texts that were read, once those are all, and the result if the answer ended.
     """
 
-    def __init__(self, stream: Stream, keep: Callable[[str, Result | None], None]) -> None:
+    def __init__(self, stream: Stream, keep: Callable[[list[str], Result | None], None]) -> None:
         self._stream, self._keep = stream, keep
         self._texts: list[str] | None = []
 
@@ -111,8 +112,8 @@ class AnswerStream(Iterator[Piece]):
 
     def _end(self, result: Result | None) -> None:
         texts, self._texts = self._texts, None
-        if texts:
-            self._keep("".join(texts), result)
+        if texts is not None:
+            self._keep(texts, result)
 
     def __del__(self) -> None:
         self.close()

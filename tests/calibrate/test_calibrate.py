@@ -12,7 +12,7 @@ from ppd.calibrate import calibrate as module
 from ppd.calibrate.bench import BenchReport
 from ppd.calibrate.calibrate import calibrate, calibration_stages, drafting_pays, remark
 from ppd.calibrate.confirm import Confirmed
-from ppd.calibrate.latency import Latency
+from ppd.calibrate.latency import SIZES, Latency
 from ppd.calibrate.record import Measured, files_from_measured, measured_from_bundle, together_from_bundle
 from ppd.decision import CALIBRATED, CalibrationInfo
 from ppd.documents import embedded_prompts
@@ -81,7 +81,12 @@ def test_calibration_is_kept_in_the_bundle_and_leaves_no_old_files(own_bundle: P
     assert {p.name for p in own_bundle.glob("*-????????????????.*")} <= named
 
 
-def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle: Path) -> None:
+def test_what_was_measured_can_be_read_back_and_gives_the_prediction(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, nothing = np.array(SIZES), np.zeros(len(SIZES))
+    cheap = Latency(sizes, np.array([32]), 1 + 0.05 * (sizes - 1.0)[None], 0.0, nothing, nothing, 8, stable=True)
+    monkeypatch.setattr(module, "measure_latency", lambda *_, **__: cheap)
     report = calibrate(own_bundle, prompts=embedded_prompts("python")[:1], minutes=0.001, threads=1)
 
     measured, info = measured_from_bundle(report.bundle), record_of(own_bundle)
@@ -92,6 +97,7 @@ def test_what_was_measured_can_be_read_back_and_gives_the_prediction(own_bundle:
     assert set(report.together.sources) == load(own_bundle, threads=1).sources()
     # However long the answers took to record, the one prompt has been recorded: drafting takes as many steps as played.
     assert info.predicted_acceptance_length == info.measured_acceptance_length
+    assert report.together.predicted_acceptance_length > 1
 
 
 @pytest.mark.parametrize(
