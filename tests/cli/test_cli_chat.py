@@ -1,5 +1,6 @@
 """`ppd chat`: turns, commands, Ctrl-C; on a pipe and on a terminal."""
 
+import _thread
 import io
 import os
 import pty
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from ppd import runtime
+from ppd.cli import chat as module
 from ppd.runtime.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from ppd.runtime.options import SOURCES
 from tests.chats import CHATML, chat_bundle
@@ -263,6 +265,15 @@ def test_ctrl_c_in_a_process_stops_the_answer_and_not_the_program(bundle: Path, 
 
     assert (process.returncode, err) == (0, "")
     assert 0 < len(out) < len(answers_of(bundle, "import os", max_new_tokens=450, draft=False))
+
+
+def test_ctrl_c_that_comes_together_with_the_end_of_the_lines_leaves_quietly(
+    chat: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Reading ends with the interrupt pending: no instruction between has looked for one.
+    monkeypatch.setattr(module, "_lines", lambda: iter(_thread.interrupt_main, None))
+
+    assert chat("") == Outcome(0, "", "")
 
 
 @contextmanager
